@@ -1,0 +1,1 @@
+//! Velo Rift: store.

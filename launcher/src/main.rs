@@ -1,0 +1,2 @@
+//! Velo Rift.
+fn main() {}

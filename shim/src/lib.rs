@@ -1,0 +1,1 @@
+//! The Velo Rift preload library.
