@@ -1,0 +1,48 @@
+//! Little-endian fields in byte slices.
+//!
+//! Every getter is checked and answers `None` outside the slice, which is what lets the readers of
+//! this crate promise that no input makes them panic.
+
+/// Returns the `u16` number `index` of a column.
+#[inline]
+pub(crate) fn u16_at(column: &[u8], index: usize) -> Option<u16> {
+    let start = index.checked_mul(2)?;
+    Some(u16::from_le_bytes(
+        column.get(start..start.checked_add(2)?)?.try_into().ok()?,
+    ))
+}
+
+/// Returns the `u32` number `index` of a column.
+#[inline]
+pub(crate) fn u32_at(column: &[u8], index: usize) -> Option<u32> {
+    let start = index.checked_mul(4)?;
+    Some(u32::from_le_bytes(
+        column.get(start..start.checked_add(4)?)?.try_into().ok()?,
+    ))
+}
+
+/// Returns the `u64` number `index` of a column.
+#[inline]
+pub(crate) fn u64_at(column: &[u8], index: usize) -> Option<u64> {
+    let start = index.checked_mul(8)?;
+    Some(u64::from_le_bytes(
+        column.get(start..start.checked_add(8)?)?.try_into().ok()?,
+    ))
+}
+
+/// Returns the 32 bytes number `index` of a column.
+#[inline]
+pub(crate) fn hash_at(column: &[u8], index: usize) -> Option<[u8; 32]> {
+    let start = index.checked_mul(32)?;
+    column.get(start..start.checked_add(32)?)?.try_into().ok()
+}
+
+/// Returns item `index` of a list of byte strings kept as ends (`u32` each) and one run of bytes.
+#[inline]
+pub(crate) fn string_at<'a>(ends: &[u8], run: &'a [u8], index: usize) -> Option<&'a [u8]> {
+    let start = match index.checked_sub(1) {
+        Some(before) => u32_at(ends, before)? as usize,
+        None => 0,
+    };
+    run.get(start..u32_at(ends, index)? as usize)
+}

@@ -1,0 +1,206 @@
+//! The state word: 16 bytes in a shared mapping that tell who answers for one entry.
+//!
+//! ```text
+//! state file: | header 64 | words: entries × 16 |
+//! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 |
+//! word:       | control u64 | real inode u64 |
+//! control:    | state 2 bits | owner pid 22 bits | owner birth 16 bits | generation 24 bits |
+//! ```
+//!
+//! States go one way: pristine → claimed → detached, or back from claimed to pristine when a claim
+//! is given up. All changes are compare-and-swaps of `control`, so one word is all that has to be
+//! atomic; `inode` is written by the owner of the claim before it publishes *detached* (release),
+//! and read after *detached* was seen (acquire). A process that dies leaves *claimed*; whoever needs
+//! the entry asks the system whether that owner still lives (pid and birth, so that a recycled pid
+//! does not count) and takes the claim over, which raises the generation: the slow owner of an old
+//! claim can't publish any more.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The first eight bytes of every state file.
+pub const MAGIC: [u8; 8] = *b"RIFTSTAT";
+/// The version of the format that this crate writes and reads.
+pub const VERSION: u32 = 1;
+/// The size of the header, in bytes.
+pub const HEADER_BYTES: usize = 64;
+
+const PRISTINE: u64 = 0;
+const CLAIMED: u64 = 1;
+const DETACHED: u64 = 2;
+const OWNER_SHIFT: u32 = 2;
+const GENERATION_SHIFT: u32 = 40;
+const OWNER_MASK: u64 = (1 << 38) - 1;
+
+/// A process that may own a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// Names a process by its pid (at most `PID_MAX_LIMIT`, 2^22, see proc(5)) and the low bits of
+    /// its start time in clock ticks since boot.
+    #[must_use]
+    pub const fn new(pid: u32, birth_ticks: u64) -> Self {
+        Self(((birth_ticks & 0xffff) << 22) | (pid as u64 & 0x3f_ffff))
+    }
+
+    /// Returns the pid.
+    #[must_use]
+    pub const fn pid(self) -> u32 {
+        // 22 bits.
+        (self.0 & 0x3f_ffff) as u32
+    }
+
+    /// Returns the low 16 bits of the start time.
+    #[must_use]
+    pub const fn birth(self) -> u16 {
+        // 16 bits above the pid.
+        (self.0 >> 22) as u16
+    }
+}
+
+/// What a word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The tree answers.
+    Pristine,
+    /// Somebody is making the entry real or taking it away; the tree still answers reads.
+    Claimed(Owner),
+    /// The kernel answers. The inode is 0 where the entry was taken away.
+    Detached {
+        /// The real file's inode number.
+        inode: u64,
+    },
+}
+
+/// A claim that was won: proof for [`StateWord::finish`] and [`StateWord::give_up`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a claim that is neither finished nor given up blocks the entry until its owner dies"]
+pub struct Claim {
+    control: u64,
+}
+
+/// How an attempt to claim ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The claim is the caller's.
+    Won(Claim),
+    /// Somebody else has it.
+    Busy(Owner),
+    /// There is nothing to claim: the entry is detached.
+    Detached,
+}
+
+/// The state of one entry, as it lies in the shared mapping.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct StateWord {
+    control: AtomicU64,
+    inode: AtomicU64,
+}
+
+const _: () = assert!(size_of::<StateWord>() == 16);
+
+fn pack(state: u64, owner: u64, generation: u64) -> u64 {
+    state | owner << OWNER_SHIFT | generation << GENERATION_SHIFT
+}
+
+fn owner_of(control: u64) -> Owner {
+    Owner(control >> OWNER_SHIFT & OWNER_MASK)
+}
+
+impl StateWord {
+    /// Returns a pristine word.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            control: AtomicU64::new(0),
+            inode: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns what the word says now.
+    #[must_use]
+    #[inline]
+    pub fn load(&self) -> State {
+        let control = self.control.load(Ordering::Acquire);
+        match control & 3 {
+            PRISTINE => State::Pristine,
+            CLAIMED => State::Claimed(owner_of(control)),
+            // An unknown state can only come from damage; the kernel's answer is then the safe one.
+            _ => State::Detached {
+                inode: self.inode.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    /// Tries to claim a pristine entry for `owner`.
+    pub fn claim(&self, owner: Owner) -> Attempt {
+        let seen = self.control.load(Ordering::Acquire);
+        match seen & 3 {
+            PRISTINE => self.swap_claim(seen, owner),
+            CLAIMED => Attempt::Busy(owner_of(seen)),
+            _ => Attempt::Detached,
+        }
+    }
+
+    /// Takes over the claim of `dead`, of which the caller knows that it does not live any more.
+    pub fn take_over(&self, dead: Owner, owner: Owner) -> Attempt {
+        let seen = self.control.load(Ordering::Acquire);
+        match seen & 3 {
+            PRISTINE => self.swap_claim(seen, owner),
+            CLAIMED if owner_of(seen) == dead => self.swap_claim(seen, owner),
+            CLAIMED => Attempt::Busy(owner_of(seen)),
+            _ => Attempt::Detached,
+        }
+    }
+
+    fn swap_claim(&self, seen: u64, owner: Owner) -> Attempt {
+        let generation = (seen >> GENERATION_SHIFT).wrapping_add(1) & 0xff_ffff;
+        let control = pack(CLAIMED, owner.0, generation);
+        let swapped =
+            self.control
+                .compare_exchange(seen, control, Ordering::AcqRel, Ordering::Acquire);
+        match swapped {
+            Ok(_) => Attempt::Won(Claim { control }),
+            Err(now) => match now & 3 {
+                // Given up in between: the caller may try again.
+                PRISTINE | CLAIMED => Attempt::Busy(owner_of(now)),
+                _ => Attempt::Detached,
+            },
+        }
+    }
+
+    /// Publishes that the kernel answers from now on; `inode` is 0 where the entry is gone.
+    ///
+    /// Returns whether the claim still held. If not, somebody took it over, and what the caller has
+    /// made must not be put in place.
+    pub fn finish(&self, claim: Claim, inode: u64) -> bool {
+        let generation = claim.control >> GENERATION_SHIFT;
+        // Only the holder of the claim writes the inode; a loser's store is overwritten by the
+        // winner's before *detached* is published, because the winner stores after taking over.
+        self.inode.store(inode, Ordering::Relaxed);
+        let detached = pack(DETACHED, 0, generation);
+        self.control
+            .compare_exchange(
+                claim.control,
+                detached,
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// Gives the claim up: the tree answers again.
+    pub fn give_up(&self, claim: Claim) -> bool {
+        let generation = claim.control >> GENERATION_SHIFT;
+        let pristine = pack(PRISTINE, 0, generation);
+        self.control
+            .compare_exchange(
+                claim.control,
+                pristine,
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+}

@@ -1,0 +1,337 @@
+//! The sidecar, the state word under contention, and the merge rule against a plain reference.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
+use rift_tree::builder::Item;
+use rift_tree::merge::{self, Place, States};
+use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
+use rift_tree::state::{Attempt, Owner, State, StateWord};
+use rift_tree::{EntryId, FormatError, Manifest, TreeHash};
+use support::{Model, build, model};
+
+#[test]
+fn sidecar_round_trips_and_refuses_damage() {
+    let stamp = |seed: u64| Stamp {
+        size: seed,
+        inode: seed + 1,
+        mtime_ns: -(seed as i64),
+    };
+    let containers = [
+        Container {
+            name: [1; 32],
+            stamp: stamp(5),
+            kind: ContainerKind::Pack,
+        },
+        Container {
+            name: [2; 32],
+            stamp: stamp(6),
+            kind: ContainerKind::Loose,
+        },
+    ];
+    let locations = [
+        Location {
+            container: 0,
+            offset: 64,
+        },
+        Location {
+            container: 1,
+            offset: 0,
+        },
+        Location {
+            container: 0,
+            offset: sidecar::OFFSET_MAX,
+        },
+    ];
+    let tree = TreeHash::from_bytes([7; 32]);
+    let bytes = sidecar::write(tree, stamp(9), &containers, &locations).unwrap();
+    let read = Sidecar::parse(&bytes).unwrap();
+    assert_eq!((read.tree(), read.manifest_stamp()), (tree, stamp(9)));
+    assert_eq!(
+        [read.container(0).unwrap(), read.container(1).unwrap()],
+        containers
+    );
+    assert_eq!(read.container(2), None);
+    let found: Vec<Location> = (0..3).map(|blob| read.location(blob).unwrap()).collect();
+    assert_eq!(found, locations);
+    assert_eq!(read.location(3), None);
+    for length in 0..bytes.len() {
+        assert!(Sidecar::parse(&bytes[..length]).is_err(), "{length}");
+    }
+    assert_eq!(
+        Sidecar::parse(&[b"RIFTPACK", &bytes[8..]].concat()).unwrap_err(),
+        FormatError::Magic
+    );
+    let too_far = [Location {
+        container: 2,
+        offset: 0,
+    }];
+    assert!(sidecar::write(tree, stamp(0), &containers, &too_far).is_err());
+}
+
+#[test]
+fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
+    let word = StateWord::new();
+    let owner = |pid| Owner::new(pid, u64::from(pid) << 3);
+    let Attempt::Won(claim) = word.claim(owner(4_194_303)) else {
+        panic!("pristine")
+    };
+    assert_eq!(word.load(), State::Claimed(owner(4_194_303)));
+    assert_eq!(owner(4_194_303).pid(), 4_194_303);
+    assert_eq!(word.claim(owner(2)), Attempt::Busy(owner(4_194_303)));
+    assert_eq!(
+        word.take_over(owner(3), owner(2)),
+        Attempt::Busy(owner(4_194_303))
+    );
+    let Attempt::Won(second) = word.take_over(owner(4_194_303), owner(2)) else {
+        panic!("dead")
+    };
+    assert!(word.finish(second, 42));
+    assert!(!word.give_up(claim), "the old claim is void");
+    assert_eq!(word.load(), State::Detached { inode: 42 });
+    assert_eq!(word.claim(owner(5)), Attempt::Detached);
+}
+
+#[test]
+fn claims_from_many_threads_are_exclusive() {
+    const WORDS: usize = 2_000;
+    let words: Vec<StateWord> = (0..WORDS).map(|_| StateWord::new()).collect();
+    let made: Vec<AtomicU32> = (0..WORDS).map(|_| AtomicU32::new(0)).collect();
+    std::thread::scope(|scope| {
+        for thread in 1..=8_u32 {
+            let (words, made) = (&words, &made);
+            scope.spawn(move || {
+                for (at, word) in words.iter().enumerate() {
+                    let owner = Owner::new(thread, 0);
+                    let mut tries = 0;
+                    loop {
+                        match word.claim(owner) {
+                            Attempt::Won(claim) if tries == 0 && (at as u32 + thread) % 3 == 0 => {
+                                assert!(word.give_up(claim));
+                                tries = 1;
+                            }
+                            Attempt::Won(claim) => {
+                                made[at].fetch_add(1, Ordering::Relaxed);
+                                assert!(
+                                    word.finish(claim, u64::from(thread) * 1_000_000 + at as u64)
+                                );
+                                break;
+                            }
+                            Attempt::Busy(_) => std::thread::yield_now(),
+                            Attempt::Detached => break,
+                        }
+                    }
+                    let State::Detached { inode } = word.load() else {
+                        panic!("not detached")
+                    };
+                    assert_eq!(inode % 1_000_000, at as u64);
+                }
+            });
+        }
+    });
+    assert!(made.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+}
+
+/// The plain reference: what is shown, as a map, and what is really on disk.
+struct Reference {
+    tree: Model,
+    detached: BTreeSet<Vec<u8>>,
+    disk: BTreeMap<Vec<u8>, Item>,
+}
+
+impl Reference {
+    fn is_directory(&self, path: &[u8]) -> bool {
+        path.is_empty() || matches!(self.shown(path), Some(Item::Directory { .. }))
+    }
+
+    fn shown(&self, path: &[u8]) -> Option<Item> {
+        match self.tree.get(path) {
+            Some(item) if !self.detached.contains(path) => Some(item.clone()),
+            _ => self.disk.get(path).cloned(),
+        }
+    }
+
+    /// Makes the directories above `path` real.
+    fn make_parents_real(&mut self, path: &[u8]) {
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            self.make_real(&path[..at].to_vec());
+        }
+    }
+
+    fn make_real(&mut self, path: &[u8]) {
+        if let Some(item) = self.tree.get(path)
+            && self.detached.insert(path.to_vec())
+        {
+            self.disk.insert(path.to_vec(), item.clone());
+        }
+    }
+
+    fn create(&mut self, path: &[u8], item: Item) {
+        let (parent, _) = rift_tree::name::split_last(path);
+        if self.is_directory(&parent.to_vec()) && self.shown(path).is_none() {
+            self.make_parents_real(path);
+            self.disk.insert(path.to_vec(), item);
+        }
+    }
+
+    /// Takes away a whole subtree; everything below is detached first.
+    fn remove(&mut self, path: &[u8]) {
+        let below = [path, b"/"].concat();
+        let is_in = |other: &[u8]| other == path || other.starts_with(&below);
+        self.detached
+            .extend(self.tree.keys().filter(|other| is_in(other)).cloned());
+        self.disk.retain(|other, _| !is_in(other));
+    }
+}
+
+struct Marks<'a> {
+    manifest: Manifest<'a>,
+    words: Vec<StateWord>,
+}
+
+impl Marks<'_> {
+    fn sync(&self, reference: &Reference) {
+        for path in &reference.detached {
+            let id = self.manifest.lookup(path).unwrap();
+            if let Attempt::Won(claim) = self.words[id.0 as usize].claim(Owner::new(1, 1)) {
+                assert!(self.words[id.0 as usize].finish(claim, 1));
+            }
+        }
+    }
+}
+
+impl States for Marks<'_> {
+    fn state(&self, id: EntryId) -> State {
+        // The projection's root is a real directory from the start.
+        if id == EntryId::ROOT {
+            State::Detached { inode: 2 }
+        } else {
+            self.words[id.0 as usize].load()
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    MakeReal(usize),
+    Create(usize, Vec<u8>, bool),
+    Remove(usize),
+    RemoveMade(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        any::<usize>().prop_map(Op::MakeReal),
+        (any::<usize>(), support::name(), any::<bool>())
+            .prop_map(|(at, name, is_dir)| Op::Create(at, name, is_dir)),
+        any::<usize>().prop_map(Op::Remove),
+        any::<usize>().prop_map(Op::RemoveMade),
+    ]
+}
+
+fn apply(reference: &mut Reference, op: &Op) {
+    let pick = |count: usize, at: usize| if count == 0 { None } else { Some(at % count) };
+    let tree_path = |reference: &Reference, at: usize| {
+        pick(reference.tree.len(), at).map(|at| reference.tree.keys().nth(at).unwrap().clone())
+    };
+    match op {
+        Op::MakeReal(at) => {
+            if let Some(path) = tree_path(reference, *at)
+                && !reference.detached.contains(&path)
+            {
+                reference.make_parents_real(&path);
+                reference.make_real(&path);
+            }
+        }
+        Op::Create(at, name, is_dir) => {
+            let parent = tree_path(reference, *at).unwrap_or_default();
+            let path = if parent.is_empty() {
+                name.clone()
+            } else {
+                [&parent[..], b"/", name].concat()
+            };
+            let item = match is_dir {
+                true => Item::Directory { permissions: 0o700 },
+                false => Item::Symlink {
+                    target: b"made".to_vec(),
+                },
+            };
+            reference.create(&path, item);
+        }
+        Op::Remove(at) => {
+            if let Some(path) = tree_path(reference, *at) {
+                reference.remove(&path);
+            }
+        }
+        Op::RemoveMade(at) => {
+            let made = pick(reference.disk.len(), *at);
+            if let Some(path) = made.map(|at| reference.disk.keys().nth(at).unwrap().clone()) {
+                reference.remove(&path);
+            }
+        }
+    }
+}
+
+/// What the rule says is at `path`, asking the reference's disk where the kernel answers.
+fn resolve(marks: &Marks<'_>, reference: &Reference, path: &[u8]) -> Option<Item> {
+    match merge::place(&marks.manifest, marks, path) {
+        Place::Pristine(id) => {
+            assert_eq!(marks.manifest.lookup(path), Some(id));
+            reference.tree.get(path).cloned()
+        }
+        Place::Detached(_) | Place::Foreign => reference.disk.get(path).cloned(),
+        Place::Missing | Place::NotDirectory(_) => None,
+    }
+}
+
+fn listing(marks: &Marks<'_>, reference: &Reference, path: &[u8]) -> BTreeSet<Vec<u8>> {
+    let id = marks.manifest.lookup(path);
+    let mut names = BTreeSet::new();
+    for child in id.into_iter().flat_map(|id| marks.manifest.children(id)) {
+        if merge::lists_tree_child(marks, child) {
+            names.insert(marks.manifest.name(child).unwrap().to_vec());
+        }
+    }
+    for other in reference.disk.keys() {
+        let (parent, name) = rift_tree::name::split_last(other);
+        if parent == path && merge::lists_kernel_name(marks, marks.manifest.lookup(other)) {
+            names.insert(name.to_vec());
+        }
+    }
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_rule_agrees_with_the_reference(model in model(), ops in prop::collection::vec(op(), 0..30)) {
+        let built = build(&model);
+        let manifest = Manifest::parse(&built.bytes).unwrap();
+        let words = (0..manifest.len()).map(|_| StateWord::new()).collect();
+        let marks = Marks { manifest, words };
+        let mut reference = Reference { tree: model.clone(), detached: BTreeSet::new(), disk: BTreeMap::new() };
+        for op in &ops {
+            apply(&mut reference, op);
+        }
+        marks.sync(&reference);
+        let mut paths: BTreeSet<Vec<u8>> = reference.tree.keys().chain(reference.disk.keys()).cloned().collect();
+        for path in paths.clone() {
+            paths.insert([&path[..], b"/zz-absent"].concat());
+        }
+        for path in &paths {
+            prop_assert_eq!(resolve(&marks, &reference, path), reference.shown(path), "{}", path.escape_ascii());
+            if reference.is_directory(path) {
+                let expected: BTreeSet<Vec<u8>> = reference.tree.keys().chain(reference.disk.keys())
+                    .filter(|other| rift_tree::name::split_last(other).0 == path.as_slice())
+                    .filter(|other| reference.shown(other).is_some())
+                    .map(|other| rift_tree::name::split_last(other).1.to_vec())
+                    .collect();
+                prop_assert_eq!(listing(&marks, &reference, path), expected);
+            }
+        }
+    }
+}
