@@ -1,1 +1,21 @@
-//! Velo Rift: store.
+//! The Velo Rift store: bytes at rest, and their way in and out.
+//!
+//! A store is a local directory of immutable, self-checking files (see [`store`] for the layout).
+//! [`import`] brings blobs and trees in, [`ingest`] reads a directory, [`materialize`] writes a tree,
+//! [`compare`] finds how a directory differs from a tree, [`gc`] and [`verify`] keep the store small
+//! and whole. Several processes use one store at once without a daemon.
+
+pub mod blobs;
+pub mod error;
+pub mod import;
+pub mod ingest;
+pub mod log;
+pub mod materialize;
+pub mod pack;
+pub mod record;
+pub mod store;
+pub mod sys;
+pub mod tree;
+
+pub use error::{Error, Result};
+pub use store::Store;

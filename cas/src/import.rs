@@ -1,0 +1,419 @@
+//! Import: new blobs and trees on their way into the store, from several threads at once.
+//!
+//! Each thread fills a [`Unit`], a few megabytes of files in the order of their tree: a file is read
+//! to its final place in the unit's buffer, hashed there, and taken back if the store has it already.
+//! A full unit is written to the current pack in one piece, so a pack keeps the order of the trees.
+//! Nothing is visible before [`Import::finish`] has written every pack to the disk and named it.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rift_tree::builder::Built;
+use rift_tree::sidecar::Stamp;
+use rift_tree::{BlobHash, PackId, TreeHash};
+
+use crate::blobs::{BlobIndex, LOOSE_FROM};
+use crate::error::{Error, Result};
+use crate::log::Record;
+use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
+use crate::store::{Guard, Store, Temporary};
+use crate::sys;
+use crate::tree::PACKED_MANIFEST_MAX;
+
+/// A unit is written once it holds this many bytes.
+const UNIT_BYTES: usize = 4 << 20;
+/// How many shards the set of new hashes has, so that threads rarely wait for each other.
+const SHARDS: usize = 16;
+
+/// A pack that is being filled.
+struct OpenPack {
+    temporary: Temporary,
+    state: Mutex<PackState>,
+}
+
+#[derive(Default)]
+struct PackState {
+    end: u64,
+    entries: Vec<Packed>,
+}
+
+/// An import in progress. gc waits until it is finished or dropped.
+pub struct Import<'s> {
+    store: &'s Store,
+    index: BlobIndex,
+    new: [Mutex<HashSet<([u8; 32], PackedKind)>>; SHARDS],
+    packs: Mutex<Vec<Arc<OpenPack>>>,
+    _guard: Guard,
+}
+
+/// What an import has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Imported {
+    /// New packs.
+    pub packs: usize,
+    /// Bytes of the new packs.
+    pub pack_bytes: u64,
+}
+
+/// Takes a lock that a panicking thread may have held: what it guards is only ever appended to.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Starts an import.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn import(&self) -> Result<Import<'_>> {
+        let guard = self.guard()?;
+        Ok(Import {
+            store: self,
+            index: self.blobs()?,
+            new: std::array::from_fn(|_| Mutex::new(HashSet::new())),
+            packs: Mutex::new(Vec::new()),
+            _guard: guard,
+        })
+    }
+}
+
+impl Import<'_> {
+    /// Returns the store that is imported into.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// Returns what the store had when the import began.
+    #[must_use]
+    pub fn index(&self) -> &BlobIndex {
+        &self.index
+    }
+
+    /// Starts a unit.
+    #[must_use]
+    pub fn unit(&self) -> Unit<'_> {
+        Unit { import: self, buffer: Vec::new(), entries: Vec::new(), start: None, loose: None }
+    }
+
+    /// Tells whether the store has it or this import brings it; if not, the caller now brings it.
+    fn claim(&self, hash: &[u8; 32], kind: PackedKind) -> bool {
+        let shard = &self.new[usize::from(hash[16]) % SHARDS];
+        self.index.find(hash, kind).is_none() && lock(shard).insert((*hash, kind))
+    }
+
+    /// Writes a unit to the current pack.
+    fn write_unit(&self, buffer: &[u8], entries: &[Packed]) -> Result<()> {
+        let (pack, offset) = self.reserve(buffer.len() as u64, entries)?;
+        let file = &pack.temporary.file;
+        file.write_all_at(buffer, offset).map_err(Error::io("write", &pack.temporary.path))?;
+        sys::start_writeback(file, offset, buffer.len() as u64);
+        Ok(())
+    }
+
+    /// Reserves room in the current pack, starting a new one when it is full.
+    fn reserve(&self, length: u64, entries: &[Packed]) -> Result<(Arc<OpenPack>, u64)> {
+        let mut packs = lock(&self.packs);
+        let is_full = packs.last().is_none_or(|pack| {
+            let end = lock(&pack.state).end;
+            end >= PACK_BYTES || end + length > PACK_BYTES + PACK_BYTES / 4
+        });
+        if is_full {
+            let temporary = self.store.temporary()?;
+            (&temporary.file).write_all(&pack::header()).map_err(Error::io("write", &temporary.path))?;
+            let state = PackState { end: pack::header().len() as u64, entries: Vec::new() };
+            packs.push(Arc::new(OpenPack { temporary, state: Mutex::new(state) }));
+        }
+        let Some(pack) = packs.last().map(Arc::clone) else {
+            // `is_full` is true of an empty list, so there is one.
+            let path = self.store.path("packs");
+            return Err(Error::Refused { path, reason: "no pack is open" });
+        };
+        let mut state = lock(&pack.state);
+        let offset = state.end.next_multiple_of(ALIGN as u64);
+        state.end = offset + length;
+        let shifted = entries.iter().map(|entry| Packed { offset: entry.offset + offset, ..*entry });
+        state.entries.extend(shifted);
+        drop(state);
+        Ok((pack, offset))
+    }
+
+    /// Adds a small tree's manifest to the packs; a large one gets its own file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn add_manifest(&self, unit: &mut Unit<'_>, built: &Built) -> Result<()> {
+        if built.bytes.len() >= PACKED_MANIFEST_MAX {
+            return self.store.publish_tree(built);
+        }
+        let path = self.store.path("packs");
+        crate::tree::check_manifest(&built.bytes, built.hash.as_bytes())
+            .map_err(Error::damaged(&path))?;
+        unit.add_packed(&built.bytes, *built.hash.as_bytes(), PackedKind::Manifest)
+    }
+
+    /// Writes all packs to the disk, names them, and only then appends `records` to the log.
+    ///
+    /// Returns what is new and an index that knows it.
+    ///
+    /// # Errors
+    /// What the system says; packs that have their names by then stay and are whole.
+    pub fn finish(self, records: &[Record]) -> Result<(Imported, BlobIndex)> {
+        let packs = std::mem::take(&mut *lock(&self.packs));
+        let mut imported = Imported::default();
+        let mut fresh = Vec::new();
+        for pack in packs {
+            let Some(pack) = Arc::into_inner(pack) else {
+                let path = self.store.path("packs");
+                return Err(Error::Refused { path, reason: "a unit is still being written" });
+            };
+            imported.packs += 1;
+            let (id, stamp) = self.seal(pack)?;
+            imported.pack_bytes += stamp.size;
+            fresh.push((id, stamp));
+        }
+        let index = match fresh.is_empty() {
+            true => self.index,
+            false => BlobIndex::open(self.store, &fresh)?,
+        };
+        index.refresh(self.store)?;
+        if !records.is_empty() {
+            self.store.append(records)?;
+        }
+        Ok((imported, index))
+    }
+
+    /// Writes index and tail of a pack and publishes it.
+    fn seal(&self, pack: OpenPack) -> Result<(PackId, Stamp)> {
+        let OpenPack { temporary, state } = pack;
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (footer, id) = pack::footer(&state.entries, state.end);
+        let file = temporary.file.try_clone().map_err(Error::io("open", &temporary.path))?;
+        file.write_all_at(&footer, state.end).map_err(Error::io("write", &temporary.path))?;
+        let path = self.store.pack_path(id);
+        temporary.publish(&path)?;
+        let stamp = sys::stamp(&file).map_err(Error::io("look at", &path))?;
+        Ok((id, stamp))
+    }
+}
+
+/// A large blob on its way to its own file.
+struct LooseWriter {
+    temporary: Temporary,
+    hasher: blake3::Hasher,
+    length: u64,
+}
+
+/// A run of files on its way into a pack. One thread fills it.
+pub struct Unit<'i> {
+    import: &'i Import<'i>,
+    buffer: Vec<u8>,
+    entries: Vec<Packed>,
+    /// Where the current file begins in the buffer.
+    start: Option<usize>,
+    loose: Option<LooseWriter>,
+}
+
+impl Unit<'_> {
+    /// Begins a file. `size` is what is expected; the file may turn out otherwise.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn begin(&mut self, size: u64) -> Result<()> {
+        self.abandon();
+        if size >= LOOSE_FROM {
+            return self.begin_loose();
+        }
+        // Below LOOSE_FROM, so it fits.
+        let size = size as usize;
+        if self.buffer.len() + size > UNIT_BYTES + UNIT_BYTES / 2 && !self.buffer.is_empty() {
+            self.flush()?;
+        }
+        if size >= ALIGN_FROM {
+            self.buffer.resize(self.buffer.len().next_multiple_of(ALIGN), 0);
+        }
+        self.start = Some(self.buffer.len());
+        Ok(())
+    }
+
+    fn begin_loose(&mut self) -> Result<()> {
+        let temporary = self.import.store.temporary()?;
+        self.loose = Some(LooseWriter { temporary, hasher: blake3::Hasher::new(), length: 0 });
+        Ok(())
+    }
+
+    /// Appends bytes to the file that was begun.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.loose.is_none() {
+            self.buffer.extend_from_slice(bytes);
+            return self.spill_if_large();
+        }
+        self.write_loose(bytes)
+    }
+
+    fn write_loose(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(loose) = &mut self.loose {
+            loose.hasher.update(bytes);
+            loose.length += bytes.len() as u64;
+            let path = &loose.temporary.path;
+            (&loose.temporary.file).write_all(bytes).map_err(Error::io("write", path))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a file that grew over the limit from the buffer to a file of its own.
+    fn spill_if_large(&mut self) -> Result<()> {
+        let Some(start) = self.start else {
+            return Ok(());
+        };
+        if ((self.buffer.len() - start) as u64) < LOOSE_FROM {
+            return Ok(());
+        }
+        let bytes = self.buffer.split_off(start);
+        self.start = None;
+        self.begin_loose()?;
+        self.write_loose(&bytes)
+    }
+
+    /// Appends everything that `file` still holds; returns how many bytes that were.
+    ///
+    /// # Errors
+    /// What the system says of reading, as `Ok(Err(_))`; of the store, as `Err(_)`.
+    pub fn read_from(&mut self, file: &mut File) -> Result<io::Result<u64>> {
+        let mut total = 0;
+        loop {
+            let read = match &mut self.loose {
+                None => (&mut *file).take(LOOSE_FROM).read_to_end(&mut self.buffer),
+                Some(_) => {
+                    let mut chunk = vec![0; 1 << 18];
+                    match file.read(&mut chunk) {
+                        Ok(read) => {
+                            self.write_loose(&chunk[..read])?;
+                            Ok(read)
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            match read {
+                Ok(0) => return Ok(Ok(total)),
+                Ok(read) => total += read as u64,
+                Err(error) => return Ok(Err(error)),
+            }
+            if self.loose.is_none() {
+                self.spill_if_large()?;
+                if self.loose.is_none() {
+                    return Ok(Ok(total));
+                }
+            }
+        }
+    }
+
+    /// Forgets the file that was begun.
+    pub fn abandon(&mut self) {
+        if let Some(start) = self.start.take() {
+            self.buffer.truncate(start);
+        }
+        self.loose = None;
+    }
+
+    /// Ends the file: returns its hash and length.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end(&mut self) -> Result<(BlobHash, u64)> {
+        if let Some(loose) = self.loose.take() {
+            let hash = BlobHash::from_bytes(*loose.hasher.finalize().as_bytes());
+            if loose.length < LOOSE_FROM {
+                return self.repack(loose, hash);
+            }
+            let path = self.import.store.loose_path(hash);
+            if !path.exists() {
+                loose.temporary.publish(&path)?;
+            }
+            return Ok((hash, loose.length));
+        }
+        let start = self.start.take().unwrap_or(self.buffer.len());
+        let bytes = &self.buffer[start..];
+        let (hash, length) = (*blake3::hash(bytes).as_bytes(), bytes.len() as u64);
+        match self.import.claim(&hash, PackedKind::Blob) {
+            true => {
+                let kind = PackedKind::Blob;
+                self.entries.push(Packed { hash, offset: start as u64, length, kind });
+            }
+            false => self.buffer.truncate(start),
+        }
+        if self.buffer.len() >= UNIT_BYTES {
+            self.flush()?;
+        }
+        Ok((BlobHash::from_bytes(hash), length))
+    }
+
+    /// Puts a file that was announced as large, and is not, where small ones go.
+    fn repack(&mut self, loose: LooseWriter, hash: BlobHash) -> Result<(BlobHash, u64)> {
+        // Below LOOSE_FROM, so it fits.
+        let mut bytes = vec![0; loose.length as usize];
+        let path = &loose.temporary.path;
+        loose.temporary.file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", path))?;
+        self.add_packed(&bytes, *hash.as_bytes(), PackedKind::Blob)?;
+        Ok((hash, loose.length))
+    }
+
+    /// Adds bytes whose hash is known.
+    fn add_packed(&mut self, bytes: &[u8], hash: [u8; 32], kind: PackedKind) -> Result<()> {
+        if !self.import.claim(&hash, kind) {
+            return Ok(());
+        }
+        if bytes.len() >= ALIGN_FROM {
+            self.buffer.resize(self.buffer.len().next_multiple_of(ALIGN), 0);
+        }
+        let (offset, length) = (self.buffer.len() as u64, bytes.len() as u64);
+        self.buffer.extend_from_slice(bytes);
+        self.entries.push(Packed { hash, offset, length, kind });
+        if self.buffer.len() >= UNIT_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Adds a whole small file; returns its hash.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<BlobHash> {
+        self.begin(bytes.len() as u64)?;
+        self.write(bytes)?;
+        self.end().map(|(hash, _)| hash)
+    }
+
+    /// Writes what the unit holds to the pack.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn flush(&mut self) -> Result<()> {
+        // Padding before a file that was then taken back would end the unit with zeros.
+        let end = self.entries.last().map_or(0, |last| (last.offset + last.length) as usize);
+        self.buffer.truncate(end);
+        if !self.entries.is_empty() {
+            self.import.write_unit(&self.buffer, &self.entries)?;
+        }
+        self.buffer.clear();
+        self.entries.clear();
+        Ok(())
+    }
+}
+
+/// Returns a tree hash's manifest from the packs that an index knows, or its file.
+///
+/// # Errors
+/// What the system says.
+pub fn manifest_bytes(store: &Store, index: &BlobIndex, hash: TreeHash) -> Result<Option<Vec<u8>>> {
+    if let Some(found) = crate::tree::packed_manifest(index, hash) {
+        return Ok(Some(found.bytes().to_vec()));
+    }
+    Ok(crate::tree::map_if_there(&store.tree_path(hash))?.map(|map| map.to_vec()))
+}

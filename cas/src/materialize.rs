@@ -1,0 +1,489 @@
+//! Materialize: writes a tree as real files, in parallel, from the mapped packs.
+//!
+//! The tree is cut into subtrees of similar weight. One thread makes the directories above them, then
+//! all threads take subtrees in the order of the tree, which is the order of the packs. Every file gets
+//! an inode of its own; a reflink saves the copy where the file system has them.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rift_tree::sidecar::Sidecar;
+use rift_tree::{EntryId, Kind, Manifest};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::tree::OpenTree;
+
+/// Files of this many bytes or more are reflinked where the file system can: below it, writing the
+/// bytes costs less than sharing them.
+const REFLINK_FROM: u64 = 64 << 10;
+/// How many subtrees each thread gets, roughly: enough to end together, few enough to cost nothing.
+const SUBTREES_PER_THREAD: u64 = 24;
+/// What making one entry costs, in bytes of writing.
+const ENTRY_WEIGHT: u64 = 8 << 10;
+
+/// How a tree is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many threads write.
+    pub threads: usize,
+    /// The mtime of every entry of a stamped tree, in nanoseconds since the epoch.
+    pub stamp_ns: i64,
+    /// The process's file mode creation mask, see umask(2).
+    pub umask: u16,
+    /// Checks each blob against its hash before it is written.
+    pub verify: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Files, links and directories.
+    pub entries: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+/// A subtree for one thread.
+struct Part {
+    directory: EntryId,
+    path: PathBuf,
+    /// Only the entries of `directory` that are no directories: the rest are parts of their own.
+    is_flat: bool,
+}
+
+/// Writes entries of one open tree.
+pub struct Writer<'t> {
+    tree: &'t OpenTree,
+    manifest: Manifest<'t>,
+    sidecar: Sidecar<'t>,
+    options: Options,
+    can_reflink: AtomicBool,
+}
+
+/// Reads the process's umask. Call it before threads start: umask(2) can only be read by setting it.
+#[must_use]
+pub fn umask() -> u16 {
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    // At most 0o777.
+    mask.as_raw_mode() as u16
+}
+
+impl<'t> Writer<'t> {
+    /// Starts writing entries of `tree`.
+    #[must_use]
+    pub fn new(tree: &'t OpenTree, options: Options) -> Self {
+        let (manifest, sidecar) = (tree.manifest(), tree.sidecar());
+        Self { tree, manifest, sidecar, options, can_reflink: AtomicBool::new(true) }
+    }
+
+    /// Writes the whole tree as the new directory `root`, whose parent exists.
+    ///
+    /// # Errors
+    /// What the system says, or damage that was met; what was written by then stays.
+    pub fn write_tree(&self, root: &Path) -> Result<Written> {
+        let mut parts = Vec::new();
+        let mut above = Vec::new();
+        let weights = self.weights();
+        let total = weights.last().copied().unwrap_or(0);
+        let limit = total / (self.options.threads.max(1) as u64 * SUBTREES_PER_THREAD);
+        self.make_directory(None, root.as_os_str(), EntryId::ROOT, root)?;
+        self.cut(EntryId::ROOT, root, limit, &weights, &mut parts, &mut above)?;
+        let written = self.write_parts(&parts)?;
+        for (directory, path) in above.iter().rev() {
+            let opened = open_directory(None, path.as_os_str(), path)?;
+            self.finish_directory(opened.as_fd(), *directory, path)?;
+        }
+        Ok(Written { entries: written.entries + above.len() as u64, bytes: written.bytes })
+    }
+
+    /// Writes one entry and all that is below it as `name` in `parent`; nothing has that name yet.
+    ///
+    /// # Errors
+    /// As [`Writer::write_tree`].
+    pub fn write_entry(&self, parent: BorrowedFd<'_>, id: EntryId, path: &Path) -> Result<Written> {
+        let mut written = Written::default();
+        self.write_one(parent, id, path, &mut written)?;
+        Ok(written)
+    }
+
+    /// Returns running sums: entry `i` costs `sums[i + 1] - sums[i]`.
+    fn weights(&self) -> Vec<u64> {
+        let mut sums = Vec::with_capacity(self.manifest.len() as usize + 1);
+        let mut sum = 0_u64;
+        sums.push(0);
+        for id in (0..self.manifest.len()).map(EntryId) {
+            let bytes = match self.manifest.kind(id) {
+                Some(Kind::File { size, .. }) => size,
+                _ => 0,
+            };
+            sum = sum.saturating_add(bytes).saturating_add(ENTRY_WEIGHT);
+            sums.push(sum);
+        }
+        sums
+    }
+
+    /// Cuts what is below a directory, which was made, into parts; makes the directories it cuts.
+    fn cut(
+        &self,
+        directory: EntryId,
+        path: &Path,
+        limit: u64,
+        weights: &[u64],
+        parts: &mut Vec<Part>,
+        above: &mut Vec<(EntryId, PathBuf)>,
+    ) -> Result<()> {
+        above.push((directory, path.to_owned()));
+        parts.push(Part { directory, path: path.to_owned(), is_flat: true });
+        for child in self.manifest.children(directory) {
+            let Some(Kind::Directory { .. }) = self.manifest.kind(child) else {
+                continue;
+            };
+            let below = path.join(OsStr::from_bytes(self.manifest.name(child).unwrap_or_default()));
+            if self.weight(child, weights) > limit {
+                self.make_directory(None, below.as_os_str(), child, &below)?;
+                self.cut(child, &below, limit, weights, parts, above)?;
+            } else {
+                parts.push(Part { directory: child, path: below, is_flat: false });
+            }
+        }
+        Ok(())
+    }
+
+    fn weight(&self, directory: EntryId, weights: &[u64]) -> u64 {
+        let Some(Kind::Directory { first, .. }) = self.manifest.kind(directory) else {
+            return 0;
+        };
+        let end = self.manifest.subtree_end(directory).map_or(first.0, |end| end.0);
+        let at = |index: u32| weights.get(index as usize).copied().unwrap_or(0);
+        at(end).saturating_sub(at(first.0))
+    }
+
+    fn write_parts(&self, parts: &[Part]) -> Result<Written> {
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<Error>> = Mutex::new(None);
+        let stop = AtomicBool::new(false);
+        let work = || {
+            let mut written = Written::default();
+            while !stop.load(Ordering::Relaxed) {
+                let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    break;
+                };
+                if let Err(error) = self.write_part(part, &mut written) {
+                    stop.store(true, Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+            written
+        };
+        let mut total = Written::default();
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> =
+                (1..self.options.threads.max(1)).map(|_| scope.spawn(&work)).collect();
+            let mut add = |written: Written| {
+                total.entries += written.entries;
+                total.bytes += written.bytes;
+            };
+            add(work());
+            for helper in helpers {
+                match helper.join() {
+                    Ok(written) => add(written),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(total),
+        }
+    }
+
+    fn write_part(&self, part: &Part, written: &mut Written) -> Result<()> {
+        let (parent, name) = (part.path.parent(), part.path.file_name());
+        match (part.is_flat, parent, name) {
+            (true, ..) => {
+                let opened = open_directory(None, part.path.as_os_str(), &part.path)?;
+                for child in self.manifest.children(part.directory) {
+                    if !matches!(self.manifest.kind(child), Some(Kind::Directory { .. })) {
+                        self.write_one(opened.as_fd(), child, &part.path, written)?;
+                    }
+                }
+                Ok(())
+            }
+            (false, Some(parent), Some(_)) => {
+                let opened = open_directory(None, parent.as_os_str(), parent)?;
+                self.write_one(opened.as_fd(), part.directory, parent, written)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes an entry into `parent`, which is at `folder`.
+    fn write_one(
+        &self,
+        parent: BorrowedFd<'_>,
+        id: EntryId,
+        folder: &Path,
+        written: &mut Written,
+    ) -> Result<()> {
+        let damaged = || Error::Refused {
+            path: folder.to_owned(),
+            reason: "the manifest of its tree is damaged",
+        };
+        let name = self.manifest.name(id).filter(|name| rift_tree::name::is_valid(name));
+        let name = OsStr::from_bytes(name.ok_or_else(damaged)?);
+        written.entries += 1;
+        match self.manifest.kind(id).ok_or_else(damaged)? {
+            Kind::Directory { .. } => {
+                let path = folder.join(name);
+                self.make_directory(Some(parent), name, id, &path)?;
+                let opened = open_directory(Some(parent), name, &path)?;
+                for child in self.manifest.children(id) {
+                    self.write_one(opened.as_fd(), child, &path, written)?;
+                }
+                self.finish_directory(opened.as_fd(), id, &path)
+            }
+            Kind::File { size, blob } => {
+                written.bytes += size;
+                self.write_file(parent, name, id, size, blob, folder)
+            }
+            Kind::Symlink { target } => {
+                let made = rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name);
+                made.map_err(|error| Error::io("make", &folder.join(name))(error))?;
+                let times = self.times(id);
+                rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| Error::io("set the time of", &folder.join(name))(error))
+            }
+        }
+    }
+
+    fn write_file(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        id: EntryId,
+        size: u64,
+        blob: u32,
+        folder: &Path,
+    ) -> Result<()> {
+        let io = |action: &'static str| {
+            move |error: Errno| Error::io(action, &folder.join(name))(error)
+        };
+        let bytes = self.bytes(blob, size, folder)?;
+        let mode = self.manifest.mode(id).unwrap_or(0o644) & 0o1777;
+        // The owner's write bit lets a read-only file be written through this descriptor only.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let has_xattrs = self.manifest.xattrs(id).next().is_some();
+        // setxattr(2) needs a writable inode even through a descriptor that may write.
+        let create = if has_xattrs { mode | 0o200 } else { mode };
+        let created = Mode::from_raw_mode(u32::from(create & 0o777));
+        let file = rustix::fs::openat(parent, name, flags, created).map_err(io("make"))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match rustix::io::write(&file, rest) {
+                Ok(0) => return Err(io("write")(Errno::NOSPC)),
+                Ok(count) => rest = &rest[count..],
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io("write")(error)),
+            }
+        }
+        for (name, value) in self.manifest.xattrs(id) {
+            let flags = rustix::fs::XattrFlags::empty();
+            match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, flags) {
+                // A file system without attributes keeps the rest of the file.
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(io("set an attribute of")(error)),
+            }
+        }
+        if mode & (self.options.umask | 0o1000) != 0 || create != mode {
+            let mode = Mode::from_raw_mode(u32::from(mode));
+            rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
+        }
+        rustix::fs::futimens(&file, &self.times(id)).map_err(io("set the time of"))
+    }
+
+    /// Returns a blob's bytes, checked when the options say so.
+    fn bytes(&self, blob: u32, size: u64, folder: &Path) -> Result<&'t [u8]> {
+        let expected = self.manifest.blob_hash(blob);
+        let bytes = self.tree.bytes(&self.sidecar, blob, size);
+        let (Some(expected), Some(bytes)) = (expected, bytes) else {
+            let reason = "the store lost bytes of its tree";
+            return Err(Error::Refused { path: folder.to_owned(), reason });
+        };
+        if self.options.verify {
+            let actual = rift_tree::BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
+            if actual != expected {
+                return Err(Error::HashMismatch { expected, actual, path: folder.to_owned() });
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn times(&self, id: EntryId) -> Timestamps {
+        let mtime_ns = self.manifest.mtime_ns(id).unwrap_or(self.options.stamp_ns);
+        let time = Timespec {
+            tv_sec: mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
+        };
+        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        Timestamps { last_access: omit, last_modification: time }
+    }
+
+    fn make_directory(
+        &self,
+        parent: Option<BorrowedFd<'_>>,
+        name: &OsStr,
+        id: EntryId,
+        path: &Path,
+    ) -> Result<()> {
+        let parent = parent.unwrap_or(rustix::fs::CWD);
+        // 0700: its entries have to be made before it may become read-only.
+        let mode = Mode::from_raw_mode(u32::from(self.manifest.mode(id).unwrap_or(0) & 0o777 | 0o700));
+        rustix::fs::mkdirat(parent, name, mode).map_err(Error::io("make", path))
+    }
+
+    /// Sets mode and mtime of a directory whose entries are all made.
+    fn finish_directory(&self, opened: BorrowedFd<'_>, id: EntryId, path: &Path) -> Result<()> {
+        let mode = self.manifest.mode(id).unwrap_or(0o755) & 0o1777;
+        if mode & (self.options.umask | 0o1000) != 0 || mode & 0o700 != 0o700 {
+            let mode = Mode::from_raw_mode(u32::from(mode));
+            rustix::fs::fchmod(opened, mode).map_err(Error::io("set the mode of", path))?;
+        }
+        rustix::fs::futimens(opened, &self.times(id)).map_err(Error::io("set the time of", path))
+    }
+}
+
+fn open_directory(parent: Option<BorrowedFd<'_>>, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = parent.unwrap_or(rustix::fs::CWD);
+    rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(Error::io("open", path))
+}
+
+/// Returns a folder name beside `target` that nothing has yet.
+fn beside(target: &Path, purpose: &str) -> PathBuf {
+    let name = target.file_name().unwrap_or_default();
+    let mut own = std::ffi::OsString::from(".");
+    own.push(name);
+    own.push(format!(".rift-{purpose}-{}", std::process::id()));
+    target.with_file_name(own)
+}
+
+/// Writes `tree` at `target`, which takes the place of what is there only when it is whole.
+///
+/// The tree is written beside the target and renamed; what was there is renamed aside and removed.
+/// Leftovers of killed runs beside it are removed first, so one run at a time must hold the target.
+///
+/// # Errors
+/// What the system says; the target is then as it was.
+pub fn replace(tree: &OpenTree, target: &Path, options: Options) -> Result<Written> {
+    remove_leftovers(target)?;
+    let fresh = beside(target, "new");
+    let writer = Writer::new(tree, options);
+    let result = writer.write_tree(&fresh).and_then(|written| {
+        put_in_place(&fresh, target, options.threads)?;
+        Ok(written)
+    });
+    if result.is_err() && fresh.symlink_metadata().is_ok() {
+        // The first failure is what counts; what can't be removed now is a leftover for the next run.
+        drop(remove(&fresh, options.threads));
+    }
+    result
+}
+
+/// Gives the finished `fresh` the name `target`.
+fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Result<()> {
+    let flags = rustix::fs::RenameFlags::NOREPLACE;
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, fresh, cwd, target, flags) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EXIST) => {}
+        // File systems without RENAME_NOREPLACE: the target is looked at first.
+        Err(Errno::INVAL) if target.symlink_metadata().is_err() => {
+            return rustix::fs::rename(fresh, target).map_err(Error::io("put in place", target));
+        }
+        Err(Errno::INVAL) => {}
+        Err(error) => return Err(Error::io("put in place", target)(error)),
+    }
+    let old = beside(target, "old");
+    rustix::fs::rename(target, &old).map_err(Error::io("move aside", target))?;
+    if let Err(error) = rustix::fs::rename(fresh, target) {
+        // Back to how it was; if even that fails, the next run finds the folder by its name.
+        drop(rustix::fs::rename(&old, target));
+        return Err(Error::io("put in place", target)(error));
+    }
+    remove(&old, threads)
+}
+
+/// Removes what killed runs left beside `target`; puts its old folder back if it was moved aside last.
+fn remove_leftovers(target: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        return Ok(());
+    };
+    let prefix = [b".", name.as_bytes(), b".rift-"].concat();
+    for entry in std::fs::read_dir(parent).map_err(Error::io("list", parent))? {
+        let entry = entry.map_err(Error::io("list", parent))?;
+        let file_name = entry.file_name();
+        let Some(rest) = file_name.as_bytes().strip_prefix(prefix.as_slice()) else {
+            continue;
+        };
+        let is_old = rest.starts_with(b"old-");
+        if is_old && target.symlink_metadata().is_err() {
+            let path = entry.path();
+            std::fs::rename(&path, target).map_err(Error::io("put back", target))?;
+        } else if is_old || rest.starts_with(b"new-") {
+            remove(&entry.path(), 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, link or directory with all that is below it; nothing there is as good.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(path: &Path, threads: usize) -> Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::io("remove", path)),
+    };
+    match path.symlink_metadata() {
+        Err(error) => return gone(Err(error)),
+        Ok(stat) if !stat.is_dir() => return gone(std::fs::remove_file(path)),
+        Ok(_) => {}
+    }
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io("list", path))? {
+        children.push(entry.map_err(Error::io("list", path))?.path());
+    }
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(child) = children.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let is_directory = child.symlink_metadata().is_ok_and(|stat| stat.is_dir());
+            let removed = match is_directory {
+                true => std::fs::remove_dir_all(child),
+                false => std::fs::remove_file(child),
+            };
+            gone(removed)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&work)).collect();
+        let mut result = work();
+        for helper in helpers {
+            let helped = helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(helped);
+        }
+        result
+    })?;
+    gone(std::fs::remove_dir(path))
+}
+

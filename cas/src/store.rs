@@ -1,0 +1,266 @@
+//! The store: one directory that holds packs, blobs, trees, refs and the action log.
+//!
+//! ```text
+//! format              the version, as text
+//! packs/HEX.pack      many small blobs and small manifests (see `pack`)
+//! blobs/HH/HEX        one large blob each
+//! trees/HH/HEX        manifests of whole projections; HEX.loc beside it is its location sidecar
+//! refs/NAME           a mutable name: tree hash and checksum
+//! actions/N.log       append-only records: what keys were found to mean (see `log`)
+//! projections/HEX     which tree was shown at which directory
+//! leases/             one locked file per live run
+//! loose/HH/HEX/       trees as plain files, for those who ask for hard links
+//! index/              caches that can be rebuilt from the rest
+//! tmp/                what has no name yet
+//! lock                shared while anything is added or read, exclusive while gc deletes
+//! ```
+//!
+//! Everything but `index` and `tmp` is the truth, and every such file checks itself. Nothing gets
+//! its name before it is whole and on the disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::FlockOperation;
+
+use crate::error::{Error, Result};
+
+/// The version of the store's layout that this code reads and writes.
+pub const FORMAT: u32 = 1;
+
+const FOLDERS: [&str; 9] =
+    ["packs", "blobs", "trees", "refs", "actions", "projections", "leases", "index", "tmp"];
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    lock: PathBuf,
+}
+
+/// Keeps gc from deleting while it lives.
+#[derive(Debug)]
+pub struct Guard {
+    _file: File,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::UnsafePlace`] when others could change it, [`Error::Version`] when another rift made
+    /// it, and what the system says.
+    pub fn open(root: &Path) -> Result<Self> {
+        if let Some(store) = Self::open_existing(root)? {
+            return Ok(store);
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(Error::io("make", root))?;
+        let root = root.canonicalize().map_err(Error::io("resolve", root))?;
+        check_place(&root)?;
+        let store = Self { lock: root.join("lock"), root };
+        for folder in FOLDERS {
+            make_folder(&store.root.join(folder))?;
+        }
+        store.publish_bytes(&store.root.join("format"), format!("{FORMAT}\n").as_bytes())?;
+        Ok(store)
+    }
+
+    /// Opens the store at `root`; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_existing(root: &Path) -> Result<Option<Self>> {
+        let version = match fs::read_to_string(root.join("format")) {
+            Ok(version) => version,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &root.join("format"))(error)),
+        };
+        let root = root.canonicalize().map_err(Error::io("resolve", root))?;
+        check_place(&root)?;
+        if version.trim_end() != FORMAT.to_string() {
+            let found = version.trim_end().escape_debug().to_string();
+            return Err(Error::Version { path: root, found, readable: FORMAT });
+        }
+        for folder in FOLDERS {
+            let path = root.join(folder);
+            if !path.is_dir() {
+                make_folder(&path)?;
+            }
+        }
+        Ok(Some(Self { lock: root.join("lock"), root }))
+    }
+
+    /// Returns the store's folder, absolute and without symbolic links.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns a path inside the store.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Returns the path of a file named by 32 bytes, fanned out by the first.
+    pub(crate) fn fanned(&self, folder: &str, name: &[u8; 32], suffix: &str) -> PathBuf {
+        let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.root.join(folder).join(&hex[..2]).join(format!("{hex}{suffix}"))
+    }
+
+    /// Waits until no gc runs and keeps the next one waiting while the guard lives.
+    ///
+    /// # Errors
+    /// As flock(2).
+    pub fn guard(&self) -> Result<Guard> {
+        self.locked(FlockOperation::LockShared).map(|file| Guard { _file: file })
+    }
+
+    /// Takes the store for deleting; `None` when `wait` is false and somebody uses it.
+    pub(crate) fn guard_exclusive(&self, wait: bool) -> Result<Option<Guard>> {
+        let operation = match wait {
+            true => FlockOperation::LockExclusive,
+            false => FlockOperation::NonBlockingLockExclusive,
+        };
+        match self.locked(operation) {
+            Ok(file) => Ok(Some(Guard { _file: file })),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn locked(&self, operation: FlockOperation) -> Result<File> {
+        lock_file(&self.lock, operation)
+    }
+
+    /// Makes a new file below `tmp`, opened for reading and writing.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub(crate) fn temporary(&self) -> Result<Temporary> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = self.path("tmp").join(format!("{}-{number}", std::process::id()));
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            match options.open(&path) {
+                Ok(file) => return Ok(Temporary { file, path, is_published: false }),
+                // A killed process with the same pid left it; the next number is as good.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("make", &path)(error)),
+            }
+        }
+    }
+
+    /// Gives `bytes` the name `path` once they are on the disk, replacing what had it.
+    ///
+    /// # Errors
+    /// What the system says; nothing has the name then that did not have it before.
+    pub(crate) fn publish_bytes(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
+        temporary.publish(path)
+    }
+}
+
+/// A file without a name of its own yet; it goes when dropped unpublished.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    is_published: bool,
+}
+
+impl Temporary {
+    /// Writes the file to the disk, makes it read-only and gives it its name.
+    pub(crate) fn publish(mut self, path: &Path) -> Result<()> {
+        let read_only = fs::Permissions::from_mode(0o444);
+        self.file.set_permissions(read_only).map_err(Error::io("set the mode of", &self.path))?;
+        self.file.sync_data().map_err(Error::io("write to the disk", &self.path))?;
+        let renamed = match fs::rename(&self.path, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(folder) = path.parent() {
+                    make_folder(folder)?;
+                }
+                fs::rename(&self.path, path)
+            }
+            other => other,
+        };
+        renamed.map_err(Error::io("publish", path))?;
+        self.is_published = true;
+        sync_folder(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // Already gone is as good; anything else is swept with the rest of `tmp` by gc.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Opens a lock file, making it where missing, and locks it.
+pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(Error::io("open", path))?;
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("lock", path)(error)),
+        }
+    }
+}
+
+/// Makes a folder of the store; one that is there already is as good.
+pub(crate) fn make_folder(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::io("make", path)(error))
+        }
+        _ => sync_folder(path),
+    }
+}
+
+/// Writes the folder that holds `path` to the disk, so that the name lasts.
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    let opened = File::open(folder).map_err(Error::io("open", folder))?;
+    opened.sync_all().map_err(Error::io("write to the disk", folder))
+}
+
+/// Refuses a place where somebody else could change what a store says.
+fn check_place(root: &Path) -> Result<()> {
+    let me = rustix::process::geteuid().as_raw();
+    let my_group = rustix::process::getegid().as_raw();
+    for (depth, folder) in root.ancestors().enumerate() {
+        if folder.as_os_str().as_bytes().is_empty() {
+            continue;
+        }
+        let stat = fs::symlink_metadata(folder).map_err(Error::io("look at", folder))?;
+        let refuse = |reason| Err(Error::UnsafePlace { path: folder.to_owned(), reason });
+        if stat.uid() != me && (stat.uid() != 0 || depth == 0) {
+            return refuse("it belongs to another user");
+        }
+        let is_sticky = stat.mode() & 0o1000 != 0 && depth > 0;
+        let is_private_group = stat.uid() == me && stat.gid() == my_group && me != 0;
+        if stat.mode() & 0o002 != 0 && !is_sticky {
+            return refuse("anybody may write to it");
+        }
+        if stat.mode() & 0o020 != 0 && !is_sticky && !is_private_group && stat.gid() != 0 {
+            return refuse("another group may write to it");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Trees in a store: a manifest file, its location sidecar, and the mapped files its bytes lie in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rift_tree::builder::Built;
+use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
+use rift_tree::{BlobHash, FormatError, Kind, Manifest, PackId, TreeHash};
+
+use crate::blobs::{BlobIndex, LOOSE_FROM};
+use crate::error::{Error, Result};
+use crate::pack::PackedKind;
+use crate::store::{Store, make_folder};
+use crate::sys::Mapped;
+
+/// Manifests below this many bytes may lie in packs; larger ones are files.
+pub(crate) const PACKED_MANIFEST_MAX: usize = 1 << 20;
+
+/// Checks that `bytes` are the manifest that `hash` names: structure, rules, and every section.
+///
+/// # Errors
+/// What does not hold.
+pub(crate) fn check_manifest(bytes: &[u8], hash: &[u8; 32]) -> Result<(), FormatError> {
+    let manifest = Manifest::parse(bytes)?;
+    check_header(&manifest, hash)?;
+    let mut number = 0;
+    let mut end = rift_tree::manifest::HASHED_BYTES;
+    while let Some((section, expected)) = manifest.section_and_hash(number) {
+        if blake3::hash(section).as_bytes() != &expected {
+            return Err(FormatError::Checksum { part: "section" });
+        }
+        // Sections follow each other with zeros between, so that no byte is unaccounted for.
+        let start = section.as_ptr().addr() - bytes.as_ptr().addr();
+        let gap = bytes.get(end..start).unwrap_or(b"overlap");
+        if gap.iter().any(|byte| *byte != 0) {
+            return Err(FormatError::Rule { rule: "zeros lie between sections", index: 0 });
+        }
+        end = start + section.len();
+        number += 1;
+    }
+    if end != bytes.len() {
+        return Err(FormatError::Rule { rule: "a manifest ends with its last section", index: 0 });
+    }
+    manifest.validate()
+}
+
+/// Checks header and section table, which the tree hash covers.
+pub(crate) fn check_header(manifest: &Manifest<'_>, hash: &[u8; 32]) -> Result<(), FormatError> {
+    match blake3::hash(manifest.hashed_bytes()).as_bytes() == hash {
+        true => Ok(()),
+        false => Err(FormatError::Checksum { part: "header" }),
+    }
+}
+
+/// A tree that can be shown: its manifest, and all its bytes, mapped.
+#[derive(Debug)]
+pub struct OpenTree {
+    hash: TreeHash,
+    manifest: Mapped,
+    sidecar: Mapped,
+    containers: Vec<Mapped>,
+}
+
+impl OpenTree {
+    /// Returns the tree hash.
+    #[must_use]
+    pub fn hash(&self) -> TreeHash {
+        self.hash
+    }
+
+    /// Returns the manifest.
+    ///
+    /// # Panics
+    /// Never: opening the tree has parsed the same bytes.
+    #[must_use]
+    #[allow(clippy::expect_used, reason = "`open` has parsed the same immutable bytes")]
+    pub fn manifest(&self) -> Manifest<'_> {
+        Manifest::parse(&self.manifest).expect("parsed when it was opened")
+    }
+
+    /// Returns the sidecar.
+    ///
+    /// # Panics
+    /// Never: opening the tree has parsed the same bytes.
+    #[must_use]
+    #[allow(clippy::expect_used, reason = "`open` has parsed the same immutable bytes")]
+    pub fn sidecar(&self) -> Sidecar<'_> {
+        Sidecar::parse(&self.sidecar).expect("parsed when it was opened")
+    }
+
+    /// Returns the bytes of blob number `blob`, not checked against its hash.
+    #[must_use]
+    pub fn bytes(&self, sidecar: &Sidecar<'_>, blob: u32, size: u64) -> Option<&[u8]> {
+        let location = sidecar.location(blob)?;
+        let container = self.containers.get(location.container as usize)?;
+        let start = usize::try_from(location.offset).ok()?;
+        container.get(start..start.checked_add(usize::try_from(size).ok()?)?)
+    }
+}
+
+
+impl Store {
+    pub(crate) fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
+        self.fanned("trees", hash.as_bytes(), "")
+    }
+
+    pub(crate) fn sidecar_path(&self, hash: TreeHash) -> std::path::PathBuf {
+        self.fanned("trees", hash.as_bytes(), ".loc")
+    }
+
+    /// Tells whether a tree's manifest is here as a file.
+    #[must_use]
+    pub fn has_tree(&self, hash: TreeHash) -> bool {
+        self.tree_path(hash).exists()
+    }
+
+    /// Gives a tree's manifest its file, so that it can be opened.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the bytes are not that tree's manifest, or what the system says.
+    pub fn publish_tree(&self, built: &Built) -> Result<()> {
+        let path = self.tree_path(built.hash);
+        check_manifest(&built.bytes, built.hash.as_bytes()).map_err(Error::damaged(&path))?;
+        if path.exists() {
+            return Ok(());
+        }
+        if let Some(folder) = path.parent() {
+            make_folder(folder)?;
+        }
+        self.publish_bytes(&path, &built.bytes)
+    }
+
+    /// Opens a tree: its manifest, its sidecar, and every store file that holds bytes of it.
+    ///
+    /// What changed since it was published is verified by content first; a sidecar that is missing,
+    /// damaged or out of date is made again from the index.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] or [`Error::MissingBlob`] when the store can't show the tree whole, or what
+    /// the system says. `Ok(None)` when the store does not have it.
+    pub fn open_tree(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
+        let path = self.tree_path(hash);
+        let Some(manifest) = map_if_there(&path)? else {
+            return Ok(None);
+        };
+        let header = Manifest::parse(&manifest).map_err(Error::damaged(&path))?;
+        check_header(&header, hash.as_bytes()).map_err(Error::damaged(&path))?;
+        if let Some(tree) = self.open_with_sidecar(hash, &path, &manifest)? {
+            let (sidecar, containers) = tree;
+            return Ok(Some(OpenTree { hash, manifest, sidecar, containers }));
+        }
+        check_manifest(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
+        self.write_sidecar(hash, &manifest, &self.blobs()?)?;
+        match self.open_with_sidecar(hash, &path, &manifest)? {
+            Some((sidecar, containers)) => Ok(Some(OpenTree { hash, manifest, sidecar, containers })),
+            None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
+        }
+    }
+
+    /// Opens what the sidecar names; `None` when the sidecar has to be made again.
+    fn open_with_sidecar(
+        &self,
+        hash: TreeHash,
+        manifest_path: &Path,
+        manifest: &Mapped,
+    ) -> Result<Option<(Mapped, Vec<Mapped>)>> {
+        let Some(mapped) = map_if_there(&self.sidecar_path(hash))? else {
+            return Ok(None);
+        };
+        let Some(read) = checked_sidecar(&mapped) else {
+            return Ok(None);
+        };
+        let blobs = Manifest::parse(manifest).map_or(0, |manifest| manifest.blob_count());
+        if read.tree() != hash || read.blob_count() != blobs {
+            return Ok(None);
+        }
+        if read.manifest_stamp() != manifest.stamp {
+            check_manifest(manifest, hash.as_bytes()).map_err(Error::damaged(manifest_path))?;
+            return Ok(None);
+        }
+        let mut containers = Vec::with_capacity(read.container_count() as usize);
+        for number in 0..read.container_count() {
+            let Some(container) = read.container(number) else {
+                return Ok(None);
+            };
+            match map_if_there(&self.container_path(&container))? {
+                Some(map) if map.stamp == container.stamp => containers.push(map),
+                // Gone, moved or touched: the index looks again, and verifies what was touched.
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some((mapped, containers)))
+    }
+
+    fn container_path(&self, container: &Container) -> std::path::PathBuf {
+        match container.kind {
+            ContainerKind::Pack => self.pack_path(PackId::from_bytes(container.name)),
+            ContainerKind::Loose => self.loose_path(BlobHash::from_bytes(container.name)),
+        }
+    }
+
+    /// Writes the sidecar of a tree whose manifest has its file.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] when a blob is not in the store, or what the system says.
+    pub(crate) fn write_sidecar(&self, hash: TreeHash, manifest: &Mapped, index: &BlobIndex) -> Result<()> {
+        let mut containers = Containers::default();
+        let mut locations = Vec::new();
+        let path = self.tree_path(hash);
+        let read = Manifest::parse(manifest).map_err(Error::damaged(&path))?;
+        for (blob, size) in sizes(&read).into_iter().enumerate() {
+            let Some(hash) = read.blob_hash(blob as u32) else {
+                let rule = "every blob has a hash";
+                return Err(Error::damaged(&path)(FormatError::Rule { rule, index: blob as u32 }));
+            };
+            locations.push(containers.locate(self, index, hash, size)?);
+        }
+        let bytes = sidecar::write(hash, manifest.stamp, &containers.list, &locations)
+            .map_err(Error::damaged(&path))?;
+        self.publish_bytes(&self.sidecar_path(hash), &bytes)
+    }
+
+    /// Publishes a tree and its sidecar.
+    ///
+    /// # Errors
+    /// As [`Store::publish_tree`] and [`Error::MissingBlob`].
+    pub fn publish_located(&self, built: &Built, index: &BlobIndex) -> Result<()> {
+        self.publish_tree(built)?;
+        let path = self.tree_path(built.hash);
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let manifest = Mapped::new(&file).map_err(Error::io("map", &path))?;
+        self.write_sidecar(built.hash, &manifest, index)
+    }
+}
+
+/// Returns a sidecar whose checksum holds.
+fn checked_sidecar(bytes: &[u8]) -> Option<Sidecar<'_>> {
+    let (head, body, checksum) = Sidecar::checked_parts(bytes)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(head).update(body);
+    (*hasher.finalize().as_bytes() == checksum).then_some(())?;
+    Sidecar::parse(bytes).ok()
+}
+
+/// Returns the size of each blob of a manifest.
+pub(crate) fn sizes(manifest: &Manifest<'_>) -> Vec<u64> {
+    let mut sizes = vec![0; manifest.blob_count() as usize];
+    for id in (0..manifest.len()).map(rift_tree::EntryId) {
+        if let Some(Kind::File { size, blob }) = manifest.kind(id)
+            && let Some(slot) = sizes.get_mut(blob as usize)
+        {
+            *slot = size;
+        }
+    }
+    sizes
+}
+
+/// The containers of a sidecar as they are met.
+#[derive(Default)]
+struct Containers {
+    list: Vec<Container>,
+    numbers: HashMap<[u8; 32], u32>,
+    last: Option<([u8; 32], u32)>,
+}
+
+impl Containers {
+    fn locate(&mut self, store: &Store, index: &BlobIndex, hash: BlobHash, size: u64) -> Result<Location> {
+        if size >= LOOSE_FROM {
+            let path = store.loose_path(hash);
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::MissingBlob { hash });
+                }
+                other => other.map_err(Error::io("open", &path))?,
+            };
+            let stamp = crate::sys::stamp(&file).map_err(Error::io("look at", &path))?;
+            if stamp.size != size {
+                let wrong = FormatError::Truncated { offset: stamp.size, wanted: size };
+                return Err(Error::damaged(&path)(wrong));
+            }
+            let container = self.number(*hash.as_bytes(), stamp, ContainerKind::Loose);
+            return Ok(Location { container, offset: 0 });
+        }
+        let found = index.find(hash.as_bytes(), PackedKind::Blob).ok_or(Error::MissingBlob { hash })?;
+        if found.packed.length != size {
+            let wrong = FormatError::Truncated { offset: found.packed.length, wanted: size };
+            return Err(Error::damaged(found.pack.path())(wrong));
+        }
+        let name = *found.pack.id().as_bytes();
+        let container = self.number(name, found.pack.stamp(), ContainerKind::Pack);
+        Ok(Location { container, offset: found.packed.offset })
+    }
+
+    fn number(&mut self, name: [u8; 32], stamp: Stamp, kind: ContainerKind) -> u32 {
+        if let Some((last, number)) = self.last
+            && last == name
+        {
+            return number;
+        }
+        let next = self.list.len() as u32;
+        let number = *self.numbers.entry(name).or_insert(next);
+        if number == next {
+            self.list.push(Container { name, stamp, kind });
+        }
+        self.last = Some((name, number));
+        number
+    }
+}
+
+/// Maps a store file; `None` when there is none.
+pub(crate) fn map_if_there(path: &Path) -> Result<Option<Mapped>> {
+    match File::open(path) {
+        Ok(file) => Mapped::new(&file).map(Some).map_err(Error::io("map", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", path)(error)),
+    }
+}
+
+/// Returns the manifest of a tree that a pack holds, its header checked.
+#[must_use]
+pub fn packed_manifest(index: &BlobIndex, hash: TreeHash) -> Option<crate::blobs::Found> {
+    let found = index.find(hash.as_bytes(), PackedKind::Manifest)?;
+    let manifest = Manifest::parse(found.bytes()).ok()?;
+    check_header(&manifest, hash.as_bytes()).ok()?;
+    Some(found)
+}
+
