@@ -113,12 +113,16 @@ impl BlobIndex {
     /// What the system says of the packs' folder.
     pub(crate) fn open(store: &Store, fresh: &[(PackId, Stamp)]) -> Result<Self> {
         let mut on_disk = list_packs(store)?;
-        let mut index =
-            Self { packs: Vec::new(), covered: 0, table: None, table_at: 0, overlay: HashMap::new() };
+        let mut index = Self {
+            packs: Vec::new(),
+            covered: 0,
+            table: None,
+            table_at: 0,
+            overlay: HashMap::new(),
+        };
         index.read_table(&store.path("index/blobs"), &mut on_disk);
         for (id, path) in on_disk {
-            let published =
-                fresh.iter().find(|(fresh, _)| *fresh == id).map(|(_, stamp)| *stamp);
+            let published = fresh.iter().find(|(fresh, _)| *fresh == id).map(|(_, stamp)| *stamp);
             index.packs.push(KnownPack { id, path, published, open: OnceLock::new() });
         }
         for number in index.covered..index.packs.len() {
@@ -205,9 +209,8 @@ impl BlobIndex {
     /// Writes the index anew when too much of the store is not in it.
     pub(crate) fn refresh(&self, store: &Store) -> Result<()> {
         let uncovered = self.packs.len() - self.covered;
-        let covered_entries = self.table.as_ref().map_or(0, |map| {
-            (map.len() - self.table_at) / 8 / 4
-        });
+        let covered_entries =
+            self.table.as_ref().map_or(0, |map| (map.len() - self.table_at) / 8 / 4);
         if uncovered == 0 || uncovered < 8 && self.overlay.len() < covered_entries {
             return Ok(());
         }

@@ -123,7 +123,9 @@ impl Import<'_> {
         });
         if is_full {
             let temporary = self.store.temporary()?;
-            (&temporary.file).write_all(&pack::header()).map_err(Error::io("write", &temporary.path))?;
+            (&temporary.file)
+                .write_all(&pack::header())
+                .map_err(Error::io("write", &temporary.path))?;
             let state = PackState { end: pack::header().len() as u64, entries: Vec::new() };
             packs.push(Arc::new(OpenPack { temporary, state: Mutex::new(state) }));
         }
@@ -135,7 +137,8 @@ impl Import<'_> {
         let mut state = lock(&pack.state);
         let offset = state.end.next_multiple_of(ALIGN as u64);
         state.end = offset + length;
-        let shifted = entries.iter().map(|entry| Packed { offset: entry.offset + offset, ..*entry });
+        let shifted =
+            entries.iter().map(|entry| Packed { offset: entry.offset + offset, ..*entry });
         state.entries.extend(shifted);
         drop(state);
         Ok((pack, offset))

@@ -41,7 +41,9 @@ pub enum Topic {
 
 impl Topic {
     fn from_u32(number: u32) -> Option<Self> {
-        [Self::Package, Self::Scripts, Self::Purged].into_iter().find(|topic| *topic as u32 == number)
+        [Self::Package, Self::Scripts, Self::Purged]
+            .into_iter()
+            .find(|topic| *topic as u32 == number)
     }
 }
 

@@ -274,9 +274,8 @@ impl<'t> Writer<'t> {
         blob: u32,
         folder: &Path,
     ) -> Result<()> {
-        let io = |action: &'static str| {
-            move |error: Errno| Error::io(action, &folder.join(name))(error)
-        };
+        let io =
+            |action: &'static str| move |error: Errno| Error::io(action, &folder.join(name))(error);
         let bytes = self.bytes(blob, size, folder)?;
         let mode = self.manifest.mode(id).unwrap_or(0o644) & 0o1777;
         // The owner's write bit lets a read-only file be written through this descriptor only.
@@ -346,7 +345,8 @@ impl<'t> Writer<'t> {
     ) -> Result<()> {
         let parent = parent.unwrap_or(rustix::fs::CWD);
         // 0700: its entries have to be made before it may become read-only.
-        let mode = Mode::from_raw_mode(u32::from(self.manifest.mode(id).unwrap_or(0) & 0o777 | 0o700));
+        let mode =
+            Mode::from_raw_mode(u32::from(self.manifest.mode(id).unwrap_or(0) & 0o777 | 0o700));
         rustix::fs::mkdirat(parent, name, mode).map_err(Error::io("make", path))
     }
 
@@ -486,4 +486,3 @@ pub fn remove(path: &Path, threads: usize) -> Result<()> {
     })?;
     gone(std::fs::remove_dir(path))
 }
-

@@ -76,7 +76,9 @@ fn file_name(name: &str) -> String {
     for (at, byte) in name.bytes().enumerate() {
         match byte {
             b'.' if at == 0 => escaped.push_str("%2E"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => escaped.push(byte.into()),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
+                escaped.push(byte.into())
+            }
             _ => escaped.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -110,7 +112,9 @@ impl Store {
     pub fn record(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.record_path(kind, name);
         match fs::read(&path) {
-            Ok(bytes) => decode(&bytes).map(|payload| Some(payload.to_vec())).map_err(Error::damaged(&path)),
+            Ok(bytes) => {
+                decode(&bytes).map(|payload| Some(payload.to_vec())).map_err(Error::damaged(&path))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path)(error)),
         }
@@ -183,7 +187,9 @@ impl Store {
 }
 
 /// Lists a folder of the store; one that is not there is empty.
-pub(crate) fn read_folder(folder: &Path) -> Result<Box<dyn Iterator<Item = io::Result<fs::DirEntry>>>> {
+pub(crate) fn read_folder(
+    folder: &Path,
+) -> Result<Box<dyn Iterator<Item = io::Result<fs::DirEntry>>>> {
     match fs::read_dir(folder) {
         Ok(entries) => Ok(Box::new(entries)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Box::new(std::iter::empty())),

@@ -100,7 +100,6 @@ impl OpenTree {
     }
 }
 
-
 impl Store {
     pub(crate) fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
         self.fanned("trees", hash.as_bytes(), "")
@@ -154,7 +153,9 @@ impl Store {
         check_manifest(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
         self.write_sidecar(hash, &manifest, &self.blobs()?)?;
         match self.open_with_sidecar(hash, &path, &manifest)? {
-            Some((sidecar, containers)) => Ok(Some(OpenTree { hash, manifest, sidecar, containers })),
+            Some((sidecar, containers)) => {
+                Ok(Some(OpenTree { hash, manifest, sidecar, containers }))
+            }
             None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
         }
     }
@@ -205,7 +206,12 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::MissingBlob`] when a blob is not in the store, or what the system says.
-    pub(crate) fn write_sidecar(&self, hash: TreeHash, manifest: &Mapped, index: &BlobIndex) -> Result<()> {
+    pub(crate) fn write_sidecar(
+        &self,
+        hash: TreeHash,
+        manifest: &Mapped,
+        index: &BlobIndex,
+    ) -> Result<()> {
         let mut containers = Containers::default();
         let mut locations = Vec::new();
         let path = self.tree_path(hash);
@@ -266,7 +272,13 @@ struct Containers {
 }
 
 impl Containers {
-    fn locate(&mut self, store: &Store, index: &BlobIndex, hash: BlobHash, size: u64) -> Result<Location> {
+    fn locate(
+        &mut self,
+        store: &Store,
+        index: &BlobIndex,
+        hash: BlobHash,
+        size: u64,
+    ) -> Result<Location> {
         if size >= LOOSE_FROM {
             let path = store.loose_path(hash);
             let file = match File::open(&path) {
@@ -283,7 +295,8 @@ impl Containers {
             let container = self.number(*hash.as_bytes(), stamp, ContainerKind::Loose);
             return Ok(Location { container, offset: 0 });
         }
-        let found = index.find(hash.as_bytes(), PackedKind::Blob).ok_or(Error::MissingBlob { hash })?;
+        let found =
+            index.find(hash.as_bytes(), PackedKind::Blob).ok_or(Error::MissingBlob { hash })?;
         if found.packed.length != size {
             let wrong = FormatError::Truncated { offset: found.packed.length, wanted: size };
             return Err(Error::damaged(found.pack.path())(wrong));
@@ -326,4 +339,3 @@ pub fn packed_manifest(index: &BlobIndex, hash: TreeHash) -> Option<crate::blobs
     check_header(&manifest, hash.as_bytes()).ok()?;
     Some(found)
 }
-

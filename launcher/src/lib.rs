@@ -1,1 +1,3 @@
-//! Velo Rift: launcher.
+//! Velo Rift's launcher: the command line, configuration and plans behind the binary `rift`.
+
+pub mod plan;

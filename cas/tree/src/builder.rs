@@ -109,20 +109,13 @@ impl Builder {
     /// Starts a tree whose entries carry mtimes. Its root is mode 0755 unless given.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            paths: Vec::new(),
-            nodes: Vec::new(),
-            is_stamped: false,
-        }
+        Self { paths: Vec::new(), nodes: Vec::new(), is_stamped: false }
     }
 
     /// Starts a tree whose entries are stamped when it is shown.
     #[must_use]
     pub fn stamped() -> Self {
-        Self {
-            is_stamped: true,
-            ..Self::new()
-        }
+        Self { is_stamped: true, ..Self::new() }
     }
 
     /// Returns how many entries were given.
@@ -167,13 +160,7 @@ impl Builder {
         xattrs.sort();
         let path_start = self.paths.len();
         self.paths.extend_from_slice(path);
-        self.nodes.push(Node {
-            path_start,
-            path_len: path.len(),
-            mtime_ns,
-            item,
-            xattrs,
-        });
+        self.nodes.push(Node { path_start, path_len: path.len(), mtime_ns, item, xattrs });
         Ok(())
     }
 
@@ -197,21 +184,12 @@ impl Builder {
             let (_, name) = name::split_last(path(node));
             let parent = ids[parents.of[position]];
             let xattrs = encode_xattrs(&node.xattrs);
-            let attributes = Attributes {
-                name,
-                parent,
-                mtime_ns: node.mtime_ns,
-                xattrs: &xattrs,
-            };
+            let attributes = Attributes { name, parent, mtime_ns: node.mtime_ns, xattrs: &xattrs };
             match &node.item {
                 Item::Directory { permissions } => {
                     columns.push_directory(attributes, *permissions);
                 }
-                Item::File {
-                    permissions,
-                    size,
-                    hash,
-                } => {
+                Item::File { permissions, size, hash } => {
                     columns.push_file(attributes, *permissions, *size, *hash);
                 }
                 Item::Symlink { target } => columns.push_symlink(attributes, target),
@@ -231,29 +209,16 @@ impl Builder {
         let mut nodes = core::mem::take(&mut self.nodes);
         if !nodes.iter().any(|node| node.path_len == 0) {
             let item = Item::Directory { permissions: 0o755 };
-            let root = Node {
-                path_start: 0,
-                path_len: 0,
-                mtime_ns: 0,
-                item,
-                xattrs: Vec::new(),
-            };
+            let root = Node { path_start: 0, path_len: 0, mtime_ns: 0, item, xattrs: Vec::new() };
             nodes.push(root);
         }
-        if u32::try_from(nodes.len())
-            .ok()
-            .and_then(index_slots)
-            .is_none()
-        {
+        if u32::try_from(nodes.len()).ok().and_then(index_slots).is_none() {
             return Err(BuildError::TooLarge);
         }
         let paths = &self.paths;
         let path = |node: &Node| &paths[node.path_start..node.path_start + node.path_len];
         nodes.sort_by(|one, two| compare_paths(path(one), path(two)));
-        if let Some(pair) = nodes
-            .windows(2)
-            .find(|pair| path(&pair[0]) == path(&pair[1]))
-        {
+        if let Some(pair) = nodes.windows(2).find(|pair| path(&pair[0]) == path(&pair[1])) {
             return Err(BuildError::Duplicate(path(&pair[0]).to_vec()));
         }
         Ok(nodes)
@@ -263,11 +228,7 @@ impl Builder {
 /// Orders paths name by name: `/` is lower than any byte of a name.
 fn compare_paths(one: &[u8], two: &[u8]) -> core::cmp::Ordering {
     let rank = |byte: &u8| {
-        if *byte == b'/' {
-            0
-        } else {
-            u16::from(*byte) + 1
-        }
+        if *byte == b'/' { 0 } else { u16::from(*byte) + 1 }
     };
     match one.iter().zip(two).position(|(a, b)| a != b) {
         Some(at) => rank(&one[at]).cmp(&rank(&two[at])),
@@ -282,10 +243,7 @@ struct Parents {
 }
 
 fn parents_of<'p>(nodes: &[Node], path: impl Fn(&Node) -> &'p [u8]) -> Result<Parents, BuildError> {
-    let mut parents = Parents {
-        of: vec![0; nodes.len()],
-        children: vec![(0, 0); nodes.len()],
-    };
+    let mut parents = Parents { of: vec![0; nodes.len()], children: vec![(0, 0); nodes.len()] };
     let mut stack: Vec<usize> = vec![0];
     for position in 1..nodes.len() {
         let own = path(&nodes[position]);
@@ -396,8 +354,7 @@ impl Columns {
         if !attributes.xattrs.is_empty() {
             let entry = self.modes.len() as u32;
             self.xattrs.extend_from_slice(&entry.to_le_bytes());
-            self.xattrs
-                .extend_from_slice(&(attributes.xattrs.len() as u32).to_le_bytes());
+            self.xattrs.extend_from_slice(&(attributes.xattrs.len() as u32).to_le_bytes());
             self.xattrs.extend_from_slice(attributes.xattrs);
         }
         self.names.extend_from_slice(attributes.name);
@@ -483,32 +440,16 @@ impl Columns {
         let mut file = SectionWriter::new(total);
         file.section(|out| extend_u32(out, &self.name_ends));
         file.section(|out| out.extend_from_slice(&self.names));
-        file.section(|out| {
-            self.modes
-                .iter()
-                .for_each(|mode| out.extend(mode.to_le_bytes()))
-        });
-        file.section(|out| {
-            self.spans
-                .iter()
-                .for_each(|span| out.extend(span.to_le_bytes()))
-        });
+        file.section(|out| self.modes.iter().for_each(|mode| out.extend(mode.to_le_bytes())));
+        file.section(|out| self.spans.iter().for_each(|span| out.extend(span.to_le_bytes())));
         file.section(|out| extend_u32(out, &self.parents));
         file.section(|out| extend_u32(out, &self.payloads));
-        file.section(|out| {
-            self.mtimes
-                .iter()
-                .for_each(|time| out.extend(time.to_le_bytes()))
-        });
+        file.section(|out| self.mtimes.iter().for_each(|time| out.extend(time.to_le_bytes())));
         file.section(|out| extend_u32(out, &self.target_ends));
         file.section(|out| out.extend_from_slice(&self.targets));
         file.section(|out| out.extend_from_slice(&self.xattrs));
         file.section(|out| extend_u32(out, &index));
-        file.section(|out| {
-            hashes
-                .iter()
-                .for_each(|hash| out.extend_from_slice(hash.as_bytes()))
-        });
+        file.section(|out| hashes.iter().for_each(|hash| out.extend_from_slice(hash.as_bytes())));
         let flags = if self.is_stamped { FLAG_STAMPED } else { 0 };
         let mut bytes = file.bytes;
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
@@ -547,8 +488,7 @@ impl SectionWriter {
     }
 
     fn section(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(SECTION_ALIGN), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(SECTION_ALIGN), 0);
         let start = self.bytes.len();
         write(&mut self.bytes);
         let body = &self.bytes[start..];
@@ -572,10 +512,7 @@ pub(crate) struct BlobSet {
 
 impl BlobSet {
     fn new() -> Self {
-        Self {
-            hashes: Vec::new(),
-            slots: vec![0; 64],
-        }
+        Self { hashes: Vec::new(), slots: vec![0; 64] }
     }
 
     pub(crate) fn hashes(&self) -> &[BlobHash] {

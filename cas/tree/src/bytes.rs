@@ -7,27 +7,21 @@
 #[inline]
 pub(crate) fn u16_at(column: &[u8], index: usize) -> Option<u16> {
     let start = index.checked_mul(2)?;
-    Some(u16::from_le_bytes(
-        column.get(start..start.checked_add(2)?)?.try_into().ok()?,
-    ))
+    Some(u16::from_le_bytes(column.get(start..start.checked_add(2)?)?.try_into().ok()?))
 }
 
 /// Returns the `u32` number `index` of a column.
 #[inline]
 pub(crate) fn u32_at(column: &[u8], index: usize) -> Option<u32> {
     let start = index.checked_mul(4)?;
-    Some(u32::from_le_bytes(
-        column.get(start..start.checked_add(4)?)?.try_into().ok()?,
-    ))
+    Some(u32::from_le_bytes(column.get(start..start.checked_add(4)?)?.try_into().ok()?))
 }
 
 /// Returns the `u64` number `index` of a column.
 #[inline]
 pub(crate) fn u64_at(column: &[u8], index: usize) -> Option<u64> {
     let start = index.checked_mul(8)?;
-    Some(u64::from_le_bytes(
-        column.get(start..start.checked_add(8)?)?.try_into().ok()?,
-    ))
+    Some(u64::from_le_bytes(column.get(start..start.checked_add(8)?)?.try_into().ok()?))
 }
 
 /// Returns the 32 bytes number `index` of a column.

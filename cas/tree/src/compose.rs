@@ -70,15 +70,8 @@ impl<'a> Composer<'a> {
     /// Starts a stamped tree; directories that nobody gives get `implied_permissions`.
     #[must_use]
     pub fn new(implied_permissions: u16) -> Self {
-        let root = Node {
-            own: Some(Own::Implied),
-            children: BTreeMap::new(),
-        };
-        Self {
-            nodes: vec![root],
-            grafts: Vec::new(),
-            implied_permissions,
-        }
+        let root = Node { own: Some(Own::Implied), children: BTreeMap::new() };
+        Self { nodes: vec![root], grafts: Vec::new(), implied_permissions }
     }
 
     /// Puts a directory, file or link at `path`. It hides what a graft has there, but a directory
@@ -154,18 +147,9 @@ impl<'a> Composer<'a> {
         };
         let root = self.source_of(0, None);
         let permissions = self.permissions(0, root);
-        let attributes = Attributes {
-            name: b"",
-            parent: 0,
-            mtime_ns: 0,
-            xattrs: &[],
-        };
+        let attributes = Attributes { name: b"", parent: 0, mtime_ns: 0, xattrs: &[] };
         out.columns.push_directory(attributes, permissions);
-        out.pending.push(Pending {
-            out: 0,
-            node: Some(0),
-            source: root,
-        });
+        out.pending.push(Pending { out: 0, node: Some(0), source: root });
         while let Some(directory) = out.pending.pop() {
             let done = match (directory.node, directory.source) {
                 (Some(node), _) => self.merge_children(&mut out, directory, node),
@@ -177,10 +161,7 @@ impl<'a> Composer<'a> {
             done.ok_or_else(|| BuildError::Parent(b"a grafted tree".to_vec()))?;
         }
         let built = out.columns.finish()?;
-        Ok(Composed {
-            built,
-            sources: out.sources,
-        })
+        Ok(Composed { built, sources: out.sources })
     }
 
     /// Returns the grafted directory that shows at `node`, given what shows from above.
@@ -223,11 +204,7 @@ impl<'a> Composer<'a> {
                     let tree = &self.grafts[graft];
                     out.copy_one(graft, tree, id, directory.out)?;
                     if matches!(tree.kind(id)?, Kind::Directory { .. }) {
-                        directories.push(Pending {
-                            out: at,
-                            node: None,
-                            source: *source,
-                        });
+                        directories.push(Pending { out: at, node: None, source: *source });
                     }
                 }
                 Some(child) => {
@@ -237,8 +214,7 @@ impl<'a> Composer<'a> {
             }
         }
         if !merged.is_empty() {
-            out.columns
-                .set_children(directory.out, first, merged.len() as u32);
+            out.columns.set_children(directory.out, first, merged.len() as u32);
         }
         out.pending.extend(directories.into_iter().rev());
         Some(())
@@ -253,21 +229,11 @@ impl<'a> Composer<'a> {
         below: Option<(usize, EntryId)>,
         parent: u32,
     ) -> Option<Option<Pending>> {
-        let attributes = Attributes {
-            name,
-            parent,
-            mtime_ns: 0,
-            xattrs: &[],
-        };
+        let attributes = Attributes { name, parent, mtime_ns: 0, xattrs: &[] };
         let at = out.columns.modes.len() as u32;
         match &self.nodes[node].own {
-            Some(Own::Item(Item::File {
-                permissions,
-                size,
-                hash,
-            })) => {
-                out.columns
-                    .push_file(attributes, *permissions, *size, *hash);
+            Some(Own::Item(Item::File { permissions, size, hash })) => {
+                out.columns.push_file(attributes, *permissions, *size, *hash);
                 out.note_new_blob(BlobSource::Skeleton);
                 return Some(None);
             }
@@ -281,13 +247,8 @@ impl<'a> Composer<'a> {
             matches!(self.grafts[graft].kind(id), Some(Kind::Directory { .. }))
         });
         let source = self.source_of(node, below.filter(|_| is_below_directory));
-        out.columns
-            .push_directory(attributes, self.permissions(node, source));
-        Some(Some(Pending {
-            out: at,
-            node: Some(node),
-            source,
-        }))
+        out.columns.push_directory(attributes, self.permissions(node, source));
+        Some(Some(Pending { out: at, node: Some(node), source }))
     }
 }
 
@@ -317,10 +278,7 @@ impl Output {
             return Some(known);
         }
         let number = self.columns.blobs.number_of(tree.blob_hash(blob)?);
-        self.note_new_blob(BlobSource::Graft {
-            graft: graft as u32,
-            blob,
-        });
+        self.note_new_blob(BlobSource::Graft { graft: graft as u32, blob });
         self.blob_maps[graft][blob as usize] = number;
         Some(number)
     }
@@ -340,12 +298,7 @@ impl Output {
             xattrs.extend_from_slice(name);
             xattrs.extend_from_slice(value);
         }
-        let attributes = Attributes {
-            name: tree.name(id)?,
-            parent,
-            mtime_ns: 0,
-            xattrs: &xattrs,
-        };
+        let attributes = Attributes { name: tree.name(id)?, parent, mtime_ns: 0, xattrs: &xattrs };
         let mode = tree.mode(id)?;
         match tree.kind(id)? {
             Kind::Directory { .. } => self.columns.push_directory(attributes, mode),
@@ -353,8 +306,7 @@ impl Output {
             Kind::File { size, blob } => {
                 // Numbered here so that the source is noted; `push_file` then finds it.
                 self.blob(graft, tree, blob)?;
-                self.columns
-                    .push_file(attributes, mode, size, tree.blob_hash(blob)?);
+                self.columns.push_file(attributes, mode, size, tree.blob_hash(blob)?);
             }
         }
         Some(())

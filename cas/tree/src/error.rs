@@ -39,17 +39,11 @@ impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated { offset, wanted } => {
-                write!(
-                    f,
-                    "truncated at byte {offset} (wanted {wanted} bytes in all)"
-                )
+                write!(f, "truncated at byte {offset} (wanted {wanted} bytes in all)")
             }
             Self::Magic => write!(f, "not a file of this kind (wrong magic)"),
             Self::Version { readable, found } => {
-                write!(
-                    f,
-                    "format version {found}, but this rift reads version {readable}"
-                )
+                write!(f, "format version {found}, but this rift reads version {readable}")
             }
             Self::Checksum { part } => write!(f, "the checksum of its {part} does not match"),
             Self::Rule { rule, index } => write!(f, "entry {index}: {rule}"),

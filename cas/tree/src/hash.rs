@@ -116,19 +116,8 @@ mod tests {
         let hash = BlobHash::from_bytes(core::array::from_fn(|i| (i * 7) as u8));
         assert_eq!(BlobHash::from_hex(&hash.to_hex()), Ok(hash));
         assert_eq!(hash.to_string().as_bytes(), hash.to_hex());
-        for bad in [
-            "",
-            "00",
-            &"0".repeat(63),
-            &"0".repeat(65),
-            &"G".repeat(64),
-            &"A".repeat(64),
-        ] {
-            assert_eq!(
-                TreeHash::from_hex(bad.as_bytes()),
-                Err(ParseHashError),
-                "{bad}"
-            );
+        for bad in ["", "00", &"0".repeat(63), &"0".repeat(65), &"G".repeat(64), &"A".repeat(64)] {
+            assert_eq!(TreeHash::from_hex(bad.as_bytes()), Err(ParseHashError), "{bad}");
         }
     }
 }

@@ -151,10 +151,7 @@ pub struct Counts {
 }
 
 fn rule(rule: &'static str, index: usize) -> FormatError {
-    FormatError::Rule {
-        rule,
-        index: u32::try_from(index).unwrap_or(u32::MAX),
-    }
+    FormatError::Rule { rule, index: u32::try_from(index).unwrap_or(u32::MAX) }
 }
 
 impl<'a> Manifest<'a> {
@@ -167,25 +164,17 @@ impl<'a> Manifest<'a> {
             offset: bytes.len() as u64,
             wanted: wanted as u64,
         };
-        let head = bytes
-            .get(..HASHED_BYTES)
-            .ok_or_else(|| truncated(HASHED_BYTES))?;
+        let head = bytes.get(..HASHED_BYTES).ok_or_else(|| truncated(HASHED_BYTES))?;
         if !head.starts_with(&MAGIC) {
             return Err(FormatError::Magic);
         }
         let word = |at: usize| u32_at(head, at / 4).ok_or_else(|| truncated(HASHED_BYTES));
         let (version, section_count) = (word(8)?, word(12)?);
         if version != VERSION {
-            return Err(FormatError::Version {
-                readable: VERSION,
-                found: version,
-            });
+            return Err(FormatError::Version { readable: VERSION, found: version });
         }
         if section_count as usize != SECTIONS {
-            return Err(rule(
-                "a manifest of version 1 has twelve sections",
-                SECTIONS,
-            ));
+            return Err(rule("a manifest of version 1 has twelve sections", SECTIONS));
         }
         let mut sections = [&bytes[..0]; SECTIONS];
         for (number, section) in sections.iter_mut().enumerate() {
@@ -197,11 +186,7 @@ impl<'a> Manifest<'a> {
             blobs: word(20)?,
             file_bytes: u64_at(head, 3).ok_or_else(|| truncated(HASHED_BYTES))?,
             flags: word(32)?,
-            counts: Counts {
-                files: word(36)?,
-                directories: word(40)?,
-                symlinks: word(44)?,
-            },
+            counts: Counts { files: word(36)?, directories: word(40)?, symlinks: word(44)? },
             sections,
         };
         manifest.check_lengths()?;
@@ -218,14 +203,8 @@ impl<'a> Manifest<'a> {
             (Section::Parents, entries.checked_mul(4)),
             (Section::Payloads, entries.checked_mul(4)),
             (Section::Mtimes, mtimes.checked_mul(8)),
-            (
-                Section::TargetEnds,
-                (self.counts.symlinks as usize).checked_mul(4),
-            ),
-            (
-                Section::Index,
-                index_slots(self.entries).map(|slots| slots as usize * 4),
-            ),
+            (Section::TargetEnds, (self.counts.symlinks as usize).checked_mul(4)),
+            (Section::Index, index_slots(self.entries).map(|slots| slots as usize * 4)),
             (Section::Hashes, (self.blobs as usize).checked_mul(32)),
         ];
         if entries == 0 {
@@ -233,10 +212,7 @@ impl<'a> Manifest<'a> {
         }
         for (section, length) in wanted {
             if length != Some(self.section(section).len()) {
-                return Err(rule(
-                    "a section's length follows from the counts",
-                    section as usize,
-                ));
+                return Err(rule("a section's length follows from the counts", section as usize));
             }
         }
         Ok(())
@@ -307,11 +283,7 @@ impl<'a> Manifest<'a> {
     #[must_use]
     #[inline]
     pub fn name(&self, id: EntryId) -> Option<&'a [u8]> {
-        string_at(
-            self.section(Section::NameEnds),
-            self.section(Section::Names),
-            id.index(),
-        )
+        string_at(self.section(Section::NameEnds), self.section(Section::Names), id.index())
     }
 
     /// Returns the directory that holds an entry.
@@ -337,23 +309,13 @@ impl<'a> Manifest<'a> {
         Some(match self.mode(id)? & S_IFMT {
             S_IFDIR => {
                 // Deliberate truncation: the two halves of the span.
-                Kind::Directory {
-                    first: EntryId(span as u32),
-                    children: (span >> 32) as u32,
-                }
+                Kind::Directory { first: EntryId(span as u32), children: (span >> 32) as u32 }
             }
-            S_IFREG => Kind::File {
-                size: span,
-                blob: payload()?,
-            },
+            S_IFREG => Kind::File { size: span, blob: payload()? },
             S_IFLNK => {
-                let (ends, run) = (
-                    self.section(Section::TargetEnds),
-                    self.section(Section::Targets),
-                );
-                Kind::Symlink {
-                    target: string_at(ends, run, payload()? as usize)?,
-                }
+                let (ends, run) =
+                    (self.section(Section::TargetEnds), self.section(Section::Targets));
+                Kind::Symlink { target: string_at(ends, run, payload()? as usize)? }
             }
             _ => return None,
         })
@@ -553,14 +515,9 @@ impl<'a> Manifest<'a> {
 
     fn validate_entry(&self, id: EntryId, state: &mut Walk) -> Result<(), FormatError> {
         let at = id.index();
-        let entry = self
-            .entry(id)
-            .ok_or_else(|| rule("an entry's parts lie in the file", at))?;
+        let entry = self.entry(id).ok_or_else(|| rule("an entry's parts lie in the file", at))?;
         if id != EntryId::ROOT && !name::is_valid(entry.name) {
-            return Err(rule(
-                "a name is 1 to 255 bytes, no slash, no NUL, not . or ..",
-                at,
-            ));
+            return Err(rule("a name is 1 to 255 bytes, no slash, no NUL, not . or ..", at));
         }
         if entry.mode & !(S_IFMT | PERMISSIONS) != 0 {
             return Err(rule("no set-user-ID or set-group-ID bit enters a tree", at));
@@ -573,10 +530,7 @@ impl<'a> Manifest<'a> {
                         return Err(rule("a directory's children name it as parent", at));
                     }
                 }
-                let inside = first
-                    .0
-                    .checked_add(children)
-                    .is_some_and(|end| end <= self.entries);
+                let inside = first.0.checked_add(children).is_some_and(|end| end <= self.entries);
                 if children == 0 && first.0 != 0 || children > 0 && !inside {
                     return Err(rule("children lie among the entries", at));
                 }
@@ -632,9 +586,8 @@ impl<'a> Manifest<'a> {
             };
             if id != EntryId::ROOT {
                 let parent = self.parent(id).unwrap_or(EntryId::ROOT);
-                let found = self
-                    .name(id)
-                    .and_then(|name| self.child(parent, keys[depth - 1], name));
+                let found =
+                    self.name(id).and_then(|name| self.child(parent, keys[depth - 1], name));
                 if found != Some(id) {
                     return Err(rule("the index finds every entry", id.index()));
                 }
@@ -648,10 +601,7 @@ impl<'a> Manifest<'a> {
             next = next.saturating_add(children);
             let names = self.children(id).map(|child| self.name(child));
             if !names.clone().zip(names.skip(1)).all(|(one, two)| one < two) {
-                return Err(rule(
-                    "siblings are ordered by name, each name once",
-                    id.index(),
-                ));
+                return Err(rule("siblings are ordered by name, each name once", id.index()));
             }
             depth += 1;
             if depth == DEPTH_MAX {
@@ -725,12 +675,7 @@ pub(crate) fn index_slots(entries: u32) -> Option<u32> {
 /// Returns the bytes of section `number` (from 0), checking its place in the table and the file.
 fn read_section(bytes: &[u8], number: usize) -> Result<&[u8], FormatError> {
     let at = HEADER_BYTES + number * SECTION_BYTES;
-    let broken = || {
-        rule(
-            "the section table lists the twelve sections in order",
-            number,
-        )
-    };
+    let broken = || rule("the section table lists the twelve sections in order", number);
     let record = bytes.get(at..at + SECTION_BYTES).ok_or_else(broken)?;
     let offset = u64_at(record, 1).ok_or_else(broken)?;
     let length = u64_at(record, 2).ok_or_else(broken)?;
@@ -741,10 +686,7 @@ fn read_section(bytes: &[u8], number: usize) -> Result<&[u8], FormatError> {
     let end = offset.checked_add(length).ok_or_else(broken)?;
     match (usize::try_from(offset), usize::try_from(end)) {
         (Ok(start), Ok(stop)) if stop <= bytes.len() => Ok(&bytes[start..stop]),
-        _ => Err(FormatError::Truncated {
-            offset: bytes.len() as u64,
-            wanted: end,
-        }),
+        _ => Err(FormatError::Truncated { offset: bytes.len() as u64, wanted: end }),
     }
 }
 
@@ -760,9 +702,5 @@ fn split_pair(run: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let name = usize::from(*run.first()?);
     let value = usize::from(u16::from_le_bytes([*run.get(1)?, *run.get(2)?]));
     let body = run.get(3..)?;
-    Some((
-        body.get(..name)?,
-        body.get(name..name + value)?,
-        body.get(name + value..)?,
-    ))
+    Some((body.get(..name)?, body.get(name..name + value)?, body.get(name + value..)?))
 }

@@ -59,11 +59,7 @@ pub fn place<S: States>(manifest: &Manifest<'_>, states: &S, path: &[u8]) -> Pla
 /// An entry whose directory was taken away or replaced went with it: whoever detaches a directory
 /// for more than making it real detaches all that is below first, so the entry's own state is enough.
 fn own_place<S: States>(_manifest: &Manifest<'_>, states: &S, id: EntryId) -> Place {
-    if states.is_detached(id) {
-        Place::Detached(id)
-    } else {
-        Place::Pristine(id)
-    }
+    if states.is_detached(id) { Place::Detached(id) } else { Place::Pristine(id) }
 }
 
 /// Decides for a name the tree does not have, given the nearest entry above that it has.

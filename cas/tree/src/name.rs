@@ -77,10 +77,7 @@ fn name_hash(name: &[u8]) -> u64 {
     for word in words {
         hash = fold(hash ^ u64::from_le_bytes(*word), 0xa076_1d64_78bd_642f);
     }
-    let tail = rest
-        .iter()
-        .rev()
-        .fold(0_u64, |tail, &byte| tail << 8 | u64::from(byte));
+    let tail = rest.iter().rev().fold(0_u64, |tail, &byte| tail << 8 | u64::from(byte));
     fold(hash ^ tail, 0xe703_7ed1_a0b4_28db ^ name.len() as u64)
 }
 
@@ -103,15 +100,7 @@ mod tests {
         for good in [&b""[..], b"a", b"a/b", b"\xff/..."] {
             assert!(is_valid_path(good), "{good:?}");
         }
-        for bad in [
-            &b"/"[..],
-            b"/a",
-            b"a/",
-            b"a//b",
-            b"a/../b",
-            b"./a",
-            &[b'x'; 4096],
-        ] {
+        for bad in [&b"/"[..], b"/a", b"a/", b"a//b", b"a/../b", b"./a", &[b'x'; 4096]] {
             assert!(!is_valid_path(bad), "{bad:?}");
         }
         assert_eq!(split_last(b"a/b/c"), (&b"a/b"[..], &b"c"[..]));
@@ -120,10 +109,7 @@ mod tests {
 
     #[test]
     fn path_hash_is_part_of_the_format() {
-        let key = PathKey::ROOT
-            .child(b"node_modules")
-            .child(b"react")
-            .child(b"index.js");
+        let key = PathKey::ROOT.child(b"node_modules").child(b"react").child(b"index.js");
         assert_eq!(key.slot(u32::MAX), 762_330_555);
     }
 }

@@ -99,18 +99,14 @@ impl<'a> Sidecar<'a> {
             offset: bytes.len() as u64,
             wanted: wanted as u64,
         };
-        let (head, body) = bytes
-            .split_at_checked(HEADER_BYTES)
-            .ok_or_else(|| truncated(HEADER_BYTES))?;
+        let (head, body) =
+            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| truncated(HEADER_BYTES))?;
         if !head.starts_with(&MAGIC) {
             return Err(FormatError::Magic);
         }
         let word = |index: usize| u32_at(head, index).unwrap_or(0);
         if word(2) != VERSION {
-            return Err(FormatError::Version {
-                readable: VERSION,
-                found: word(2),
-            });
+            return Err(FormatError::Version { readable: VERSION, found: word(2) });
         }
         let (containers, blobs) = (word(3) as usize, word(4) as usize);
         let middle = containers.saturating_mul(CONTAINER_BYTES);
@@ -119,10 +115,7 @@ impl<'a> Sidecar<'a> {
             return Err(truncated(wanted.saturating_add(HEADER_BYTES)));
         }
         let (containers, locations) = body.split_at(middle);
-        let tree = head
-            .get(24..)
-            .and_then(|rest| hash_at(rest, 0))
-            .unwrap_or_default();
+        let tree = head.get(24..).and_then(|rest| hash_at(rest, 0)).unwrap_or_default();
         Ok(Self {
             tree: TreeHash::from_bytes(tree),
             manifest: stamp_at(head, 56).unwrap_or_default(),
@@ -166,9 +159,7 @@ impl<'a> Sidecar<'a> {
     #[must_use]
     pub fn container(&self, number: u32) -> Option<Container> {
         let start = (number as usize).checked_mul(CONTAINER_BYTES)?;
-        let record = self
-            .containers
-            .get(start..start.checked_add(CONTAINER_BYTES)?)?;
+        let record = self.containers.get(start..start.checked_add(CONTAINER_BYTES)?)?;
         Some(Container {
             name: hash_at(record, 0)?,
             stamp: stamp_at(record, 32)?,
@@ -186,10 +177,7 @@ impl<'a> Sidecar<'a> {
     pub fn location(&self, blob: u32) -> Option<Location> {
         let word = u64_at(self.locations, blob as usize)?;
         // The shift leaves 20 bits.
-        Some(Location {
-            container: (word >> OFFSET_BITS) as u32,
-            offset: word & OFFSET_MAX,
-        })
+        Some(Location { container: (word >> OFFSET_BITS) as u32, offset: word & OFFSET_MAX })
     }
 }
 
@@ -204,10 +192,7 @@ pub fn write(
     containers: &[Container],
     locations: &[Location],
 ) -> Result<alloc::vec::Vec<u8>, FormatError> {
-    let limits = FormatError::Rule {
-        rule: "2^20 containers of 16 TiB at most",
-        index: 0,
-    };
+    let limits = FormatError::Rule { rule: "2^20 containers of 16 TiB at most", index: 0 };
     let blobs = u32::try_from(locations.len()).map_err(|_| limits)?;
     let count = u32::try_from(containers.len()).map_err(|_| limits)?;
     let length = HEADER_BYTES + containers.len() * CONTAINER_BYTES + locations.len() * 8;
@@ -233,9 +218,7 @@ pub fn write(
         bytes.extend_from_slice(&word.to_le_bytes());
     }
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(&bytes[..CHECKSUM_AT])
-        .update(&bytes[HEADER_BYTES..]);
+    hasher.update(&bytes[..CHECKSUM_AT]).update(&bytes[HEADER_BYTES..]);
     bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(hasher.finalize().as_bytes());
     Ok(bytes)
 }

@@ -112,10 +112,7 @@ impl StateWord {
     /// Returns a pristine word.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            control: AtomicU64::new(0),
-            inode: AtomicU64::new(0),
-        }
+        Self { control: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
     /// Returns what the word says now.
@@ -127,9 +124,7 @@ impl StateWord {
             PRISTINE => State::Pristine,
             CLAIMED => State::Claimed(owner_of(control)),
             // An unknown state can only come from damage; the kernel's answer is then the safe one.
-            _ => State::Detached {
-                inode: self.inode.load(Ordering::Relaxed),
-            },
+            _ => State::Detached { inode: self.inode.load(Ordering::Relaxed) },
         }
     }
 
@@ -158,8 +153,7 @@ impl StateWord {
         let generation = (seen >> GENERATION_SHIFT).wrapping_add(1) & 0xff_ffff;
         let control = pack(CLAIMED, owner.0, generation);
         let swapped =
-            self.control
-                .compare_exchange(seen, control, Ordering::AcqRel, Ordering::Acquire);
+            self.control.compare_exchange(seen, control, Ordering::AcqRel, Ordering::Acquire);
         match swapped {
             Ok(_) => Attempt::Won(Claim { control }),
             Err(now) => match now & 3 {
@@ -181,12 +175,7 @@ impl StateWord {
         self.inode.store(inode, Ordering::Relaxed);
         let detached = pack(DETACHED, 0, generation);
         self.control
-            .compare_exchange(
-                claim.control,
-                detached,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(claim.control, detached, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -195,12 +184,7 @@ impl StateWord {
         let generation = claim.control >> GENERATION_SHIFT;
         let pristine = pack(PRISTINE, 0, generation);
         self.control
-            .compare_exchange(
-                claim.control,
-                pristine,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(claim.control, pristine, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 }

@@ -28,14 +28,10 @@ fn read(manifest: &Manifest<'_>) -> Model {
                 }
                 Item::Directory { permissions }
             }
-            Kind::File { size, blob } => Item::File {
-                permissions,
-                size,
-                hash: manifest.blob_hash(blob).unwrap(),
-            },
-            Kind::Symlink { target } => Item::Symlink {
-                target: target.to_vec(),
-            },
+            Kind::File { size, blob } => {
+                Item::File { permissions, size, hash: manifest.blob_hash(blob).unwrap() }
+            }
+            Kind::Symlink { target } => Item::Symlink { target: target.to_vec() },
         };
         if id != EntryId::ROOT {
             found.insert(path, item);
@@ -183,52 +179,29 @@ proptest! {
 #[test]
 fn grafts_merge_with_the_skeleton() {
     let mut package = Builder::stamped();
-    let file = |seed| Item::File {
-        permissions: 0o644,
-        size: 3,
-        hash: hash(seed),
-    };
+    let file = |seed| Item::File { permissions: 0o644, size: 3, hash: hash(seed) };
     let directory = || Item::Directory { permissions: 0o755 };
     package.put(b"package.json", 0, file(1)).unwrap();
     package.put(b"node_modules", 0, directory()).unwrap();
-    package
-        .put(b"node_modules/bundled", 0, directory())
-        .unwrap();
-    package
-        .put(b"node_modules/bundled/index.js", 0, file(2))
-        .unwrap();
-    package
-        .put(b"node_modules/replaced", 0, directory())
-        .unwrap();
-    package
-        .put(b"node_modules/replaced/old.js", 0, file(3))
-        .unwrap();
+    package.put(b"node_modules/bundled", 0, directory()).unwrap();
+    package.put(b"node_modules/bundled/index.js", 0, file(2)).unwrap();
+    package.put(b"node_modules/replaced", 0, directory()).unwrap();
+    package.put(b"node_modules/replaced/old.js", 0, file(3)).unwrap();
     let package = package.finish().unwrap();
     let mut nested = Builder::stamped();
     nested.put(b"new.js", 0, file(4)).unwrap();
     let nested = nested.finish().unwrap();
 
     let mut composer = Composer::new(0o755);
-    composer
-        .graft(
-            b"node_modules/outer",
-            Manifest::parse(&package.bytes).unwrap(),
-        )
-        .unwrap();
+    composer.graft(b"node_modules/outer", Manifest::parse(&package.bytes).unwrap()).unwrap();
     let inner = b"node_modules/outer/node_modules/replaced";
-    composer
-        .graft(inner, Manifest::parse(&nested.bytes).unwrap())
-        .unwrap();
-    composer
-        .put(b"node_modules/.package-lock.json", file(5))
-        .unwrap();
+    composer.graft(inner, Manifest::parse(&nested.bytes).unwrap()).unwrap();
+    composer.put(b"node_modules/.package-lock.json", file(5)).unwrap();
     let composed = composer.finish().unwrap();
     let manifest = Manifest::parse(&composed.built.bytes).unwrap();
     assert_eq!(manifest.validate(), Ok(()));
-    let paths: Vec<String> = read(&manifest)
-        .into_keys()
-        .map(|path| String::from_utf8(path).unwrap())
-        .collect();
+    let paths: Vec<String> =
+        read(&manifest).into_keys().map(|path| String::from_utf8(path).unwrap()).collect();
     assert_eq!(
         paths,
         [
@@ -250,32 +223,14 @@ fn grafts_merge_with_the_skeleton() {
 fn what_no_tree_can_hold_is_refused() {
     let directory = || Item::Directory { permissions: 0o755 };
     let path = |path: &[u8]| Builder::new().put(path, 0, directory()).unwrap_err();
-    for bad in [
-        &b"/a"[..],
-        b"a/",
-        b"a//b",
-        b"..",
-        b"a/./b",
-        b"a\0",
-        &[b'x'; 256],
-    ] {
+    for bad in [&b"/a"[..], b"a/", b"a//b", b"..", b"a/./b", b"a\0", &[b'x'; 256]] {
         assert_eq!(path(bad), BuildError::Path(bad.to_vec()));
     }
     let build = |paths: &[&[u8]]| {
         let mut builder = Builder::new();
         for path in paths {
             let hash = hash(0);
-            builder
-                .put(
-                    path,
-                    0,
-                    Item::File {
-                        permissions: 0,
-                        size: 0,
-                        hash,
-                    },
-                )
-                .unwrap();
+            builder.put(path, 0, Item::File { permissions: 0, size: 0, hash }).unwrap();
         }
         builder.finish().unwrap_err()
     };
@@ -286,52 +241,30 @@ fn what_no_tree_can_hold_is_refused() {
         let mut builder = Builder::new();
         let names = vec![&b"d"[..]; depth];
         for depth in 1..=depth {
-            builder
-                .put(&names[..depth].join(&b'/'), 0, directory())
-                .unwrap();
+            builder.put(&names[..depth].join(&b'/'), 0, directory()).unwrap();
         }
         builder.finish()
     };
     assert!(deep(2040).is_ok());
     let mut builder = Builder::new();
-    let link = builder.put(
-        b"l",
-        0,
-        Item::Symlink {
-            target: b"a\0b".to_vec(),
-        },
-    );
+    let link = builder.put(b"l", 0, Item::Symlink { target: b"a\0b".to_vec() });
     assert_eq!(link, Err(BuildError::Target(b"l".to_vec())));
 }
 
 #[test]
 fn mtimes_and_xattrs_round_trip() {
     let mut builder = Builder::new();
-    let item = Item::File {
-        permissions: 0o4755,
-        size: 1,
-        hash: hash(9),
-    };
-    let xattrs = vec![
-        (b"user.b".to_vec(), b"2".to_vec()),
-        (b"user.a".to_vec(), vec![0; 300]),
-    ];
-    builder
-        .put_with_xattrs(b"f", -5_000_000_001, item, xattrs)
-        .unwrap();
+    let item = Item::File { permissions: 0o4755, size: 1, hash: hash(9) };
+    let xattrs = vec![(b"user.b".to_vec(), b"2".to_vec()), (b"user.a".to_vec(), vec![0; 300])];
+    builder.put_with_xattrs(b"f", -5_000_000_001, item, xattrs).unwrap();
     let built = builder.finish().unwrap();
     let manifest = Manifest::parse(&built.bytes).unwrap();
     assert_eq!(manifest.validate(), Ok(()));
     let id = manifest.lookup(b"f").unwrap();
     let entry = manifest.entry(id).unwrap();
-    assert_eq!(
-        (entry.mtime_ns, entry.mode),
-        (Some(-5_000_000_001), 0o100_755)
-    );
-    let found: Vec<(&[u8], usize)> = manifest
-        .xattrs(id)
-        .map(|(name, value)| (name, value.len()))
-        .collect();
+    assert_eq!((entry.mtime_ns, entry.mode), (Some(-5_000_000_001), 0o100_755));
+    let found: Vec<(&[u8], usize)> =
+        manifest.xattrs(id).map(|(name, value)| (name, value.len())).collect();
     assert_eq!(found, [(&b"user.a"[..], 300), (&b"user.b"[..], 1)]);
     assert_eq!(manifest.xattrs(EntryId::ROOT).count(), 0);
 }
@@ -340,39 +273,15 @@ fn mtimes_and_xattrs_round_trip() {
 #[test]
 fn golden_manifest_of_version_1() {
     let mut builder = Builder::new();
-    let file = |seed, size| Item::File {
-        permissions: 0o644,
-        size,
-        hash: hash(seed),
-    };
-    builder
-        .put(
-            b"",
-            1_700_000_000_000_000_001,
-            Item::Directory { permissions: 0o755 },
-        )
-        .unwrap();
-    builder
-        .put(b"bin", 2, Item::Directory { permissions: 0o700 })
-        .unwrap();
-    builder
-        .put(
-            b"bin/tool",
-            3,
-            Item::Symlink {
-                target: b"../lib/tool.js".to_vec(),
-            },
-        )
-        .unwrap();
-    builder
-        .put(b"lib", 4, Item::Directory { permissions: 0o755 })
-        .unwrap();
+    let file = |seed, size| Item::File { permissions: 0o644, size, hash: hash(seed) };
+    builder.put(b"", 1_700_000_000_000_000_001, Item::Directory { permissions: 0o755 }).unwrap();
+    builder.put(b"bin", 2, Item::Directory { permissions: 0o700 }).unwrap();
+    builder.put(b"bin/tool", 3, Item::Symlink { target: b"../lib/tool.js".to_vec() }).unwrap();
+    builder.put(b"lib", 4, Item::Directory { permissions: 0o755 }).unwrap();
     builder.put(b"lib/tool.js", -5, file(1, 10)).unwrap();
     builder.put(b"lib/t\xff", 6, file(2, 1 << 40)).unwrap();
     let xattrs = vec![(b"user.k".to_vec(), b"v".to_vec())];
-    builder
-        .put_with_xattrs(b"same", 7, file(1, 10), xattrs)
-        .unwrap();
+    builder.put_with_xattrs(b"same", 7, file(1, 10), xattrs).unwrap();
     let built = builder.finish().unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.tree");
     if std::env::var_os("RIFT_TEST_WRITE_GOLDEN").is_some() {
@@ -388,10 +297,7 @@ fn golden_manifest_of_version_1() {
     future[8] = 2;
     assert_eq!(
         Manifest::parse(&future).unwrap_err(),
-        FormatError::Version {
-            readable: 1,
-            found: 2
-        }
+        FormatError::Version { readable: 1, found: 2 }
     );
     assert_eq!(
         Manifest::parse(b"RIFT").unwrap_err().to_string(),

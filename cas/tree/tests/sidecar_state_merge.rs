@@ -15,45 +15,21 @@ use support::{Model, build, model};
 
 #[test]
 fn sidecar_round_trips_and_refuses_damage() {
-    let stamp = |seed: u64| Stamp {
-        size: seed,
-        inode: seed + 1,
-        mtime_ns: -(seed as i64),
-    };
+    let stamp = |seed: u64| Stamp { size: seed, inode: seed + 1, mtime_ns: -(seed as i64) };
     let containers = [
-        Container {
-            name: [1; 32],
-            stamp: stamp(5),
-            kind: ContainerKind::Pack,
-        },
-        Container {
-            name: [2; 32],
-            stamp: stamp(6),
-            kind: ContainerKind::Loose,
-        },
+        Container { name: [1; 32], stamp: stamp(5), kind: ContainerKind::Pack },
+        Container { name: [2; 32], stamp: stamp(6), kind: ContainerKind::Loose },
     ];
     let locations = [
-        Location {
-            container: 0,
-            offset: 64,
-        },
-        Location {
-            container: 1,
-            offset: 0,
-        },
-        Location {
-            container: 0,
-            offset: sidecar::OFFSET_MAX,
-        },
+        Location { container: 0, offset: 64 },
+        Location { container: 1, offset: 0 },
+        Location { container: 0, offset: sidecar::OFFSET_MAX },
     ];
     let tree = TreeHash::from_bytes([7; 32]);
     let bytes = sidecar::write(tree, stamp(9), &containers, &locations).unwrap();
     let read = Sidecar::parse(&bytes).unwrap();
     assert_eq!((read.tree(), read.manifest_stamp()), (tree, stamp(9)));
-    assert_eq!(
-        [read.container(0).unwrap(), read.container(1).unwrap()],
-        containers
-    );
+    assert_eq!([read.container(0).unwrap(), read.container(1).unwrap()], containers);
     assert_eq!(read.container(2), None);
     let found: Vec<Location> = (0..3).map(|blob| read.location(blob).unwrap()).collect();
     assert_eq!(found, locations);
@@ -65,10 +41,7 @@ fn sidecar_round_trips_and_refuses_damage() {
         Sidecar::parse(&[b"RIFTPACK", &bytes[8..]].concat()).unwrap_err(),
         FormatError::Magic
     );
-    let too_far = [Location {
-        container: 2,
-        offset: 0,
-    }];
+    let too_far = [Location { container: 2, offset: 0 }];
     assert!(sidecar::write(tree, stamp(0), &containers, &too_far).is_err());
 }
 
@@ -76,19 +49,12 @@ fn sidecar_round_trips_and_refuses_damage() {
 fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
     let word = StateWord::new();
     let owner = |pid| Owner::new(pid, u64::from(pid) << 3);
-    let Attempt::Won(claim) = word.claim(owner(4_194_303)) else {
-        panic!("pristine")
-    };
+    let Attempt::Won(claim) = word.claim(owner(4_194_303)) else { panic!("pristine") };
     assert_eq!(word.load(), State::Claimed(owner(4_194_303)));
     assert_eq!(owner(4_194_303).pid(), 4_194_303);
     assert_eq!(word.claim(owner(2)), Attempt::Busy(owner(4_194_303)));
-    assert_eq!(
-        word.take_over(owner(3), owner(2)),
-        Attempt::Busy(owner(4_194_303))
-    );
-    let Attempt::Won(second) = word.take_over(owner(4_194_303), owner(2)) else {
-        panic!("dead")
-    };
+    assert_eq!(word.take_over(owner(3), owner(2)), Attempt::Busy(owner(4_194_303)));
+    let Attempt::Won(second) = word.take_over(owner(4_194_303), owner(2)) else { panic!("dead") };
     assert!(word.finish(second, 42));
     assert!(!word.give_up(claim), "the old claim is void");
     assert_eq!(word.load(), State::Detached { inode: 42 });
@@ -124,9 +90,7 @@ fn claims_from_many_threads_are_exclusive() {
                             Attempt::Detached => break,
                         }
                     }
-                    let State::Detached { inode } = word.load() else {
-                        panic!("not detached")
-                    };
+                    let State::Detached { inode } = word.load() else { panic!("not detached") };
                     assert_eq!(inode % 1_000_000, at as u64);
                 }
             });
@@ -181,8 +145,7 @@ impl Reference {
     fn remove(&mut self, path: &[u8]) {
         let below = [path, b"/"].concat();
         let is_in = |other: &[u8]| other == path || other.starts_with(&below);
-        self.detached
-            .extend(self.tree.keys().filter(|other| is_in(other)).cloned());
+        self.detached.extend(self.tree.keys().filter(|other| is_in(other)).cloned());
         self.disk.retain(|other, _| !is_in(other));
     }
 }
@@ -248,16 +211,11 @@ fn apply(reference: &mut Reference, op: &Op) {
         }
         Op::Create(at, name, is_dir) => {
             let parent = tree_path(reference, *at).unwrap_or_default();
-            let path = if parent.is_empty() {
-                name.clone()
-            } else {
-                [&parent[..], b"/", name].concat()
-            };
+            let path =
+                if parent.is_empty() { name.clone() } else { [&parent[..], b"/", name].concat() };
             let item = match is_dir {
                 true => Item::Directory { permissions: 0o700 },
-                false => Item::Symlink {
-                    target: b"made".to_vec(),
-                },
+                false => Item::Symlink { target: b"made".to_vec() },
             };
             reference.create(&path, item);
         }

@@ -43,9 +43,8 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
         let mut model = Model::new();
         for (names, item) in leaves {
             let path = names.join(&b'/');
-            let above: Vec<Vec<u8>> = (1..names.len())
-                .map(|depth| names[..depth].join(&b'/'))
-                .collect();
+            let above: Vec<Vec<u8>> =
+                (1..names.len()).map(|depth| names[..depth].join(&b'/')).collect();
             let fits = above
                 .iter()
                 .all(|path| matches!(model.get(path), None | Some(Item::Directory { .. })));
@@ -53,9 +52,7 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
                 continue;
             }
             for path in above {
-                model
-                    .entry(path)
-                    .or_insert(Item::Directory { permissions: 0o755 });
+                model.entry(path).or_insert(Item::Directory { permissions: 0o755 });
             }
             model.insert(path, item);
         }

@@ -1,0 +1,3 @@
+//! Plans: what a command line means, which inputs key its result, and which trees it makes.
+
+pub mod npm;

@@ -1,0 +1,2 @@
+//! `npm ci` and argument-less `npm install`, answered from the store.
+
