@@ -6,12 +6,15 @@
 //! and whole. Several processes use one store at once without a daemon.
 
 pub mod blobs;
+pub mod compare;
 pub mod error;
 pub mod import;
 pub mod ingest;
 pub mod log;
+pub mod loose;
 pub mod materialize;
 pub mod pack;
+pub mod projection;
 pub mod record;
 pub mod store;
 pub mod sys;

@@ -2,16 +2,20 @@
 //!
 //! The tree is cut into subtrees of similar weight. One thread makes the directories above them, then
 //! all threads take subtrees in the order of the tree, which is the order of the packs. Every file gets
-//! an inode of its own; a reflink saves the copy where the file system has them.
+//! an inode of its own, whose bytes are shared by reflink where the file system can; only who asks for
+//! it gets hard links to a loose form of the tree (see [`crate::loose`]).
+//!
+//! A *stamped* tree stands for what a tool would make at this moment: its entries get one mtime, and
+//! its modes lose the bits of the umask. Other trees are written exactly as they were taken in.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rift_tree::sidecar::Sidecar;
 use rift_tree::{EntryId, Kind, Manifest};
@@ -19,6 +23,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::loose::{self, Linked, Linker};
+use crate::sys;
 use crate::tree::OpenTree;
 
 /// Files of this many bytes or more are reflinked where the file system can: below it, writing the
@@ -42,6 +48,19 @@ pub struct Options {
     pub verify: bool,
 }
 
+impl Options {
+    /// Returns the permission bits that an entry of `manifest` gets.
+    pub(crate) fn permissions(&self, manifest: &Manifest<'_>, id: EntryId) -> u16 {
+        let mode = manifest.mode(id).unwrap_or(0o755) & 0o1777;
+        if manifest.is_stamped() { mode & !self.umask } else { mode }
+    }
+
+    /// Returns the mtime that an entry of `manifest` gets, in nanoseconds since the epoch.
+    pub(crate) fn mtime_ns(&self, manifest: &Manifest<'_>, id: EntryId) -> i64 {
+        manifest.mtime_ns(id).unwrap_or(self.stamp_ns)
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Written {
@@ -49,6 +68,16 @@ pub struct Written {
     pub entries: u64,
     /// Bytes of the files.
     pub bytes: u64,
+    /// Files that are links to the loose form of their tree.
+    pub linked: u64,
+}
+
+impl std::ops::AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.linked += other.linked;
+    }
 }
 
 /// A subtree for one thread.
@@ -59,13 +88,25 @@ struct Part {
     is_flat: bool,
 }
 
+/// A directory that entries are written into.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    opened: BorrowedFd<'p>,
+    /// The same directory of the loose form, when files are linked.
+    loose: Option<BorrowedFd<'p>>,
+    path: &'p Path,
+}
+
 /// Writes entries of one open tree.
 pub struct Writer<'t> {
     tree: &'t OpenTree,
     manifest: Manifest<'t>,
     sidecar: Sidecar<'t>,
     options: Options,
+    linker: Option<&'t Linker>,
     can_reflink: AtomicBool,
+    /// The store's files, opened when the first large blob is shared.
+    containers: Vec<OnceLock<Option<File>>>,
 }
 
 /// Reads the process's umask. Call it before threads start: umask(2) can only be read by setting it.
@@ -82,7 +123,16 @@ impl<'t> Writer<'t> {
     #[must_use]
     pub fn new(tree: &'t OpenTree, options: Options) -> Self {
         let (manifest, sidecar) = (tree.manifest(), tree.sidecar());
-        Self { tree, manifest, sidecar, options, can_reflink: AtomicBool::new(true) }
+        let containers = (0..sidecar.container_count()).map(|_| OnceLock::new()).collect();
+        let can_reflink = AtomicBool::new(true);
+        Self { tree, manifest, sidecar, options, linker: None, can_reflink, containers }
+    }
+
+    /// Starts writing `tree` with hard links to its loose form.
+    #[must_use]
+    pub fn linking(tree: &'t OpenTree, linker: &'t Linker, options: Options) -> Self {
+        let options = Options { stamp_ns: linker.stamp_ns(), ..options };
+        Self { linker: Some(linker), ..Self::new(tree, options) }
     }
 
     /// Writes the whole tree as the new directory `root`, whose parent exists.
@@ -102,17 +152,31 @@ impl<'t> Writer<'t> {
             let opened = open_directory(None, path.as_os_str(), path)?;
             self.finish_directory(opened.as_fd(), *directory, path)?;
         }
-        Ok(Written { entries: written.entries + above.len() as u64, bytes: written.bytes })
+        Ok(Written { entries: written.entries + above.len() as u64, ..written })
     }
 
-    /// Writes one entry and all that is below it as `name` in `parent`; nothing has that name yet.
+    /// Returns how the tree is written.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// Writes one entry and all that is below it into `parent`, which is at `path`; nothing has its
+    /// name yet.
     ///
     /// # Errors
     /// As [`Writer::write_tree`].
     pub fn write_entry(&self, parent: BorrowedFd<'_>, id: EntryId, path: &Path) -> Result<Written> {
+        let loose = self.loose_directory(self.manifest.parent(id).unwrap_or(EntryId::ROOT))?;
+        let loose = loose.as_ref().map(AsFd::as_fd);
         let mut written = Written::default();
-        self.write_one(parent, id, path, &mut written)?;
+        self.write_one(Place { opened: parent, loose, path }, id, &mut written)?;
         Ok(written)
+    }
+
+    /// Opens the loose form's directory `id` when files are linked.
+    fn loose_directory(&self, id: EntryId) -> Result<Option<OwnedFd>> {
+        self.linker.map(|linker| linker.open(&relative_path(&self.manifest, id))).transpose()
     }
 
     /// Returns running sums: entry `i` costs `sums[i + 1] - sums[i]`.
@@ -188,14 +252,10 @@ impl<'t> Writer<'t> {
         std::thread::scope(|scope| {
             let helpers: Vec<_> =
                 (1..self.options.threads.max(1)).map(|_| scope.spawn(&work)).collect();
-            let mut add = |written: Written| {
-                total.entries += written.entries;
-                total.bytes += written.bytes;
-            };
-            add(work());
+            total += work();
             for helper in helpers {
                 match helper.join() {
-                    Ok(written) => add(written),
+                    Ok(written) => total += written,
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
@@ -207,35 +267,29 @@ impl<'t> Writer<'t> {
     }
 
     fn write_part(&self, part: &Part, written: &mut Written) -> Result<()> {
-        let (parent, name) = (part.path.parent(), part.path.file_name());
-        match (part.is_flat, parent, name) {
-            (true, ..) => {
-                let opened = open_directory(None, part.path.as_os_str(), &part.path)?;
-                for child in self.manifest.children(part.directory) {
-                    if !matches!(self.manifest.kind(child), Some(Kind::Directory { .. })) {
-                        self.write_one(opened.as_fd(), child, &part.path, written)?;
-                    }
+        if part.is_flat {
+            let opened = open_directory(None, part.path.as_os_str(), &part.path)?;
+            let loose = self.loose_directory(part.directory)?;
+            let loose = loose.as_ref().map(AsFd::as_fd);
+            let place = Place { opened: opened.as_fd(), loose, path: &part.path };
+            for child in self.manifest.children(part.directory) {
+                if !matches!(self.manifest.kind(child), Some(Kind::Directory { .. })) {
+                    self.write_one(place, child, written)?;
                 }
-                Ok(())
             }
-            (false, Some(parent), Some(_)) => {
-                let opened = open_directory(None, parent.as_os_str(), parent)?;
-                self.write_one(opened.as_fd(), part.directory, parent, written)
-            }
-            _ => Ok(()),
+            return Ok(());
         }
+        // Only the root has no parent, and it is flat.
+        let parent = part.path.parent().unwrap_or(&part.path);
+        let opened = open_directory(None, parent.as_os_str(), parent)?;
+        *written += self.write_entry(opened.as_fd(), part.directory, parent)?;
+        Ok(())
     }
 
-    /// Writes an entry into `parent`, which is at `folder`.
-    fn write_one(
-        &self,
-        parent: BorrowedFd<'_>,
-        id: EntryId,
-        folder: &Path,
-        written: &mut Written,
-    ) -> Result<()> {
+    /// Writes an entry and all that is below it.
+    fn write_one(&self, parent: Place<'_>, id: EntryId, written: &mut Written) -> Result<()> {
         let damaged = || Error::Refused {
-            path: folder.to_owned(),
+            path: parent.path.to_owned(),
             reason: "the manifest of its tree is damaged",
         };
         let name = self.manifest.name(id).filter(|name| rift_tree::name::is_valid(name));
@@ -243,41 +297,75 @@ impl<'t> Writer<'t> {
         written.entries += 1;
         match self.manifest.kind(id).ok_or_else(damaged)? {
             Kind::Directory { .. } => {
-                let path = folder.join(name);
-                self.make_directory(Some(parent), name, id, &path)?;
-                let opened = open_directory(Some(parent), name, &path)?;
+                let path = parent.path.join(name);
+                self.make_directory(Some(parent.opened), name, id, &path)?;
+                let opened = open_directory(Some(parent.opened), name, &path)?;
+                let loose = parent
+                    .loose
+                    .map(|loose| open_directory(Some(loose), name, &path))
+                    .transpose()?;
+                let loose = loose.as_ref().map(AsFd::as_fd);
+                let place = Place { opened: opened.as_fd(), loose, path: &path };
                 for child in self.manifest.children(id) {
-                    self.write_one(opened.as_fd(), child, &path, written)?;
+                    self.write_one(place, child, written)?;
                 }
                 self.finish_directory(opened.as_fd(), id, &path)
             }
-            Kind::File { size, blob } => {
+            Kind::File { size, .. } => {
                 written.bytes += size;
-                self.write_file(parent, name, id, size, blob, folder)
+                if self.link_file(parent, name, id, size)? {
+                    written.linked += 1;
+                    return Ok(());
+                }
+                self.write_file_as(parent.opened, name, id, parent.path)
             }
             Kind::Symlink { target } => {
-                let made = rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name);
-                made.map_err(|error| Error::io("make", &folder.join(name))(error))?;
+                let path = || parent.path.join(name);
+                let made = rustix::fs::symlinkat(OsStr::from_bytes(target), parent.opened, name);
+                made.map_err(|error| Error::io("make", &path())(error))?;
                 let times = self.times(id);
-                rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|error| Error::io("set the time of", &folder.join(name))(error))
+                rustix::fs::utimensat(parent.opened, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| Error::io("set the time of", &path())(error))
             }
         }
     }
 
-    fn write_file(
+    /// Links a file to the loose form; `false` when it has to be written.
+    fn link_file(&self, parent: Place<'_>, name: &OsStr, id: EntryId, size: u64) -> Result<bool> {
+        let Some(loose) = parent.loose else {
+            return Ok(false);
+        };
+        let options = &self.options;
+        let expected =
+            (size, options.mtime_ns(&self.manifest, id), options.permissions(&self.manifest, id));
+        for _ in 0..2 {
+            let linked = loose::link(loose, parent.opened, name, expected)
+                .map_err(|error| Error::io("link", &parent.path.join(name))(error))?;
+            match linked {
+                Linked::Made => return Ok(true),
+                Linked::Unlinkable => return Ok(false),
+                Linked::Edited => self.mend_loose(loose, id, &self.manifest, parent.path)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes the bytes of file `id` as `name` into `parent`, which is at `folder`.
+    pub(crate) fn write_file_as(
         &self,
         parent: BorrowedFd<'_>,
         name: &OsStr,
         id: EntryId,
-        size: u64,
-        blob: u32,
         folder: &Path,
     ) -> Result<()> {
+        let Some(Kind::File { size, blob }) = self.manifest.kind(id) else {
+            let reason = "the manifest of its tree is damaged";
+            return Err(Error::Refused { path: folder.to_owned(), reason });
+        };
         let io =
             |action: &'static str| move |error: Errno| Error::io(action, &folder.join(name))(error);
         let bytes = self.bytes(blob, size, folder)?;
-        let mode = self.manifest.mode(id).unwrap_or(0o644) & 0o1777;
+        let mode = self.options.permissions(&self.manifest, id);
         // The owner's write bit lets a read-only file be written through this descriptor only.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let has_xattrs = self.manifest.xattrs(id).next().is_some();
@@ -285,7 +373,12 @@ impl<'t> Writer<'t> {
         let create = if has_xattrs { mode | 0o200 } else { mode };
         let created = Mode::from_raw_mode(u32::from(create & 0o777));
         let file = rustix::fs::openat(parent, name, flags, created).map_err(io("make"))?;
-        let mut rest = bytes;
+        let shared = if size >= REFLINK_FROM { self.reflink(&file, blob, size) } else { 0 };
+        // What was shared is at most what there is.
+        let mut rest = bytes.get(shared as usize..).unwrap_or_default();
+        if shared > 0 {
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(shared)).map_err(io("write"))?;
+        }
         while !rest.is_empty() {
             match rustix::io::write(&file, rest) {
                 Ok(0) => return Err(io("write")(Errno::NOSPC)),
@@ -309,6 +402,30 @@ impl<'t> Writer<'t> {
         rustix::fs::futimens(&file, &self.times(id)).map_err(io("set the time of"))
     }
 
+    /// Shares a large blob's whole blocks with the store; returns how many bytes that were.
+    fn reflink(&self, file: &OwnedFd, blob: u32, size: u64) -> u64 {
+        let Some(location) = self.sidecar.location(blob) else {
+            return 0;
+        };
+        let length = size - size % sys::CLONE_ALIGN;
+        if location.offset % sys::CLONE_ALIGN != 0 || !self.can_reflink.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let number = location.container as usize;
+        let container = self
+            .containers
+            .get(number)
+            .and_then(|slot| slot.get_or_init(|| self.tree.reopen_container(number)).as_ref());
+        match container.map(|container| sys::clone_range(container, location.offset, length, file))
+        {
+            Some(Ok(())) => length,
+            _ => {
+                self.can_reflink.store(false, Ordering::Relaxed);
+                0
+            }
+        }
+    }
+
     /// Returns a blob's bytes, checked when the options say so.
     fn bytes(&self, blob: u32, size: u64, folder: &Path) -> Result<&'t [u8]> {
         let expected = self.manifest.blob_hash(blob);
@@ -326,8 +443,8 @@ impl<'t> Writer<'t> {
         Ok(bytes)
     }
 
-    fn times(&self, id: EntryId) -> Timestamps {
-        let mtime_ns = self.manifest.mtime_ns(id).unwrap_or(self.options.stamp_ns);
+    pub(crate) fn times(&self, id: EntryId) -> Timestamps {
+        let mtime_ns = self.options.mtime_ns(&self.manifest, id);
         let time = Timespec {
             tv_sec: mtime_ns.div_euclid(1_000_000_000),
             tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
@@ -345,14 +462,44 @@ impl<'t> Writer<'t> {
     ) -> Result<()> {
         let parent = parent.unwrap_or(rustix::fs::CWD);
         // 0700: its entries have to be made before it may become read-only.
-        let mode =
-            Mode::from_raw_mode(u32::from(self.manifest.mode(id).unwrap_or(0) & 0o777 | 0o700));
+        let permissions = self.options.permissions(&self.manifest, id) & 0o777;
+        let mode = Mode::from_raw_mode(u32::from(permissions | 0o700));
         rustix::fs::mkdirat(parent, name, mode).map_err(Error::io("make", path))
+    }
+
+    /// Returns the tree.
+    #[must_use]
+    pub fn tree(&self) -> &'t OpenTree {
+        self.tree
+    }
+
+    /// Tells whether files may become hard links.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        self.linker.is_some()
+    }
+
+    /// Returns the manifest of the tree.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest<'t> {
+        self.manifest
+    }
+
+    /// Sets mode and mtime of a directory that somebody else may have changed.
+    pub(crate) fn set_directory(
+        &self,
+        opened: BorrowedFd<'_>,
+        id: EntryId,
+        path: &Path,
+    ) -> Result<()> {
+        let mode = Mode::from_raw_mode(self.options.permissions(&self.manifest, id).into());
+        rustix::fs::fchmod(opened, mode).map_err(Error::io("set the mode of", path))?;
+        self.finish_directory(opened, id, path)
     }
 
     /// Sets mode and mtime of a directory whose entries are all made.
     fn finish_directory(&self, opened: BorrowedFd<'_>, id: EntryId, path: &Path) -> Result<()> {
-        let mode = self.manifest.mode(id).unwrap_or(0o755) & 0o1777;
+        let mode = self.options.permissions(&self.manifest, id);
         if mode & (self.options.umask | 0o1000) != 0 || mode & 0o700 != 0o700 {
             let mode = Mode::from_raw_mode(u32::from(mode));
             rustix::fs::fchmod(opened, mode).map_err(Error::io("set the mode of", path))?;
@@ -361,7 +508,22 @@ impl<'t> Writer<'t> {
     }
 }
 
-fn open_directory(parent: Option<BorrowedFd<'_>>, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+/// Returns the path of an entry below the root of its tree.
+pub(crate) fn relative_path(manifest: &Manifest<'_>, id: EntryId) -> PathBuf {
+    let mut names = Vec::new();
+    let mut at = id;
+    while at != EntryId::ROOT && names.len() < rift_tree::manifest::DEPTH_MAX {
+        names.push(OsStr::from_bytes(manifest.name(at).unwrap_or_default()));
+        at = manifest.parent(at).unwrap_or(EntryId::ROOT);
+    }
+    names.iter().rev().collect()
+}
+
+pub(crate) fn open_directory(
+    parent: Option<BorrowedFd<'_>>,
+    name: &OsStr,
+    path: &Path,
+) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let parent = parent.unwrap_or(rustix::fs::CWD);
     rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(Error::io("open", path))
@@ -376,24 +538,24 @@ fn beside(target: &Path, purpose: &str) -> PathBuf {
     target.with_file_name(own)
 }
 
-/// Writes `tree` at `target`, which takes the place of what is there only when it is whole.
+/// Writes a tree at `target`, which takes the place of what is there only when it is whole.
 ///
 /// The tree is written beside the target and renamed; what was there is renamed aside and removed.
 /// Leftovers of killed runs beside it are removed first, so one run at a time must hold the target.
 ///
 /// # Errors
 /// What the system says; the target is then as it was.
-pub fn replace(tree: &OpenTree, target: &Path, options: Options) -> Result<Written> {
+pub fn replace(writer: &Writer<'_>, target: &Path) -> Result<Written> {
     remove_leftovers(target)?;
     let fresh = beside(target, "new");
-    let writer = Writer::new(tree, options);
+    let threads = writer.options.threads;
     let result = writer.write_tree(&fresh).and_then(|written| {
-        put_in_place(&fresh, target, options.threads)?;
+        put_in_place(&fresh, target, threads)?;
         Ok(written)
     });
     if result.is_err() && fresh.symlink_metadata().is_ok() {
         // The first failure is what counts; what can't be removed now is a leftover for the next run.
-        drop(remove(&fresh, options.threads));
+        drop(remove(&fresh, threads));
     }
     result
 }
@@ -416,7 +578,7 @@ fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Result<()> {
     rustix::fs::rename(target, &old).map_err(Error::io("move aside", target))?;
     if let Err(error) = rustix::fs::rename(fresh, target) {
         // Back to how it was; if even that fails, the next run finds the folder by its name.
-        drop(rustix::fs::rename(&old, target));
+        let _is_back = rustix::fs::rename(&old, target).is_ok();
         return Err(Error::io("put in place", target)(error));
     }
     remove(&old, threads)

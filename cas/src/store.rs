@@ -9,7 +9,7 @@
 //! actions/N.log       append-only records: what keys were found to mean (see `log`)
 //! projections/HEX     which tree was shown at which directory
 //! leases/             one locked file per live run
-//! loose/HH/HEX/       trees as plain files, for those who ask for hard links
+//! loose/HH/HEX-UMASK/ trees as plain files, for those who ask for hard links
 //! index/              caches that can be rebuilt from the rest
 //! tmp/                what has no name yet
 //! lock                shared while anything is added or read, exclusive while gc deletes
@@ -154,6 +154,23 @@ impl Store {
             match options.open(&path) {
                 Ok(file) => return Ok(Temporary { file, path, is_published: false }),
                 // A killed process with the same pid left it; the next number is as good.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("make", &path)(error)),
+            }
+        }
+    }
+
+    /// Makes a new folder below `tmp`.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub(crate) fn temporary_folder(&self) -> Result<PathBuf> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = self.path("tmp").join(format!("{}-folder-{number}", std::process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(path),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io("make", &path)(error)),
             }

@@ -1,6 +1,9 @@
-//! What needs `unsafe`: mapped files and the start of writeback.
+//! What needs `unsafe`: mapped files, reflinks and the start of writeback.
 
-#![allow(unsafe_code, reason = "mmap(2) and sync_file_range(2) have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "mmap(2), ioctl_ficlonerange(2) and sync_file_range(2) have no safe form"
+)]
 
 use std::fs::File;
 use std::io;
@@ -65,4 +68,29 @@ pub(crate) fn start_writeback(file: &File, offset: u64, length: u64) {
     let flags = libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: sync_file_range(2) takes an open descriptor and three numbers, and touches no memory.
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
+}
+
+/// Offsets and lengths of shared bytes are multiples of this: no common file system's blocks are larger.
+pub(crate) const CLONE_ALIGN: u64 = 4096;
+
+/// Makes the start of `target` share `length` bytes of `source` from `offset` on.
+///
+/// # Errors
+/// As ioctl_ficlonerange(2); many file systems can't.
+pub(crate) fn clone_range(
+    source: &File,
+    offset: u64,
+    length: u64,
+    target: &impl AsRawFd,
+) -> io::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: i64::from(source.as_raw_fd()),
+        src_offset: offset,
+        src_length: length,
+        dest_offset: 0,
+    };
+    // SAFETY: ioctl_ficlonerange(2): FICLONERANGE takes a pointer to a file_clone_range, which it
+    // only reads; both descriptors are open.
+    let result = unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -61,9 +61,30 @@ pub struct OpenTree {
     manifest: Mapped,
     sidecar: Mapped,
     containers: Vec<Mapped>,
+    container_paths: Vec<std::path::PathBuf>,
 }
 
 impl OpenTree {
+    fn new(
+        store: &Store,
+        hash: TreeHash,
+        manifest: Mapped,
+        (sidecar, containers): (Mapped, Vec<Mapped>),
+    ) -> Self {
+        let mut tree = Self { hash, manifest, sidecar, containers, container_paths: Vec::new() };
+        let read = tree.sidecar();
+        let listed = (0..read.container_count()).filter_map(|number| read.container(number));
+        tree.container_paths = listed.map(|container| store.container_path(&container)).collect();
+        tree
+    }
+
+    /// Opens a store file of the tree again, to share its bytes; `None` when it is not the same file.
+    pub(crate) fn reopen_container(&self, number: usize) -> Option<File> {
+        let file = File::open(self.container_paths.get(number)?).ok()?;
+        let stamp = crate::sys::stamp(&file).ok()?;
+        (stamp == self.containers.get(number)?.stamp).then_some(file)
+    }
+
     /// Returns the tree hash.
     #[must_use]
     pub fn hash(&self) -> TreeHash {
@@ -147,15 +168,12 @@ impl Store {
         let header = Manifest::parse(&manifest).map_err(Error::damaged(&path))?;
         check_header(&header, hash.as_bytes()).map_err(Error::damaged(&path))?;
         if let Some(tree) = self.open_with_sidecar(hash, &path, &manifest)? {
-            let (sidecar, containers) = tree;
-            return Ok(Some(OpenTree { hash, manifest, sidecar, containers }));
+            return Ok(Some(OpenTree::new(self, hash, manifest, tree)));
         }
         check_manifest(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
         self.write_sidecar(hash, &manifest, &self.blobs()?)?;
         match self.open_with_sidecar(hash, &path, &manifest)? {
-            Some((sidecar, containers)) => {
-                Ok(Some(OpenTree { hash, manifest, sidecar, containers }))
-            }
+            Some(tree) => Ok(Some(OpenTree::new(self, hash, manifest, tree))),
             None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
         }
     }

@@ -1,0 +1,194 @@
+//! What is known of a projection: which tree was shown at which directory, and when that was done.
+//!
+//! The record is found by the directory's path and counts only while the directory there still is the
+//! one it was made for, by device and inode. It is text, one `name value` a line:
+//!
+//! ```text
+//! tree HEX
+//! directory PATH, bytes outside printable ASCII and `%` as %XX
+//! device N
+//! inode N
+//! stamp_ns N       the mtime of every entry of a stamped tree
+//! done_ns N        no entry had a later ctime when the projection was finished
+//! umask N
+//! links 0|1        whether files may be hard links to the loose form of the tree
+//! ```
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rift_tree::{EntryId, FormatError, TreeHash};
+use rustix::fs::AtFlags;
+
+use crate::error::{Error, Result};
+use crate::materialize::Writer;
+use crate::record::Kind;
+use crate::store::Store;
+
+/// A tree shown at a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projection {
+    /// The tree.
+    pub tree: TreeHash,
+    /// The directory, absolute.
+    pub directory: PathBuf,
+    /// Device of the directory.
+    pub device: u64,
+    /// Inode of the directory.
+    pub inode: u64,
+    /// The mtime of every entry of a stamped tree, in nanoseconds since the epoch.
+    pub stamp_ns: i64,
+    /// No entry had a later ctime when the projection was finished, in nanoseconds since the epoch.
+    pub done_ns: i64,
+    /// The umask that the tree's modes lost.
+    pub umask: u16,
+    /// Whether files may be hard links to the loose form of the tree.
+    pub has_links: bool,
+}
+
+impl Projection {
+    /// Seals the projection that was just finished at `directory`, which is absolute: sets the
+    /// directory's own mtime once more, so that no entry has a later ctime, and describes it.
+    ///
+    /// # Errors
+    /// As utimensat(2).
+    pub fn seal(writer: &Writer<'_>, directory: &Path) -> Result<Self> {
+        let options = writer.options();
+        let times = writer.times(EntryId::ROOT);
+        rustix::fs::utimensat(rustix::fs::CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Error::io("set the time of", directory))?;
+        let stat = directory.symlink_metadata().map_err(Error::io("look at", directory))?;
+        let done_ns = stat.ctime().saturating_mul(1_000_000_000).saturating_add(stat.ctime_nsec());
+        Ok(Self {
+            tree: writer.tree().hash(),
+            directory: directory.to_owned(),
+            device: stat.dev(),
+            inode: stat.ino(),
+            stamp_ns: options.stamp_ns,
+            done_ns,
+            umask: options.umask,
+            has_links: writer.has_links(),
+        })
+    }
+
+    /// Tells whether the directory is still the one that the projection was made at.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.directory.symlink_metadata().is_ok_and(|stat| {
+            stat.is_dir() && stat.dev() == self.device && stat.ino() == self.inode
+        })
+    }
+
+    fn encode(&self) -> String {
+        let mut text = format!("tree {}\ndirectory ", self.tree);
+        for &byte in self.directory.as_os_str().as_bytes() {
+            let written = match byte {
+                b'!'..=b'$' | b'&'..=b'~' => write!(text, "{}", char::from(byte)),
+                _ => write!(text, "%{byte:02X}"),
+            };
+            debug_assert!(written.is_ok(), "writing to a string can't fail");
+        }
+        text.push_str(&format!(
+            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\n",
+            self.device,
+            self.inode,
+            self.stamp_ns,
+            self.done_ns,
+            self.umask,
+            u8::from(self.has_links)
+        ));
+        text
+    }
+
+    fn decode(payload: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(payload).ok()?;
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Some(Self {
+            tree: TreeHash::from_hex(field("tree")?.as_bytes()).ok()?,
+            directory: unescape(field("directory")?)?,
+            device: field("device")?.parse().ok()?,
+            inode: field("inode")?.parse().ok()?,
+            stamp_ns: field("stamp_ns")?.parse().ok()?,
+            done_ns: field("done_ns")?.parse().ok()?,
+            umask: field("umask")?.parse().ok()?,
+            has_links: field("links")? == "1",
+        })
+    }
+}
+
+fn unescape(text: &str) -> Option<PathBuf> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+fn record_name(directory: &Path) -> String {
+    blake3::hash(directory.as_os_str().as_bytes()).to_hex().to_string()
+}
+
+impl Store {
+    /// Returns what is known of a projection at `directory`, which is absolute; `None` when nothing
+    /// is, or when the directory there is another one by now.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub fn projection(&self, directory: &Path) -> Result<Option<Projection>> {
+        let found = self.read_projection(&record_name(directory))?;
+        Ok(found.filter(|known| known.directory == directory && known.is_in_place()))
+    }
+
+    fn read_projection(&self, name: &str) -> Result<Option<Projection>> {
+        let Some(payload) = self.record(Kind::Projection, name)? else {
+            return Ok(None);
+        };
+        let path = self.path(Kind::Projection.folder()).join(name);
+        let rule = "a projection record has all its fields";
+        let wrong = FormatError::Rule { rule, index: 0 };
+        Projection::decode(&payload).map(Some).ok_or(wrong).map_err(Error::damaged(&path))
+    }
+
+    /// Records a projection.
+    ///
+    /// # Errors
+    /// As [`Store::set_record`].
+    pub fn set_projection(&self, projection: &Projection) -> Result<()> {
+        let name = record_name(&projection.directory);
+        self.set_record(Kind::Projection, &name, projection.encode().as_bytes())
+    }
+
+    /// Forgets what is known of a projection at `directory`.
+    ///
+    /// # Errors
+    /// As [`Store::remove_record`].
+    pub fn forget_projection(&self, directory: &Path) -> Result<()> {
+        self.remove_record(Kind::Projection, &record_name(directory))
+    }
+
+    /// Returns every recorded projection, also those whose directory is gone.
+    ///
+    /// # Errors
+    /// What the system says; damaged records are left out, `verify` reports them.
+    pub fn projections(&self) -> Result<Vec<Projection>> {
+        let mut found = Vec::new();
+        for (name, _) in self.records(Kind::Projection)? {
+            match self.read_projection(&name) {
+                Ok(projection) => found.extend(projection),
+                Err(Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_by(|a, b| a.directory.cmp(&b.directory));
+        Ok(found)
+    }
+}

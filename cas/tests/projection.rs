@@ -1,0 +1,262 @@
+//! A tree's way back to the disk: materialize, compare, repair, change by difference, hard links.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rift_cas::compare::{self, Differences};
+use rift_cas::ingest;
+use rift_cas::materialize::{self, Options, Writer};
+use rift_cas::projection::Projection;
+use rift_cas::store::Store;
+use rift_cas::tree::OpenTree;
+use rift_tree::builder::Builder;
+
+const STAMP_NS: i64 = 1_700_000_000_000_000_000;
+
+/// What can be seen of an entry: mode, mtime, and bytes or target.
+type Seen = (u32, i64, Vec<u8>);
+
+fn options() -> Options {
+    Options { threads: 2, stamp_ns: STAMP_NS, umask: materialize::umask(), verify: true }
+}
+
+fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut seen = BTreeMap::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let stat = path.symlink_metadata().unwrap();
+        let bytes = if stat.is_dir() {
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            Vec::new()
+        } else if stat.is_symlink() {
+            fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        let relative = path.strip_prefix(root).unwrap().to_owned();
+        seen.insert(
+            relative,
+            (stat.mode(), stat.mtime() * 1_000_000_000 + stat.mtime_nsec(), bytes),
+        );
+    }
+    seen
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Takes `folder` in as a stamped tree, as packages are.
+fn stamped(store: &Store, folder: &Path) -> OpenTree {
+    let import = store.import().unwrap();
+    let mut builder = Builder::stamped();
+    for entry in ingest::directory(&import, folder, 2, &|_| false).unwrap() {
+        builder.put_with_xattrs(&entry.path, 0, entry.item, entry.xattrs).unwrap();
+    }
+    let built = builder.finish().unwrap();
+    let (_, index) = import.finish(&[]).unwrap();
+    store.publish_located(&built, &index).unwrap();
+    store.open_tree(built.hash).unwrap().unwrap()
+}
+
+struct Scene {
+    folder: tempfile::TempDir,
+    store: Store,
+    tree: OpenTree,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let source = folder.path().join("source");
+        for number in 0..60 {
+            let package = source.join(format!("package-{number}"));
+            write(&package.join("package.json"), format!("{{\"n\":{number}}}").as_bytes(), 0o644);
+            write(&package.join("lib/index.js"), &vec![number; 500 * usize::from(number)], 0o644);
+            write(&package.join("bin/run"), b"#!/bin/sh\n", 0o755);
+        }
+        fs::create_dir(source.join("empty")).unwrap();
+        fs::create_dir(source.join(".bin")).unwrap();
+        symlink("../package-1/bin/run", source.join(".bin/run")).unwrap();
+        let tree = stamped(&store, &source);
+        Self { folder, store, tree }
+    }
+
+    fn target(&self) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join("shown")
+    }
+
+    fn show(&self) -> Projection {
+        let writer = Writer::new(&self.tree, options());
+        materialize::replace(&writer, &self.target()).unwrap();
+        Projection::seal(&writer, &self.target()).unwrap()
+    }
+}
+
+#[test]
+fn an_untouched_projection_has_no_differences() {
+    let scene = Scene::new();
+    let known = scene.show();
+    assert!(compare::compare(&scene.tree, &known, 2).unwrap().is_empty());
+    for (path, (_, mtime_ns, _)) in look(&scene.target()) {
+        assert_eq!(mtime_ns, STAMP_NS, "{}", path.display());
+    }
+}
+
+#[test]
+fn every_edit_is_found_and_mended() {
+    let scene = Scene::new();
+    let edits: [(&str, fn(&Path)); 14] = [
+        ("content", |root| fs::write(root.join("package-3/package.json"), b"edited").unwrap()),
+        ("content with the old size and mtime", |root| {
+            let path = root.join("package-3/package.json");
+            fs::write(&path, b"{\"n\":9}").unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            let nanoseconds = u64::try_from(STAMP_NS).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(nanoseconds);
+            file.set_modified(time).unwrap();
+        }),
+        ("mode", |root| {
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(root.join("package-4/bin/run"), mode).unwrap();
+        }),
+        ("mode of a directory", |root| {
+            let mode = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(root.join("package-4/bin"), mode).unwrap();
+        }),
+        ("deleted file", |root| fs::remove_file(root.join("package-5/lib/index.js")).unwrap()),
+        ("deleted directory", |root| fs::remove_dir_all(root.join("package-6")).unwrap()),
+        ("deleted empty directory", |root| fs::remove_dir(root.join("empty")).unwrap()),
+        ("deleted link", |root| fs::remove_file(root.join(".bin/run")).unwrap()),
+        ("another link target", |root| {
+            fs::remove_file(root.join(".bin/run")).unwrap();
+            symlink("../package-2/bin/run", root.join(".bin/run")).unwrap();
+        }),
+        ("extra file", |root| fs::write(root.join("package-7/lib/extra"), b"x").unwrap()),
+        ("extra tree", |root| write(&root.join(".cache/deep/er"), b"x", 0o644)),
+        ("directory became a file", |root| {
+            fs::remove_dir_all(root.join("package-8/lib")).unwrap();
+            fs::write(root.join("package-8/lib"), b"").unwrap();
+        }),
+        ("directory became a link that leads out", |root| {
+            let outside = root.parent().unwrap().join("outside");
+            write(&outside.join("lib/keep"), b"keep", 0o644);
+            fs::remove_dir_all(root.join("package-9")).unwrap();
+            symlink(&outside, root.join("package-9")).unwrap();
+        }),
+        ("mtime", |root| {
+            let file = fs::File::open(root.join("package-1")).unwrap();
+            file.set_modified(std::time::SystemTime::now()).unwrap();
+        }),
+    ];
+    let mut known = scene.show();
+    let pristine = look(&scene.target());
+    for (name, edit) in edits {
+        edit(&scene.target());
+        assert_ne!(look(&scene.target()), pristine, "{name}");
+        let found = compare::compare(&scene.tree, &known, 2).unwrap();
+        assert!(!found.is_empty(), "{name} was not found");
+        let writer = Writer::new(&scene.tree, options());
+        compare::repair(&writer, &scene.target(), &found).unwrap();
+        known = Projection::seal(&writer, &scene.target()).unwrap();
+        assert_eq!(look(&scene.target()), pristine, "{name}");
+        let again = compare::compare(&scene.tree, &known, 2).unwrap();
+        assert_eq!(again, Differences::default(), "{name}");
+    }
+    let kept = fs::read(scene.target().with_file_name("outside").join("lib/keep")).unwrap();
+    assert_eq!(kept, b"keep", "a link was followed");
+}
+
+#[test]
+fn an_entry_that_was_only_linked_elsewhere_is_unchanged() {
+    let scene = Scene::new();
+    let known = scene.show();
+    let backup = scene.target().with_file_name("backup");
+    fs::hard_link(scene.target().join("package-3/package.json"), backup).unwrap();
+    assert!(compare::compare(&scene.tree, &known, 2).unwrap().is_empty());
+}
+
+#[test]
+fn a_projection_changes_by_the_difference_of_its_trees() {
+    let scene = Scene::new();
+    let known = scene.show();
+    let source = scene.folder.path().join("source");
+    fs::remove_dir_all(source.join("package-10")).unwrap();
+    fs::write(source.join("package-11/lib/index.js"), b"changed").unwrap();
+    write(&source.join("package-12/lib/deep/new.js"), b"new", 0o644);
+    fs::remove_file(source.join(".bin/run")).unwrap();
+    symlink("../package-2/bin/run", source.join(".bin/run")).unwrap();
+    let changed = stamped(&scene.store, &source);
+    let found = compare::between(&scene.tree.manifest(), &changed.manifest());
+    assert_eq!(found.extra, [PathBuf::from("package-10")]);
+    assert_eq!(found.changed.len(), 3);
+    let untouched = scene.target().join("package-20/lib/index.js");
+    let inode = untouched.metadata().unwrap().ino();
+    let writer = Writer::new(&changed, options());
+    compare::repair(&writer, &scene.target(), &found).unwrap();
+    let sealed = Projection::seal(&writer, &scene.target()).unwrap();
+    assert!(compare::compare(&changed, &sealed, 2).unwrap().is_empty());
+    assert!(known.is_in_place() && untouched.metadata().unwrap().ino() == inode);
+    let beside = scene.target().with_file_name("fresh");
+    writer.write_tree(&beside).unwrap();
+    assert_eq!(look(&scene.target()), look(&beside));
+}
+
+#[test]
+fn links_share_inodes_and_an_edited_source_is_mended_instead_of_spread() {
+    let scene = Scene::new();
+    let linker = scene.store.linker(&scene.tree, options()).unwrap();
+    let writer = Writer::linking(&scene.tree, &linker, options());
+    let (first, second) = (scene.target(), scene.target().with_file_name("second"));
+    let written = materialize::replace(&writer, &first).unwrap();
+    assert_eq!(written.linked, 180);
+    let pristine = look(&first);
+    let known = Projection::seal(&writer, &first).unwrap();
+    let edited = first.join("package-3/package.json");
+    fs::write(&edited, b"{\"n\":9}").unwrap();
+    materialize::replace(&writer, &second).unwrap();
+    assert_eq!(look(&second), pristine, "the edit has spread");
+    let shared = |path: &str| {
+        let inode = |root: &Path| root.join(path).metadata().unwrap().ino();
+        inode(&first) == inode(&second)
+    };
+    assert!(shared("package-5/package.json") && !shared("package-3/package.json"));
+    let found = compare::compare(&scene.tree, &known, 2).unwrap();
+    assert_eq!(found.changed.len(), 1);
+    compare::repair(&writer, &first, &found).unwrap();
+    assert_eq!(look(&first), pristine);
+}
+
+#[test]
+fn what_a_killed_run_left_beside_the_target_is_swept() {
+    let scene = Scene::new();
+    let target = scene.target();
+    write(&target.with_file_name(".shown.rift-new-1").join("half/file"), b"x", 0o644);
+    scene.show();
+    let names: Vec<_> = fs::read_dir(target.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().contains("rift-")), "{names:?}");
+}
+
+#[test]
+fn a_record_counts_while_its_directory_is_the_same() {
+    let scene = Scene::new();
+    let known = scene.show();
+    scene.store.set_projection(&known).unwrap();
+    let target = scene.target();
+    assert_eq!(scene.store.projection(&target).unwrap(), Some(known.clone()));
+    assert_eq!(scene.store.projections().unwrap(), [known]);
+    fs::rename(&target, target.with_file_name("moved")).unwrap();
+    fs::create_dir(&target).unwrap();
+    assert_eq!(scene.store.projection(&target).unwrap(), None);
+    scene.store.forget_projection(&target).unwrap();
+    assert_eq!(scene.store.projections().unwrap(), []);
+}
