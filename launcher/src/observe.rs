@@ -91,9 +91,19 @@ pub fn spawn(mut command: impl FnMut() -> Command) -> io::Result<Observed> {
     }
 }
 
+/// Moves a descriptor above the numbers that programs give their descriptors.
+///
+/// # Errors
+/// As fcntl(2) with `F_DUPFD_CLOEXEC`.
+pub(crate) fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(&descriptor, 10)?)
+}
+
 fn spawn_watched(mut command: Command) -> io::Result<Observed> {
     let (mut told, tell) = io::pipe()?;
     let (wait, mut release) = io::pipe()?;
+    // Other descriptors that the command passes on must not take their numbers.
+    let (tell, wait) = (above_standard(tell.into())?, above_standard(wait.into())?);
     sys::install_filter(&mut command, filter(), tell.as_raw_fd(), wait.as_raw_fd());
     // The child waits before it executes, and so does `spawn`: somebody else has to answer.
     let taker = std::thread::spawn(move || -> io::Result<OwnedFd> {

@@ -1,7 +1,7 @@
-//! What needs `unsafe` in the launcher: installing a seccomp filter in a child and answering its
-//! notifications. `observe` is the only caller.
+//! What needs `unsafe` in the launcher: descriptors for a child, and a seccomp filter in a child and
+//! the answers to its notifications.
 
-#![allow(unsafe_code, reason = "seccomp(2) and its ioctls have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, seccomp(2) and its ioctls have no safe form")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -41,6 +41,22 @@ const SECCOMP_USER_NOTIF_FLAG_CONTINUE: u32 = 1;
 // _IOWR('!', 0, struct seccomp_notif) and _IOWR('!', 1, struct seccomp_notif_resp).
 const SECCOMP_IOCTL_NOTIF_RECV: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
 const SECCOMP_IOCTL_NOTIF_SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
+
+/// Makes `command` find each descriptor under the number beside it. The descriptors are above all of
+/// these numbers, and stay open in this process until the command was spawned.
+pub(crate) fn pass_descriptors(command: &mut Command, descriptors: [(RawFd, RawFd); 2]) {
+    let pass = move || {
+        for (from, to) in descriptors {
+            // SAFETY: dup2(2) takes two numbers; it is async-signal-safe (signal-safety(7)).
+            if unsafe { libc::dup2(from, to) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: pre_exec asks for a closure that is sound between fork and exec: it calls dup2 only.
+    unsafe { command.pre_exec(pass) };
+}
 
 /// Makes `command` install `filter` before it executes, tell the descriptor of its listener through
 /// `report` and wait until something arrives on `wait`.

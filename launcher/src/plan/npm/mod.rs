@@ -1,2 +1,3 @@
 //! `npm ci` and argument-less `npm install`, answered from the store.
 
+pub mod driver;
