@@ -1,3 +1,5 @@
 //! `npm ci` and argument-less `npm install`, answered from the store.
 
 pub mod driver;
+
+pub mod package;
