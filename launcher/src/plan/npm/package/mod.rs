@@ -12,6 +12,7 @@ pub mod facts;
 mod header;
 pub mod integrity;
 mod layout;
+pub mod registry;
 pub mod tarball;
 
 pub use error::{PackageError, Result};
