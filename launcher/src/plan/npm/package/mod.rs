@@ -9,6 +9,7 @@ pub mod bins;
 pub mod cacache;
 pub mod error;
 pub mod facts;
+pub mod fetch;
 mod header;
 pub mod integrity;
 mod layout;
