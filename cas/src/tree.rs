@@ -136,6 +136,20 @@ impl Store {
         self.tree_path(hash).exists()
     }
 
+    /// Maps the file of a tree's manifest, its header checked; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or what the system says.
+    pub fn map_manifest(&self, hash: TreeHash) -> Result<Option<Mapped>> {
+        let path = self.tree_path(hash);
+        let Some(mapped) = map_if_there(&path)? else {
+            return Ok(None);
+        };
+        let manifest = Manifest::parse(&mapped).map_err(Error::damaged(&path))?;
+        check_header(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
+        Ok(Some(mapped))
+    }
+
     /// Gives a tree's manifest its file, so that it can be opened.
     ///
     /// # Errors

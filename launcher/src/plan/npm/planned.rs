@@ -1,0 +1,113 @@
+//! What a plan found: the trees that an install makes, kept under the install's key.
+//!
+//! The record is JSON in a self-checking file. It holds no content: a tree that the store no longer
+//! has, or scripts whose result it does not have, make the plan a miss or a partial hit.
+
+use rift_cas::Store;
+use rift_cas::record::Kind;
+use rift_tree::TreeHash;
+use serde::{Deserialize, Serialize};
+
+/// Changes whenever the record does.
+const VERSION: u32 = 1;
+
+/// The result of an install.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    version: u32,
+    /// The trees, each with the folder it is shown at.
+    pub roots: Vec<PlannedRoot>,
+    /// The number in npm's `added N packages`.
+    pub added: u64,
+    /// Packages whose scripts have to run each time, by their path in the project; the trees hold
+    /// them as they are before.
+    pub pending: Vec<String>,
+    /// Packages whose scripts' results are in the trees.
+    pub built: u64,
+    /// Files in all trees.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Whether `npm install` was seen to leave the lockfile as it is.
+    pub is_lock_stable: bool,
+    /// The run of npm itself that this was learnt from.
+    pub original: Option<Original>,
+}
+
+/// A tree and where it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedRoot {
+    /// The folder, relative to the project.
+    pub folder: String,
+    /// The tree hash, in hexadecimal.
+    pub tree: String,
+}
+
+impl PlannedRoot {
+    /// Returns the tree hash; `None` when the record holds none.
+    #[must_use]
+    pub fn tree(&self) -> Option<TreeHash> {
+        TreeHash::from_hex(self.tree.as_bytes()).ok()
+    }
+}
+
+/// A run of the tool itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// What it ran on.
+    pub hardware: String,
+}
+
+impl Planned {
+    /// Starts a record.
+    #[must_use]
+    pub fn new(roots: Vec<PlannedRoot>, added: u64) -> Self {
+        Self {
+            version: VERSION,
+            roots,
+            added,
+            pending: Vec::new(),
+            built: 0,
+            files: 0,
+            bytes: 0,
+            is_lock_stable: false,
+            original: None,
+        }
+    }
+
+    /// Reads the record of a key; `None` when there is none that can be used.
+    ///
+    /// # Errors
+    /// What the system says. A damaged record is as good as none: it is written anew.
+    pub fn find(store: &Store, key: &str) -> rift_cas::Result<Option<Self>> {
+        let payload = match store.record(Kind::Plan, key) {
+            Err(rift_cas::Error::Damaged { .. }) => None,
+            other => other?,
+        };
+        let read: Option<Self> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
+        Ok(read.filter(|planned| planned.version == VERSION))
+    }
+
+    /// Writes the record of a key.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn save(&self, store: &Store, key: &str) -> anyhow::Result<()> {
+        store.set_record(Kind::Plan, key, &serde_json::to_vec_pretty(self)?)?;
+        Ok(())
+    }
+}
+
+/// Describes the machine, to tell times measured here from those measured elsewhere.
+#[must_use]
+pub fn hardware() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{model}, {cores} cores")
+}

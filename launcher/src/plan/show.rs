@@ -1,0 +1,203 @@
+//! Shows a tree at a folder of a project, at the least cost: nothing where it is there already, the
+//! difference where another tree is, and the whole otherwise.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rift_cas::Store;
+use rift_cas::compare::{self, Differences};
+use rift_cas::loose::Linker;
+use rift_cas::materialize::{self, Options, Writer};
+use rift_cas::projection::Projection;
+use rift_cas::tree::OpenTree;
+use rift_tree::EntryId;
+
+/// How a tree came to be where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// It was there.
+    Unchanged,
+    /// It was there and had been edited.
+    Mended,
+    /// What differs from the tree that was there was written.
+    Changed,
+    /// All of it was written.
+    Written,
+}
+
+/// What was done to show a tree.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    /// How.
+    pub how: How,
+    /// What had to be written.
+    pub written: materialize::Written,
+}
+
+/// Keeps two runs from changing one project at once, while it lives.
+#[derive(Debug)]
+pub struct ProjectLock {
+    _folder: Option<File>,
+}
+
+/// Waits until nobody else changes the project at `root`.
+///
+/// # Errors
+/// When the folder can't be opened.
+pub fn lock_project(root: &Path) -> Result<ProjectLock> {
+    let folder =
+        File::open(root).with_context(|| format!("could not open `{}`", root.display()))?;
+    // Where the file system has no locks, two runs at once are the user's affair, as with npm.
+    let is_locked = rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).is_ok();
+    Ok(ProjectLock { _folder: is_locked.then_some(folder) })
+}
+
+/// How a tree is to be shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The tree.
+    pub tree: &'a OpenTree,
+    /// The folder, absolute and without symbolic links in what is above it.
+    pub folder: &'a Path,
+    /// How it is written.
+    pub options: Options,
+    /// Whether files may be hard links.
+    pub has_links: bool,
+}
+
+impl Request<'_> {
+    /// Finds how the folder differs from the tree, if it is a projection of it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn differences(&self) -> Result<Option<(Projection, Differences)>> {
+        let Some(known) = self.known()? else {
+            return Ok(None);
+        };
+        if known.tree != self.tree.hash() {
+            return Ok(None);
+        }
+        let found = compare::compare(self.tree, &known, self.options.threads)?;
+        Ok(Some((known, found)))
+    }
+
+    fn known(&self) -> Result<Option<Projection>> {
+        let known = match self.store.projection(self.folder) {
+            // A damaged record says nothing: the tree is written as if there were none.
+            Err(rift_cas::Error::Damaged { .. }) => None,
+            other => other?,
+        };
+        Ok(known
+            .filter(|known| known.umask == self.options.umask && known.has_links == self.has_links))
+    }
+
+    /// Shows the tree.
+    ///
+    /// # Errors
+    /// What the system says; see [`materialize::replace`] for what is there then.
+    pub fn show(&self) -> Result<Shown> {
+        if let Some((known, found)) = self.differences()? {
+            if found.is_empty() {
+                let written = materialize::Written::default();
+                return Ok(Shown { how: How::Unchanged, written });
+            }
+            return self.apply(&known, &found, How::Mended);
+        }
+        if let Some((known, found)) = self.change()? {
+            // A run that is killed in between leaves neither tree: the next one writes all of it.
+            self.store.forget_projection(self.folder)?;
+            return self.apply(&known, &found, How::Changed);
+        }
+        let linker = self.linker()?;
+        let writer = self.writer(linker.as_ref(), self.options);
+        let written = materialize::replace(&writer, self.folder)?;
+        self.seal(&writer)?;
+        Ok(Shown { how: How::Written, written })
+    }
+
+    /// Finds what to change when the folder is an unedited projection of another, similar tree.
+    fn change(&self) -> Result<Option<(Projection, Differences)>> {
+        let Some(known) = self.known()? else {
+            return Ok(None);
+        };
+        let Ok(Some(old)) = self.store.open_tree(known.tree) else {
+            return Ok(None);
+        };
+        let (before, after) = (old.manifest(), self.tree.manifest());
+        let found = compare::between(&before, &after);
+        if cost(&after, &found) > after.len() / 2 {
+            return Ok(None);
+        }
+        let edits = compare::compare(&old, &known, self.options.threads)?;
+        Ok(edits.is_empty().then_some((known, found)))
+    }
+
+    fn apply(&self, known: &Projection, found: &Differences, how: How) -> Result<Shown> {
+        let linker = self.linker()?;
+        // What stays has the stamp it has, and the rest gets the same.
+        let options = Options { stamp_ns: known.stamp_ns, ..self.options };
+        let writer = self.writer(linker.as_ref(), options);
+        let written = compare::repair(&writer, self.folder, found)?;
+        self.seal(&writer)?;
+        Ok(Shown { how, written })
+    }
+
+    fn linker(&self) -> Result<Option<Linker>> {
+        let make = || self.store.linker(self.tree, self.options);
+        Ok(self.has_links.then(make).transpose()?)
+    }
+
+    fn writer<'w>(&'w self, linker: Option<&'w Linker>, options: Options) -> Writer<'w> {
+        match linker {
+            Some(linker) => Writer::linking(self.tree, linker, options),
+            None => Writer::new(self.tree, options),
+        }
+    }
+
+    fn seal(&self, writer: &Writer<'_>) -> Result<()> {
+        let projection = Projection::seal(writer, self.folder)?;
+        self.store.set_projection(&projection)?;
+        Ok(())
+    }
+}
+
+/// Returns how many entries a change touches.
+fn cost(manifest: &rift_tree::Manifest<'_>, found: &Differences) -> u32 {
+    let below = |id: &EntryId| {
+        let first = manifest.children(*id).next().map_or(id.0, |child| child.0);
+        let end = manifest.subtree_end(*id).map_or(first, |end| end.0);
+        1 + end.saturating_sub(first)
+    };
+    let changed: u32 = found.changed.iter().map(below).sum();
+    // What is removed is not counted entry by entry; a name costs at least one.
+    changed.saturating_add(u32::try_from(found.extra.len()).unwrap_or(u32::MAX))
+}
+
+/// Returns the moment that stamped trees of this run get: `SOURCE_DATE_EPOCH` where it is set, else
+/// the time of day in whole milliseconds.
+#[must_use]
+pub fn stamp_ns(source_date_epoch: Option<&std::ffi::OsStr>) -> i64 {
+    let given = source_date_epoch.and_then(|text| text.to_str()?.parse::<i64>().ok());
+    if let Some(seconds) = given {
+        return seconds.saturating_mul(1_000_000_000);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let milliseconds = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
+    milliseconds.saturating_mul(1_000_000)
+}
+
+/// Returns `path` made absolute without following its last name.
+///
+/// # Errors
+/// When its folder is not there.
+pub fn place(path: &Path) -> Result<PathBuf> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let parent = parent
+        .canonicalize()
+        .with_context(|| format!("could not resolve `{}`", parent.display()))?;
+    Ok(parent.join(path.file_name().unwrap_or_default()))
+}
