@@ -51,9 +51,24 @@ impl Seen {
     }
 }
 
+/// Where changes are expected.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// Changes below these are not reported,
+    pub folders: Vec<PathBuf>,
+    /// except below these.
+    pub except: Vec<PathBuf>,
+}
+
+impl Own {
+    fn has(&self, path: &Path) -> bool {
+        let is_below = |folders: &[PathBuf]| folders.iter().any(|folder| path.starts_with(folder));
+        is_below(&self.folders) && !is_below(&self.except)
+    }
+}
+
 struct Shared {
-    /// Changes below these are not reported.
-    own: Vec<PathBuf>,
+    own: Own,
     seen: Seen,
 }
 
@@ -129,7 +144,7 @@ fn spawn_watched(mut command: Command) -> io::Result<Observed> {
             return Err(error);
         }
     };
-    let shared = Arc::new(Mutex::new(Shared { own: Vec::new(), seen: Seen::default() }));
+    let shared = Arc::new(Mutex::new(Shared { own: Own::default(), seen: Seen::default() }));
     let watched = Arc::clone(&shared);
     let thread = std::thread::spawn(move || watch(&listener, &watched));
     Ok(Observed { child, watch: Some(Watch { shared, _thread: thread }) })
@@ -142,8 +157,8 @@ impl Observed {
         self.watch.is_some()
     }
 
-    /// Begins anew: changes below `own` are expected from here on.
-    pub fn expect(&self, own: Vec<PathBuf>) {
+    /// Begins anew: the changes in `own` are expected from here on.
+    pub fn expect(&self, own: Own) {
         if let Some(watch) = &self.watch {
             *lock(&watch.shared) = Shared { own, seen: Seen::default() };
         }
@@ -356,7 +371,7 @@ fn look_at_path(path: &Path, effect: Effect, flags: i32, shared: &mut Shared) {
         // Its folder is not there: the call fails.
         return;
     };
-    if shared.own.iter().any(|own| place.starts_with(own)) || place.starts_with("/proc") {
+    if shared.own.has(&place) || place.starts_with("/proc") {
         return;
     }
     let there = place.symlink_metadata();
@@ -492,7 +507,9 @@ mod tests {
         });
         let mut observed = observed.unwrap();
         assert!(observed.is_watched());
-        observed.expect(vec![folder.join("own").canonicalize().unwrap()]);
+        let own = folder.join("own").canonicalize().unwrap();
+        let except = vec![own.join("node_modules")];
+        observed.expect(Own { folders: vec![own], except });
         drop(observed.child.stdin.take());
         observed.child.wait().unwrap();
         observed.seen().unwrap().reason()
@@ -518,6 +535,7 @@ mod tests {
         }
         let changed = format!("it changed `{}`", folder.join("old").display());
         let left = format!("it left `{}`", folder.join("left").display());
+        let nested = format!("it left `{}`", folder.join("own/node_modules").display());
         let telling = [
             ("echo x >> old", &changed),
             ("echo x > own/way-out", &changed),
@@ -525,6 +543,7 @@ mod tests {
             ("touch old", &changed),
             ("cd own && echo x > ../old", &changed),
             ("(true && echo x > left)", &left),
+            ("mkdir -p own/node_modules", &nested),
             ("mkdir left", &left),
             ("ln -s old left", &left),
             ("ln old left", &left),

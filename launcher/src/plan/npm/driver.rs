@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::observe::{self, Observed, Seen};
+use crate::observe::{self, Observed, Own, Seen};
 use crate::sys;
 
 const PROGRAM: &str = include_str!("driver.cjs");
@@ -130,17 +130,13 @@ impl Driver {
         serde_json::from_str(&line).context("could not understand node")
     }
 
-    /// Runs one script; changes below `own` are its own, and what else was seen is returned with
+    /// Runs one script; changes in `own` are its own, and what else was seen is returned with
     /// the outcome: `None` when nothing could be seen.
     ///
     /// # Errors
     /// When node is gone.
-    pub fn run(
-        &mut self,
-        script: &Script,
-        mut own: Vec<PathBuf>,
-    ) -> Result<(Outcome, Option<Seen>)> {
-        own.push(self.logs.clone());
+    pub fn run(&mut self, script: &Script, mut own: Own) -> Result<(Outcome, Option<Seen>)> {
+        own.folders.push(self.logs.clone());
         self.observed.expect(own);
         let mut line = serde_json::to_vec(script).context("could not write a request")?;
         line.push(b'\n');
@@ -204,7 +200,10 @@ mod tests {
             env: serde_json::Map::new(),
             foreground: false,
         };
-        let mut run = |event| driver.run(&script(event), vec![package.clone()]).unwrap();
+        let mut run = |event| {
+            let own = Own { folders: vec![package.clone()], except: Vec::new() };
+            driver.run(&script(event), own).unwrap()
+        };
         let (outcome, seen) = run("install");
         assert!(outcome.ran && outcome.is_success(), "{outcome:?}");
         assert_eq!(seen.unwrap().reason(), None);

@@ -4,3 +4,4 @@ pub mod compose;
 pub mod driver;
 pub mod package;
 pub mod planned;
+pub mod scripts;
