@@ -118,6 +118,21 @@ impl Request<'_> {
         Ok(Shown { how: How::Written, written })
     }
 
+    /// Makes what is there the projection of this tree, which was taken from it just now: only what
+    /// differs is written, mostly times.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn adopt(&self) -> Result<()> {
+        let Some(known) = self.known()? else {
+            return self.show().map(drop);
+        };
+        self.store.forget_projection(self.folder)?;
+        let known = Projection { tree: self.tree.hash(), ..known };
+        let found = compare::compare(self.tree, &known, self.options.threads)?;
+        self.apply(&known, &found, How::Mended).map(drop)
+    }
+
     /// Finds what to change when the folder is an unedited projection of another, similar tree.
     fn change(&self) -> Result<Option<(Projection, Differences)>> {
         let Some(known) = self.known()? else {

@@ -16,26 +16,26 @@ const FILE_PERMISSIONS: u16 = 0o666;
 
 /// A package's tree and where it goes.
 #[derive(Debug, Clone)]
-pub struct Graft {
+pub(crate) struct Graft {
     /// The path below `node_modules`.
-    pub path: String,
+    pub(crate) path: String,
     /// The tree.
-    pub tree: TreeHash,
+    pub(crate) tree: TreeHash,
     /// Its manifest, when it came with this import.
-    pub built: Option<Arc<Built>>,
+    pub(crate) built: Option<Arc<Built>>,
 }
 
 /// Everything in one `node_modules`.
 #[derive(Debug, Clone, Default)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// The folder, relative to the project.
-    pub folder: String,
+    pub(crate) folder: String,
     /// The packages.
-    pub grafts: Vec<Graft>,
+    pub(crate) grafts: Vec<Graft>,
     /// Symbolic links below the folder, and their targets.
-    pub links: Vec<(String, String)>,
+    pub(crate) links: Vec<(String, String)>,
     /// Files that belong to no package, with their bytes: the hidden lockfile.
-    pub files: Vec<(String, Vec<u8>)>,
+    pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
 /// A manifest and what keeps its bytes.
@@ -46,15 +46,15 @@ enum Source {
 }
 
 impl Source {
-    fn find(import: &Import<'_>, graft: &Graft) -> Result<Self> {
-        if let Some(built) = &graft.built {
+    fn find(import: &Import<'_>, tree: TreeHash, built: Option<&Arc<Built>>) -> Result<Self> {
+        if let Some(built) = built {
             return Ok(Self::Built(Arc::clone(built)));
         }
-        if let Some(found) = rift_cas::tree::packed_manifest(import.index(), graft.tree) {
+        if let Some(found) = rift_cas::tree::packed_manifest(import.index(), tree) {
             return Ok(Self::Packed(found));
         }
-        let file = import.store().map_manifest(graft.tree)?;
-        file.map(Self::File).with_context(|| format!("the store lost the tree of `{}`", graft.path))
+        let file = import.store().map_manifest(tree)?;
+        file.map(Self::File).with_context(|| format!("the store lost tree {tree}"))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -70,9 +70,9 @@ impl Source {
 ///
 /// # Errors
 /// When the store lost a package's tree, or the parts do not fit together.
-pub fn compose(import: &Import<'_>, unit: &mut Unit<'_>, parts: &Parts) -> Result<Built> {
-    let sources: Vec<Source> =
-        parts.grafts.iter().map(|graft| Source::find(import, graft)).collect::<Result<_>>()?;
+pub(crate) fn compose(import: &Import<'_>, unit: &mut Unit<'_>, parts: &Parts) -> Result<Built> {
+    let find = |graft: &Graft| Source::find(import, graft.tree, graft.built.as_ref());
+    let sources: Vec<Source> = parts.grafts.iter().map(find).collect::<Result<_>>()?;
     let mut composer = Composer::new(FOLDER_PERMISSIONS);
     for (graft, source) in parts.grafts.iter().zip(&sources) {
         let manifest = Manifest::parse(source.bytes())
@@ -93,4 +93,25 @@ pub fn compose(import: &Import<'_>, unit: &mut Unit<'_>, parts: &Parts) -> Resul
     }
     let composed = composer.finish().context("could not compose the packages")?;
     Ok(composed.built)
+}
+
+/// Tells whether a package's tree has an entry at `path`.
+///
+/// # Errors
+/// When the store lost the tree.
+pub(crate) fn lookup(
+    import: &Import<'_>,
+    tree: TreeHash,
+    built: Option<&Arc<Built>>,
+    path: &str,
+) -> Result<bool> {
+    let source = Source::find(import, tree, built)?;
+    let manifest = Manifest::parse(source.bytes()).context("the tree of a package is damaged")?;
+    Ok(manifest.lookup(path.as_bytes()).is_some())
+}
+
+/// Returns the manifest of a tree that the store has.
+#[must_use]
+pub(crate) fn manifest_bytes(import: &Import<'_>, tree: TreeHash) -> Option<Vec<u8>> {
+    Source::find(import, tree, None).ok().map(|source| source.bytes().to_vec())
 }

@@ -19,37 +19,37 @@ const PROGRAM: &str = include_str!("driver.cjs");
 
 /// A script to run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Script {
+pub(crate) struct Script {
     /// The package's folder, absolute.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The event, such as `postinstall`.
-    pub event: &'static str,
+    pub(crate) event: &'static str,
     /// What the lockfile says of the package; `None` for the project's own scripts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pkg: Option<serde_json::Value>,
+    pub(crate) pkg: Option<serde_json::Value>,
     /// Variables that npm sets for this package only.
-    pub env: serde_json::Map<String, serde_json::Value>,
+    pub(crate) env: serde_json::Map<String, serde_json::Value>,
     /// Whether the script has the terminal.
-    pub foreground: bool,
+    pub(crate) foreground: bool,
 }
 
 /// What became of a script.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Whether the package has such a script at all.
-    pub ran: bool,
+    pub(crate) ran: bool,
     /// Its exit status.
-    pub code: i32,
+    pub(crate) code: i32,
     /// The signal that ended it.
-    pub signal: Option<String>,
+    pub(crate) signal: Option<String>,
     /// What npm says of the failure.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Outcome {
     /// Tells whether the script ended well, or there was none.
     #[must_use]
-    pub fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.code == 0 && self.signal.is_none() && self.error.is_none()
     }
 }
@@ -64,20 +64,20 @@ enum Answer {
 
 /// What starts the driver.
 #[derive(Debug, Clone, Copy)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// The node program.
-    pub node: &'a Path,
+    pub(crate) node: &'a Path,
     /// npm's folder.
-    pub npm_root: &'a Path,
+    pub(crate) npm_root: &'a Path,
     /// The words after `npm`.
-    pub words: &'a [std::ffi::OsString],
+    pub(crate) words: &'a [std::ffi::OsString],
     /// Where npm was called.
-    pub folder: &'a Path,
+    pub(crate) folder: &'a Path,
 }
 
 /// A running driver.
 #[derive(Debug)]
-pub struct Driver {
+pub(crate) struct Driver {
     observed: Observed,
     requests: PipeWriter,
     answers: BufReader<PipeReader>,
@@ -94,7 +94,7 @@ impl Driver {
     ///
     /// # Errors
     /// As spawning a process; what npm says when it can't be loaded.
-    pub fn start(start: Start<'_>) -> Result<Self> {
+    pub(crate) fn start(start: Start<'_>) -> Result<Self> {
         let (request_end, requests) = io::pipe().context("could not make a pipe")?;
         let (answers, answer_end) = io::pipe().context("could not make a pipe")?;
         let request_end =
@@ -135,7 +135,7 @@ impl Driver {
     ///
     /// # Errors
     /// When node is gone.
-    pub fn run(&mut self, script: &Script, mut own: Own) -> Result<(Outcome, Option<Seen>)> {
+    pub(crate) fn run(&mut self, script: &Script, mut own: Own) -> Result<(Outcome, Option<Seen>)> {
         own.folders.push(self.logs.clone());
         self.observed.expect(own);
         let mut line = serde_json::to_vec(script).context("could not write a request")?;
@@ -152,7 +152,7 @@ impl Driver {
     ///
     /// # Errors
     /// As waiting for a process.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let Self { mut observed, requests, answers, .. } = self;
         drop((requests, answers));
         let status = observed.child.wait().context("could not wait for node")?;

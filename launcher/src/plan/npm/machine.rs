@@ -122,7 +122,7 @@ const IGNORED: &[&str] = &[
 
 /// Returns a hash of everything here that the result of a script may depend on.
 #[must_use]
-pub fn key(tool: &Tool, env: &Env, declared: &[String]) -> [u8; 32] {
+pub(crate) fn key(tool: &Tool, env: &Env, declared: &[String]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let mut field = |name: &[u8], value: &[u8]| {
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name);

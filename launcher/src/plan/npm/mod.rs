@@ -4,12 +4,26 @@
 //! npm would write, and where. Whatever is not certainly understood is left to npm itself, with a [`Why`].
 
 mod args;
+mod bin_links;
 mod collate;
+mod compose;
+mod driver;
 mod env;
+mod graph;
+mod hidden_lockfile;
 mod json;
+mod layout;
+mod lockfile;
+mod machine;
+mod network;
 mod npmrc;
+pub mod package;
+pub mod planned;
 mod project;
 mod read;
+pub mod run;
+mod script_results;
+mod scripts;
 mod semver;
 mod settings;
 mod spec;
@@ -18,7 +32,10 @@ mod why;
 
 pub use args::Command;
 pub use env::Env;
+pub use graph::Flags;
+pub use layout::{BinLink, Layout, Owner, Placed, Projection, RootScript, Scripts, Symlink};
 pub use read::{Install, InstallKey, Recognized, read};
+pub use scripts::Verdict;
 pub use settings::{Credentials, Omit, Output, Registries, Secret, Settings};
 pub use tool::Tool;
 pub use why::Why;

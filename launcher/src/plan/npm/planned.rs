@@ -24,12 +24,10 @@ pub struct Planned {
     pub pending: Vec<String>,
     /// Packages whose scripts' results are in the trees.
     pub built: u64,
-    /// Files in all trees.
-    pub files: u64,
-    /// Bytes of these files.
-    pub bytes: u64,
-    /// Whether `npm install` was seen to leave the lockfile as it is.
-    pub is_lock_stable: bool,
+    /// Packages in the trees.
+    pub packages: u64,
+    /// Linked folders whose scripts run each time, in npm's order.
+    pub linked: Vec<String>,
     /// The run of npm itself that this was learnt from.
     pub original: Option<Original>,
 }
@@ -70,9 +68,8 @@ impl Planned {
             added,
             pending: Vec::new(),
             built: 0,
-            files: 0,
-            bytes: 0,
-            is_lock_stable: false,
+            packages: 0,
+            linked: Vec::new(),
             original: None,
         }
     }
