@@ -11,10 +11,11 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rift_tree::TreeHash;
 use rustix::fs::FlockOperation;
 
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ use crate::store::{Store, lock_file, sync_folder};
 const MAGIC: [u8; 4] = *b"RFA1";
 const HEADER_BYTES: usize = 48;
 const SEGMENT_BYTES: u64 = 8 << 20;
+/// How many compactions a reader may meet while it reads the log.
+const COMPACTIONS_MAX: usize = 16;
 /// The largest payload, in bytes: a frame that claims more is garbage.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
@@ -47,6 +50,18 @@ impl Topic {
     }
 }
 
+/// Returns the tree that a record's payload begins with; `None` when it names none.
+///
+/// The payload of a [`Topic::Package`] or [`Topic::Scripts`] record begins with the 32 bytes of the
+/// tree that its key means, or of zeros when there is none; what follows is its writer's. That is
+/// how gc and verify know what a record needs.
+#[must_use]
+pub fn tree_of(topic: Topic, payload: &[u8]) -> Option<TreeHash> {
+    let bytes: [u8; 32] = payload.get(..32)?.try_into().ok()?;
+    let names_tree = topic != Topic::Purged && bytes != [0; 32];
+    names_tree.then(|| TreeHash::from_bytes(bytes))
+}
+
 /// One frame to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -65,6 +80,10 @@ pub struct Log {
 }
 
 impl Log {
+    fn insert(&mut self, record: Record) {
+        self.records.insert((record.topic, record.key), record.payload);
+    }
+
     /// Returns the payload of a key's last record.
     #[must_use]
     pub fn get(&self, topic: Topic, key: &[u8; 32]) -> Option<&[u8]> {
@@ -127,15 +146,16 @@ pub struct SegmentCheck {
     pub garbage_bytes: usize,
 }
 
-fn read_segment(bytes: &[u8], mut take: impl FnMut(Record)) -> SegmentCheck {
+/// Calls `take` with the bytes of every whole frame, and its record where the topic is known.
+fn read_segment(bytes: &[u8], mut take: impl FnMut(&[u8], Option<Record>)) -> SegmentCheck {
     let mut check = SegmentCheck::default();
     let mut at = 0;
     while at < bytes.len() {
         match decode(&bytes[at..]) {
             Some((record, length)) => {
                 check.frames += 1;
+                take(&bytes[at..at + length], record);
                 at += length;
-                record.into_iter().for_each(&mut take);
             }
             None => {
                 // Frames begin at multiples of 8: look for the next one there.
@@ -170,12 +190,21 @@ impl Store {
     /// # Errors
     /// What the system says; damaged frames are left out.
     pub fn log(&self) -> Result<Log> {
+        for _ in 0..COMPACTIONS_MAX {
+            match self.read_log() {
+                // A compaction took a segment away after it was listed; its successor is there.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        self.read_log()
+    }
+
+    fn read_log(&self) -> Result<Log> {
         let mut log = Log::default();
         for (_, path) in self.segments()? {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            read_segment(&bytes, |record| {
-                log.records.insert((record.topic, record.key), record.payload);
-            });
+            read_segment(&bytes, |_, record| record.into_iter().for_each(|one| log.insert(one)));
         }
         Ok(log)
     }
@@ -185,10 +214,13 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn check_log(&self) -> Result<Vec<(PathBuf, SegmentCheck)>> {
+        // Under the lock: what is half appended is no damage.
+        let lock = self.path("actions/lock");
+        let _lock = lock_file(&lock, FlockOperation::LockExclusive)?;
         let mut checks = Vec::new();
         for (_, path) in self.segments()? {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            checks.push((path, read_segment(&bytes, drop)));
+            checks.push((path, read_segment(&bytes, |_, _| ())));
         }
         Ok(checks)
     }
@@ -219,7 +251,7 @@ impl Store {
         let mut next = 1;
         if let Some((number, path)) = self.segments()?.pop() {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            let is_whole = read_segment(&bytes, drop).garbage_bytes == 0;
+            let is_whole = read_segment(&bytes, |_, _| ()).garbage_bytes == 0;
             if is_whole && (bytes.len() as u64) < SEGMENT_BYTES {
                 let file = options.open(&path).map_err(Error::io("open", &path))?;
                 return Ok((path, file));
@@ -237,22 +269,27 @@ impl Store {
         let folder = self.path("actions");
         let _lock = lock_file(&folder.join("lock"), FlockOperation::LockExclusive)?;
         let old = self.segments()?;
-        let log = self.log()?;
+        let mut log = Log::default();
         let mut frames = Vec::new();
-        for ((topic, key), payload) in &log.records {
-            if keep(*topic, key, payload) {
-                let record = Record { topic: *topic, key: *key, payload: payload.clone() };
-                encode(&record, &mut frames);
+        for (_, path) in &old {
+            let bytes = fs::read(path).map_err(Error::io("read", path))?;
+            read_segment(&bytes, |frame, record| match record {
+                Some(record) => log.insert(record),
+                // What a later rift says is not ours to drop.
+                None => frames.extend_from_slice(frame),
+            });
+        }
+        for ((topic, key), payload) in log.records {
+            if keep(topic, &key, &payload) {
+                encode(&Record { topic, key, payload }, &mut frames);
             }
         }
         let number = old.last().map_or(1, |(number, _)| number + 1);
         let mut temporary = self.temporary()?;
         temporary.file.write_all(&frames).map_err(Error::io("write", &temporary.path))?;
         let path = folder.join(format!("{number:08}.log"));
-        temporary.publish(&path)?;
-        // Appending needs the owner's write bit, which publishing took away.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        fs::set_permissions(&path, mode).map_err(Error::io("set the mode of", &path))?;
+        // Appending needs the owner's write bit.
+        temporary.publish_as(&path, 0o600)?;
         for (_, path) in old {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
@@ -276,7 +313,7 @@ mod tests {
         }
         let read = |bytes: &[u8]| {
             let mut keys = Vec::new();
-            let check = read_segment(bytes, |record| keys.push(record.key[0]));
+            let check = read_segment(bytes, |_, record| keys.extend(record.map(|one| one.key[0])));
             (keys, check.garbage_bytes)
         };
         assert_eq!(read(&bytes), (vec![0, 1, 2, 3], 0));
