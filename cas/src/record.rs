@@ -86,7 +86,7 @@ fn file_name(name: &str) -> String {
 }
 
 /// Returns the name that `file_name` made this of; `None` when it did not.
-fn unescape(file: &str) -> Option<String> {
+pub(crate) fn unescape(file: &str) -> Option<String> {
     let mut name = Vec::new();
     let mut bytes = file.bytes();
     while let Some(byte) = bytes.next() {
@@ -101,7 +101,7 @@ fn unescape(file: &str) -> Option<String> {
 }
 
 impl Store {
-    fn record_path(&self, kind: Kind, name: &str) -> PathBuf {
+    pub(crate) fn record_path(&self, kind: Kind, name: &str) -> PathBuf {
         self.path(kind.folder()).join(file_name(name))
     }
 
@@ -157,8 +157,12 @@ impl Store {
             let Some(name) = entry.file_name().to_str().and_then(unescape) else {
                 continue;
             };
-            let modified = entry.metadata().and_then(|stat| stat.modified());
-            found.push((name, modified.map_err(Error::io("look at", &entry.path()))?));
+            match entry.metadata().and_then(|stat| stat.modified()) {
+                Ok(modified) => found.push((name, modified)),
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("look at", &entry.path())(error)),
+            }
         }
         found.sort();
         Ok(found)
