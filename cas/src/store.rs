@@ -6,12 +6,15 @@
 //! blobs/HH/HEX        one large blob each
 //! trees/HH/HEX        manifests of whole projections; HEX.loc beside it is its location sidecar
 //! refs/NAME           a mutable name: tree hash and checksum
+//! plans/NAME          what a command line with known inputs produces
+//! projections/NAME    which tree was shown at which directory
+//! runs/NAME           what a run did
 //! actions/N.log       append-only records: what keys were found to mean (see `log`)
-//! projections/HEX     which tree was shown at which directory
 //! leases/             one locked file per live run
 //! loose/HH/HEX-UMASK/ trees as plain files, for those who ask for hard links
 //! index/              caches that can be rebuilt from the rest
-//! tmp/                what has no name yet
+//! tmp/                what has no name yet, each file locked while its writer lives
+//! quarantine/         what a repair took out of the way; gc removes it after a week
 //! lock                shared while anything is added or read, exclusive while gc deletes
 //! ```
 //!
@@ -32,8 +35,20 @@ use crate::error::{Error, Result};
 /// The version of the store's layout that this code reads and writes.
 pub const FORMAT: u32 = 1;
 
-const FOLDERS: [&str; 9] =
-    ["packs", "blobs", "trees", "refs", "actions", "projections", "leases", "index", "tmp"];
+/// The folders that every store has.
+pub(crate) const FOLDERS: [&str; 11] = [
+    "packs",
+    "blobs",
+    "trees",
+    "refs",
+    "plans",
+    "projections",
+    "runs",
+    "actions",
+    "leases",
+    "index",
+    "tmp",
+];
 
 /// An open store.
 #[derive(Debug)]
@@ -69,6 +84,7 @@ impl Store {
         for folder in FOLDERS {
             make_folder(&store.root.join(folder))?;
         }
+        check_folders(&store.root)?;
         store.publish_bytes(&store.root.join("format"), format!("{FORMAT}\n").as_bytes())?;
         Ok(store)
     }
@@ -95,6 +111,7 @@ impl Store {
                 make_folder(&path)?;
             }
         }
+        check_folders(&root)?;
         Ok(Some(Self { lock: root.join("lock"), root }))
     }
 
@@ -152,7 +169,13 @@ impl Store {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(0o600);
             match options.open(&path) {
-                Ok(file) => return Ok(Temporary { file, path, is_published: false }),
+                Ok(file) => {
+                    // Tells gc that the writer lives, whatever its pid means to gc; the kernel
+                    // lets go of it when the last descriptor is closed.
+                    let operation = FlockOperation::NonBlockingLockExclusive;
+                    rustix::fs::flock(&file, operation).map_err(Error::io("lock", &path))?;
+                    return Ok(Temporary { file, path, is_published: false });
+                }
                 // A killed process with the same pid left it; the next number is as good.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::io("make", &path)(error)),
@@ -198,9 +221,14 @@ pub(crate) struct Temporary {
 
 impl Temporary {
     /// Writes the file to the disk, makes it read-only and gives it its name.
-    pub(crate) fn publish(mut self, path: &Path) -> Result<()> {
-        let read_only = fs::Permissions::from_mode(0o444);
-        self.file.set_permissions(read_only).map_err(Error::io("set the mode of", &self.path))?;
+    pub(crate) fn publish(self, path: &Path) -> Result<()> {
+        self.publish_as(path, 0o444)
+    }
+
+    /// Writes the file to the disk and gives it a mode and its name.
+    pub(crate) fn publish_as(mut self, path: &Path, mode: u32) -> Result<()> {
+        let permissions = fs::Permissions::from_mode(mode);
+        self.file.set_permissions(permissions).map_err(Error::io("set the mode of", &self.path))?;
         self.file.sync_data().map_err(Error::io("write to the disk", &self.path))?;
         let renamed = match fs::rename(&self.path, path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -255,6 +283,23 @@ pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     let opened = File::open(folder).map_err(Error::io("open", folder))?;
     opened.sync_all().map_err(Error::io("write to the disk", folder))
+}
+
+/// Refuses folders of a store that others could change, and links in their place.
+fn check_folders(root: &Path) -> Result<()> {
+    let me = rustix::process::geteuid().as_raw();
+    for folder in FOLDERS {
+        let path = root.join(folder);
+        let stat = fs::symlink_metadata(&path).map_err(Error::io("look at", &path))?;
+        let reason = match () {
+            () if !stat.is_dir() => "a folder of the store is something else",
+            () if stat.uid() != me => "a folder of the store belongs to another user",
+            () if stat.mode() & 0o022 != 0 => "others may write to a folder of the store",
+            () => continue,
+        };
+        return Err(Error::UnsafePlace { path, reason });
+    }
+    Ok(())
 }
 
 /// Refuses a place where somebody else could change what a store says.
