@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rift_tree::builder::Built;
@@ -19,7 +20,7 @@ use crate::blobs::{BlobIndex, LOOSE_FROM};
 use crate::error::{Error, Result};
 use crate::log::Record;
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
-use crate::store::{Guard, Store, Temporary};
+use crate::store::{Store, Temporary};
 use crate::sys;
 use crate::tree::PACKED_MANIFEST_MAX;
 
@@ -46,7 +47,8 @@ pub struct Import<'s> {
     index: BlobIndex,
     new: [Mutex<HashSet<([u8; 32], PackedKind)>>; SHARDS],
     packs: Mutex<Vec<Arc<OpenPack>>>,
-    _guard: Guard,
+    /// A write failed: packs have holes where their entries should be.
+    is_broken: AtomicBool,
 }
 
 /// What an import has brought.
@@ -69,13 +71,12 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn import(&self) -> Result<Import<'_>> {
-        let guard = self.guard()?;
         Ok(Import {
             store: self,
             index: self.blobs()?,
             new: std::array::from_fn(|_| Mutex::new(HashSet::new())),
             packs: Mutex::new(Vec::new()),
-            _guard: guard,
+            is_broken: AtomicBool::new(false),
         })
     }
 }
@@ -100,16 +101,27 @@ impl Import<'_> {
     }
 
     /// Tells whether the store has it or this import brings it; if not, the caller now brings it.
-    fn claim(&self, hash: &[u8; 32], kind: PackedKind) -> bool {
+    fn claim(&self, hash: &[u8; 32], kind: PackedKind) -> Result<bool> {
+        self.refuse_purged(hash)?;
         let shard = &self.new[usize::from(hash[16]) % SHARDS];
-        self.index.find(hash, kind).is_none() && lock(shard).insert((*hash, kind))
+        Ok(self.index.find(hash, kind).is_none() && lock(shard).insert((*hash, kind)))
+    }
+
+    fn refuse_purged(&self, hash: &[u8; 32]) -> Result<()> {
+        match self.index.is_purged(hash) {
+            true => Err(Error::Purged { what: BlobHash::from_bytes(*hash).to_string() }),
+            false => Ok(()),
+        }
     }
 
     /// Writes a unit to the current pack.
     fn write_unit(&self, buffer: &[u8], entries: &[Packed]) -> Result<()> {
         let (pack, offset) = self.reserve(buffer.len() as u64, entries)?;
         let file = &pack.temporary.file;
-        file.write_all_at(buffer, offset).map_err(Error::io("write", &pack.temporary.path))?;
+        if let Err(error) = file.write_all_at(buffer, offset) {
+            self.is_broken.store(true, Ordering::Relaxed);
+            return Err(Error::io("write", &pack.temporary.path)(error));
+        }
         sys::start_writeback(file, offset, buffer.len() as u64);
         Ok(())
     }
@@ -150,6 +162,7 @@ impl Import<'_> {
     /// What the system says.
     pub fn add_manifest(&self, unit: &mut Unit<'_>, built: &Built) -> Result<()> {
         if built.bytes.len() >= PACKED_MANIFEST_MAX {
+            self.refuse_purged(built.hash.as_bytes())?;
             return self.store.publish_tree(built);
         }
         let path = self.store.path("packs");
@@ -160,11 +173,17 @@ impl Import<'_> {
 
     /// Writes all packs to the disk, names them, and only then appends `records` to the log.
     ///
-    /// Returns what is new and an index that knows it.
+    /// Returns what is new and an index that knows it. Keep the index until a ref, a plan or a lease
+    /// names what was imported: gc waits for it.
     ///
     /// # Errors
     /// What the system says; packs that have their names by then stay and are whole.
-    pub fn finish(self, records: &[Record]) -> Result<(Imported, BlobIndex)> {
+    /// [`Error::Refused`] when a unit could not be written.
+    pub fn finish(mut self, records: &[Record]) -> Result<(Imported, BlobIndex)> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            let reason = "an import that could not write all its files is not finished";
+            return Err(Error::Refused { path: self.store.path("packs"), reason });
+        }
         let packs = std::mem::take(&mut *lock(&self.packs));
         let mut imported = Imported::default();
         let mut fresh = Vec::new();
@@ -180,7 +199,13 @@ impl Import<'_> {
         }
         let index = match fresh.is_empty() {
             true => self.index,
-            false => BlobIndex::open(self.store, &fresh)?,
+            false => {
+                let mut index = BlobIndex::open(self.store, &fresh)?;
+                index.purged = std::mem::take(&mut self.index.purged);
+                index.guard = self.index.guard.take();
+                index.trust_loose_of(&self.index);
+                index
+            }
         };
         index.refresh(self.store)?;
         if !records.is_empty() {
@@ -337,16 +362,13 @@ impl Unit<'_> {
             if loose.length < LOOSE_FROM {
                 return self.repack(loose, hash);
             }
-            let path = self.import.store.loose_path(hash);
-            if !path.exists() {
-                loose.temporary.publish(&path)?;
-            }
+            self.end_loose(loose.temporary, hash)?;
             return Ok((hash, loose.length));
         }
         let start = self.start.take().unwrap_or(self.buffer.len());
         let bytes = &self.buffer[start..];
         let (hash, length) = (*blake3::hash(bytes).as_bytes(), bytes.len() as u64);
-        match self.import.claim(&hash, PackedKind::Blob) {
+        match self.import.claim(&hash, PackedKind::Blob)? {
             true => {
                 let kind = PackedKind::Blob;
                 self.entries.push(Packed { hash, offset: start as u64, length, kind });
@@ -357,6 +379,24 @@ impl Unit<'_> {
             self.flush()?;
         }
         Ok((BlobHash::from_bytes(hash), length))
+    }
+
+    /// Names a large blob, unless the store has it whole.
+    fn end_loose(&self, temporary: Temporary, hash: BlobHash) -> Result<()> {
+        let Import { store, index, .. } = self.import;
+        self.import.refuse_purged(hash.as_bytes())?;
+        match index.open_loose(store, hash) {
+            Ok(Some(_)) => return Ok(()),
+            // A damaged one is replaced.
+            Ok(None) | Err(Error::HashMismatch { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let path = store.loose_path(hash);
+        let file = temporary.file.try_clone().map_err(Error::io("open", &path))?;
+        temporary.publish(&path)?;
+        let stamp = sys::stamp(&file).map_err(Error::io("look at", &path))?;
+        index.trust_loose(hash, stamp);
+        Ok(())
     }
 
     /// Puts a file that was announced as large, and is not, where small ones go.
@@ -371,7 +411,7 @@ impl Unit<'_> {
 
     /// Adds bytes whose hash is known.
     fn add_packed(&mut self, bytes: &[u8], hash: [u8; 32], kind: PackedKind) -> Result<()> {
-        if !self.import.claim(&hash, kind) {
+        if !self.import.claim(&hash, kind)? {
             return Ok(());
         }
         if bytes.len() >= ALIGN_FROM {

@@ -11,12 +11,14 @@
 //! be reflinked; smaller ones follow each other without gaps.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rift_tree::sidecar::Stamp;
 use rift_tree::{FormatError, PackId};
 
 use crate::error::{Error, Result};
+use crate::store::{Store, Temporary};
 use crate::sys::Mapped;
 
 /// Blobs of this many bytes begin at a multiple of [`ALIGN`].
@@ -78,6 +80,92 @@ pub(crate) fn footer(entries: &[Packed], end: u64) -> (Vec<u8>, PackId) {
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[0; 8]);
     (bytes, id)
+}
+
+/// Writes packs of entries whose bytes are at hand, for who moves them from other packs.
+pub(crate) struct PackWriter<'s> {
+    store: &'s Store,
+    open: Option<(Temporary, Vec<Packed>)>,
+    /// What is not in the file yet, and where it begins there.
+    buffer: Vec<u8>,
+    start: u64,
+    sealed: Vec<(PackId, Stamp)>,
+}
+
+impl<'s> PackWriter<'s> {
+    /// Starts writing; nothing is made before the first entry.
+    pub(crate) fn new(store: &'s Store) -> Self {
+        Self { store, open: None, buffer: Vec::new(), start: 0, sealed: Vec::new() }
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when `bytes` do not have the hash that names them, or what the system says.
+    pub(crate) fn add(&mut self, hash: [u8; 32], kind: PackedKind, bytes: &[u8]) -> Result<()> {
+        if !is_content(kind, &hash, bytes) {
+            let rule = "an entry has the hash that names it";
+            let source = FormatError::Rule { rule, index: 0 };
+            return Err(Error::Damaged { path: self.store.path("packs"), source });
+        }
+        if self.end() + bytes.len() as u64 > PACK_BYTES + PACK_BYTES / 4 {
+            self.seal()?;
+        }
+        if self.open.is_none() {
+            self.buffer.extend_from_slice(&header());
+            self.open = Some((self.store.temporary()?, Vec::new()));
+        }
+        if bytes.len() >= ALIGN_FROM {
+            let padding = self.end().next_multiple_of(ALIGN as u64) - self.end();
+            // Less than ALIGN.
+            self.buffer.resize(self.buffer.len() + padding as usize, 0);
+        }
+        let entry = Packed { hash, offset: self.end(), length: bytes.len() as u64, kind };
+        self.buffer.extend_from_slice(bytes);
+        if let Some((_, entries)) = &mut self.open {
+            entries.push(entry);
+        }
+        if self.buffer.len() >= 1 << 20 { self.flush() } else { Ok(()) }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.buffer.len() as u64
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if let Some((temporary, _)) = &mut self.open {
+            let written = temporary.file.write_all(&self.buffer);
+            written.map_err(Error::io("write", &temporary.path))?;
+            self.start += self.buffer.len() as u64;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let end = self.end();
+        if let Some((_, entries)) = &self.open {
+            let (footer, id) = footer(entries, end);
+            self.buffer.extend_from_slice(&footer);
+            self.flush()?;
+            if let Some((temporary, _)) = self.open.take() {
+                let path = self.store.pack_path(id);
+                let file =
+                    temporary.file.try_clone().map_err(Error::io("open", &temporary.path))?;
+                temporary.publish(&path)?;
+                let stamp = crate::sys::stamp(&file).map_err(Error::io("look at", &path))?;
+                self.sealed.push((id, stamp));
+            }
+        }
+        self.start = 0;
+        Ok(())
+    }
+
+    /// Publishes the last pack; returns all that were published.
+    pub(crate) fn finish(mut self) -> Result<Vec<(PackId, Stamp)>> {
+        self.seal()?;
+        Ok(self.sealed)
+    }
 }
 
 /// An open pack, mapped.

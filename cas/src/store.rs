@@ -172,8 +172,7 @@ impl Store {
                 Ok(file) => {
                     // Tells gc that the writer lives, whatever its pid means to gc; the kernel
                     // lets go of it when the last descriptor is closed.
-                    let operation = FlockOperation::NonBlockingLockExclusive;
-                    rustix::fs::flock(&file, operation).map_err(Error::io("lock", &path))?;
+                    lock_open(&file, &path, FlockOperation::LockExclusive)?;
                     return Ok(Temporary { file, path, is_published: false });
                 }
                 // A killed process with the same pid left it; the next number is as good.
@@ -259,9 +258,14 @@ pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> 
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(path).map_err(Error::io("open", path))?;
+    lock_open(&file, path, operation).map(|()| file)
+}
+
+/// Locks an open file.
+pub(crate) fn lock_open(file: &File, path: &Path, operation: FlockOperation) -> Result<()> {
     loop {
-        match rustix::fs::flock(&file, operation) {
-            Ok(()) => return Ok(file),
+        match rustix::fs::flock(file, operation) {
+            Ok(()) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::io("lock", path)(error)),
         }

@@ -185,7 +185,9 @@ impl Store {
             return Ok(Some(OpenTree::new(self, hash, manifest, tree)));
         }
         check_manifest(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
-        self.write_sidecar(hash, &manifest, &self.blobs()?)?;
+        let index = self.blobs()?;
+        self.write_sidecar(hash, &manifest, &index)?;
+        index.refresh(self)?;
         match self.open_with_sidecar(hash, &path, &manifest)? {
             Some(tree) => Ok(Some(OpenTree::new(self, hash, manifest, tree))),
             None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
@@ -263,8 +265,11 @@ impl Store {
     /// Publishes a tree and its sidecar.
     ///
     /// # Errors
-    /// As [`Store::publish_tree`] and [`Error::MissingBlob`].
+    /// As [`Store::publish_tree`], [`Error::MissingBlob`] and [`Error::Purged`].
     pub fn publish_located(&self, built: &Built, index: &BlobIndex) -> Result<()> {
+        if index.is_purged(built.hash.as_bytes()) {
+            return Err(Error::Purged { what: format!("tree {}", built.hash) });
+        }
         self.publish_tree(built)?;
         let path = self.tree_path(built.hash);
         let file = File::open(&path).map_err(Error::io("open", &path))?;
@@ -312,15 +317,9 @@ impl Containers {
         size: u64,
     ) -> Result<Location> {
         if size >= LOOSE_FROM {
-            let path = store.loose_path(hash);
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Error::MissingBlob { hash });
-                }
-                other => other.map_err(Error::io("open", &path))?,
-            };
-            let stamp = crate::sys::stamp(&file).map_err(Error::io("look at", &path))?;
+            let stamp = index.open_loose(store, hash)?.ok_or(Error::MissingBlob { hash })?;
             if stamp.size != size {
+                let path = store.loose_path(hash);
                 let wrong = FormatError::Truncated { offset: stamp.size, wanted: size };
                 return Err(Error::damaged(&path)(wrong));
             }
