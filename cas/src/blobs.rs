@@ -315,15 +315,23 @@ impl BlobIndex {
 
     /// Writes the index anew when too much of the store is not in it, and the stamps that are new.
     pub(crate) fn refresh(&self, store: &Store) -> Result<()> {
-        let is_written = self.refresh_table(store)?;
-        self.write_stamps(store, is_written)
+        let covered = match self.refresh_table(store)? {
+            true => self.packs.len(),
+            false => self.covered,
+        };
+        let covered: HashSet<PackId> = self.packs[..covered].iter().map(|pack| pack.id).collect();
+        self.write_stamps(store, |pack| !covered.contains(&pack.id()))
     }
 
-    fn write_stamps(&self, store: &Store, is_table_whole: bool) -> Result<()> {
+    /// Writes the stamps of loose blobs, and of those packs that the table does not cover.
+    fn write_stamps(&self, store: &Store, is_uncovered: impl Fn(&Pack) -> bool) -> Result<()> {
         let mut wanted = BTreeMap::new();
-        let covered = if is_table_whole { self.packs.len() } else { self.covered };
-        for pack in self.packs[covered..].iter().filter_map(KnownPack::open) {
-            wanted.insert(*pack.id().as_bytes(), pack.stamp());
+        for known in &self.packs {
+            // Opening a pack that nobody asked for would only cost: covered ones stay closed.
+            let open = known.open.get().and_then(Option::as_ref);
+            if let Some(pack) = open.filter(|pack| is_uncovered(pack)) {
+                wanted.insert(*pack.id().as_bytes(), pack.stamp());
+            }
         }
         let stamps = self.stamps();
         for (name, stamp) in &stamps.known {
@@ -362,10 +370,21 @@ impl BlobIndex {
         self.write(store, &HashSet::new())
     }
 
-    /// Writes table and stamps of all packs but some, whatever is there.
-    pub(crate) fn rewrite(&self, store: &Store, hidden: &HashSet<PackId>) -> Result<()> {
+    /// Writes table and stamps anew, whatever is there. Packs that are `hidden` are left out of the
+    /// table; `keep_stamps` remembers that they are whole.
+    pub(crate) fn rewrite(
+        &self,
+        store: &Store,
+        hidden: &HashSet<PackId>,
+        keep_stamps: bool,
+    ) -> Result<()> {
         let is_written = self.write(store, hidden)?;
-        self.write_stamps(store, is_written)
+        let uncovered = |pack: &Pack| match hidden.contains(&pack.id()) {
+            true => keep_stamps,
+            false => !is_written,
+        };
+        self.stamps().is_changed = true;
+        self.write_stamps(store, uncovered)
     }
 
     fn write(&self, store: &Store, hidden: &HashSet<PackId>) -> Result<bool> {

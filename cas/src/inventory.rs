@@ -3,6 +3,7 @@
 //! gc, verify and stats all begin here, so they agree on what belongs to a store and what strayed
 //! into it. Nothing is opened.
 
+use std::cell::OnceCell;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -43,12 +44,28 @@ pub(crate) struct StoreFile {
     pub(crate) path: PathBuf,
     pub(crate) item: Item,
     stat: Metadata,
+    /// The bytes of a folder's files, once somebody asked.
+    below: OnceCell<u64>,
+}
+
+/// Returns the bytes of all files below a folder; what can't be read counts as nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(stat) if stat.is_dir() => bytes_below(&entry.path()),
+        Ok(stat) => stat.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 impl StoreFile {
     /// Returns the length in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.stat.len()
+        match self.item {
+            Item::LooseForm(_) => *self.below.get_or_init(|| bytes_below(&self.path)),
+            _ => self.stat.len(),
+        }
     }
 
     /// Returns what it takes on the disk, in bytes.
@@ -90,7 +107,7 @@ pub(crate) fn inventory(store: &Store) -> Result<Vec<StoreFile>> {
 }
 
 fn push(files: &mut Vec<StoreFile>, path: PathBuf, item: Item, stat: Metadata) {
-    files.push(StoreFile { path, item, stat });
+    files.push(StoreFile { path, item, stat, below: OnceCell::new() });
 }
 
 /// Lists a folder whose files have names of their own.

@@ -9,6 +9,7 @@ pub mod blobs;
 pub mod compare;
 pub mod error;
 pub mod import;
+pub mod gc;
 pub mod ingest;
 mod inventory;
 pub mod leases;

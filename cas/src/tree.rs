@@ -279,7 +279,7 @@ impl Store {
 }
 
 /// Returns a sidecar whose checksum holds.
-fn checked_sidecar(bytes: &[u8]) -> Option<Sidecar<'_>> {
+pub(crate) fn checked_sidecar(bytes: &[u8]) -> Option<Sidecar<'_>> {
     let (head, body, checksum) = Sidecar::checked_parts(bytes)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(head).update(body);
