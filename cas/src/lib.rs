@@ -23,6 +23,7 @@ pub mod roots;
 pub mod store;
 pub mod sys;
 pub mod tree;
+pub mod verify;
 
 pub use error::{Error, Result};
 pub use leases::Lease;

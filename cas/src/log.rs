@@ -90,6 +90,11 @@ impl Log {
         self.records.get(&(topic, *key)).map(Vec::as_slice)
     }
 
+    /// Returns all records.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Topic, &[u8; 32], &[u8])> {
+        self.records.iter().map(|((topic, key), payload)| (*topic, key, payload.as_slice()))
+    }
+
     /// Returns all records of a topic.
     pub fn topic(&self, topic: Topic) -> impl Iterator<Item = (&[u8; 32], &[u8])> {
         self.records
@@ -144,6 +149,8 @@ pub struct SegmentCheck {
     pub frames: usize,
     /// Bytes that belong to no whole frame.
     pub garbage_bytes: usize,
+    /// Those of them that no whole frame follows: what a crash while appending leaves.
+    pub torn_bytes: usize,
 }
 
 /// Calls `take` with the bytes of every whole frame, and its record where the topic is known.
@@ -154,6 +161,7 @@ fn read_segment(bytes: &[u8], mut take: impl FnMut(&[u8], Option<Record>)) -> Se
         match decode(&bytes[at..]) {
             Some((record, length)) => {
                 check.frames += 1;
+                check.torn_bytes = 0;
                 take(&bytes[at..at + length], record);
                 at += length;
             }
@@ -161,6 +169,7 @@ fn read_segment(bytes: &[u8], mut take: impl FnMut(&[u8], Option<Record>)) -> Se
                 // Frames begin at multiples of 8: look for the next one there.
                 let step = (bytes.len() - at).min(8);
                 check.garbage_bytes += step;
+                check.torn_bytes += step;
                 at += step;
             }
         }

@@ -182,6 +182,19 @@ fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+fn parse_record(record: &[u8]) -> Option<Packed> {
+    let tagged = word(record, 40)?;
+    Some(Packed {
+        hash: record.get(..32)?.try_into().ok()?,
+        offset: word(record, 32)?,
+        length: tagged & ((1 << 56) - 1),
+        kind: match tagged >> 56 {
+            0 => PackedKind::Blob,
+            _ => PackedKind::Manifest,
+        },
+    })
+}
+
 impl Pack {
     /// Opens a pack and checks its structure: magic, version, lengths, and the index by its hash.
     ///
@@ -236,6 +249,21 @@ impl Pack {
         Ok(())
     }
 
+    /// Finds the entry that begins at `offset` and has a hash.
+    pub(crate) fn entry_at(&self, offset: u64, hash: &[u8; 32]) -> Option<Packed> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.entry(middle)?.offset < offset {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        // Empty blobs begin where the next one does.
+        let rest = (low..self.count).filter_map(|number| self.entry(number));
+        rest.take_while(|entry| entry.offset == offset).find(|entry| entry.hash == *hash)
+    }
+
     /// Returns the pack's id.
     #[must_use]
     pub fn id(&self) -> PackId {
@@ -273,17 +301,7 @@ impl Pack {
             return None;
         }
         let start = self.index_start + number * RECORD_BYTES;
-        let record = self.map.get(start..start + RECORD_BYTES)?;
-        let tagged = word(record, 40)?;
-        Some(Packed {
-            hash: record[..32].try_into().ok()?,
-            offset: word(record, 32)?,
-            length: tagged & ((1 << 56) - 1),
-            kind: match tagged >> 56 {
-                0 => PackedKind::Blob,
-                _ => PackedKind::Manifest,
-            },
-        })
+        parse_record(self.map.get(start..start + RECORD_BYTES)?)
     }
 
     /// Returns all entries, in the order of the file.
@@ -330,6 +348,88 @@ impl Pack {
         }
         Ok(())
     }
+}
+
+/// The whole entries of a pack that may be damaged anywhere.
+pub(crate) struct Salvage {
+    map: Mapped,
+    /// Entries whose bytes have the hash that names them.
+    pub(crate) whole: Vec<Packed>,
+    /// Entries that are listed, but damaged.
+    pub(crate) lost: Vec<Packed>,
+}
+
+impl Salvage {
+    /// Looks for entries, whether or not magic, index and tail are right.
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let map = Mapped::new(&file).map_err(Error::io("map", path))?;
+        let (mut whole, mut lost) = (Vec::new(), Vec::new());
+        for (entry, at) in listed(&map) {
+            match is_whole(&map, &entry, at) {
+                true => whole.push(entry),
+                false => lost.push(entry),
+            }
+        }
+        if whole.is_empty() {
+            whole = found_backwards(&map);
+            lost.clear();
+        }
+        Ok(Self { map, whole, lost })
+    }
+
+    pub(crate) fn bytes(&self, entry: &Packed) -> &[u8] {
+        slice(&self.map, entry).unwrap_or_default()
+    }
+}
+
+fn slice<'a>(map: &'a [u8], entry: &Packed) -> Option<&'a [u8]> {
+    let start = usize::try_from(entry.offset).ok()?;
+    map.get(start..start.checked_add(usize::try_from(entry.length).ok()?)?)
+}
+
+/// Tells whether the entry of the index record at `at` has the hash that names it.
+fn is_whole(map: &[u8], entry: &Packed, at: usize) -> bool {
+    let end = entry.offset.checked_add(entry.length);
+    let is_inside = entry.offset >= HEADER_BYTES as u64 && end.is_some_and(|end| end <= at as u64);
+    let bytes = if is_inside { slice(map, entry) } else { None };
+    bytes.is_some_and(|bytes| is_content(entry.kind, &entry.hash, bytes))
+}
+
+/// Returns the index records that the tail points to, with where they are, if it makes sense.
+fn listed(map: &[u8]) -> Vec<(Packed, usize)> {
+    let Some(tail_start) = map.len().checked_sub(TAIL_BYTES) else {
+        return Vec::new();
+    };
+    let start = word(map, tail_start + 32).and_then(|start| usize::try_from(start).ok());
+    let Some(start) = start.filter(|start| *start <= tail_start) else {
+        return Vec::new();
+    };
+    if (tail_start - start) % RECORD_BYTES != 0 {
+        return Vec::new();
+    }
+    let records = (start..tail_start).step_by(RECORD_BYTES);
+    records.filter_map(|at| Some((parse_record(map.get(at..at + RECORD_BYTES)?)?, start))).collect()
+}
+
+/// Finds the index of a pack whose tail is damaged or cut off, from its last record to its first.
+fn found_backwards(map: &[u8]) -> Vec<Packed> {
+    let record_before = |end: usize| {
+        let at = end.checked_sub(RECORD_BYTES)?;
+        let entry = parse_record(map.get(at..end)?)?;
+        is_whole(map, &entry, at).then_some(entry)
+    };
+    let ends = (0..=TAIL_BYTES).rev().filter_map(|cut| map.len().checked_sub(cut));
+    let Some(mut end) = ends.into_iter().find(|end| record_before(*end).is_some()) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    while let Some(entry) = record_before(end) {
+        found.push(entry);
+        end -= RECORD_BYTES;
+    }
+    found.reverse();
+    found
 }
 
 /// Tells whether `bytes` are what `hash` names.
