@@ -177,6 +177,12 @@ fn read_segment(bytes: &[u8], mut take: impl FnMut(&[u8], Option<Record>)) -> Se
     check
 }
 
+/// Checks the bytes of a segment.
+#[must_use]
+pub fn check_segment(bytes: &[u8]) -> SegmentCheck {
+    read_segment(bytes, |_, _| ())
+}
+
 impl Store {
     fn segments(&self) -> Result<Vec<(u64, PathBuf)>> {
         let folder = self.path("actions");
@@ -229,7 +235,7 @@ impl Store {
         let mut checks = Vec::new();
         for (_, path) in self.segments()? {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            checks.push((path, read_segment(&bytes, |_, _| ())));
+            checks.push((path, check_segment(&bytes)));
         }
         Ok(checks)
     }
@@ -260,7 +266,7 @@ impl Store {
         let mut next = 1;
         if let Some((number, path)) = self.segments()?.pop() {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            let is_whole = read_segment(&bytes, |_, _| ()).garbage_bytes == 0;
+            let is_whole = check_segment(&bytes).garbage_bytes == 0;
             if is_whole && (bytes.len() as u64) < SEGMENT_BYTES {
                 let file = options.open(&path).map_err(Error::io("open", &path))?;
                 return Ok((path, file));

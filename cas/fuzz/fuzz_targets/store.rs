@@ -1,0 +1,47 @@
+//! Any bytes as a pack, a log segment, a record, a plan or a projection: no reader panics.
+
+#![no_main]
+
+use std::path::PathBuf;
+
+use libfuzzer_sys::fuzz_target;
+use rift_cas::pack::Pack;
+use rift_cas::{Plan, Projection, log, record};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((which, bytes)) = bytes.split_first() else {
+        return;
+    };
+    match which % 4 {
+        0 => pack(bytes),
+        1 => {
+            let check = log::check_segment(bytes);
+            assert!(check.torn_bytes <= check.garbage_bytes && check.garbage_bytes <= bytes.len());
+        }
+        2 => {
+            if let Ok(payload) = record::decode(bytes) {
+                assert_eq!(record::encode(payload), bytes);
+            }
+        }
+        _ => {
+            let plan = Plan::decode(bytes);
+            assert_eq!(Plan::decode(&plan.encode()), plan);
+            if let Some(projection) = Projection::decode(bytes) {
+                assert_eq!(Projection::decode(&projection.encode()), Some(projection));
+            }
+        }
+    }
+});
+
+fn pack(bytes: &[u8]) {
+    let path = PathBuf::from(format!("/dev/shm/rift-fuzz-{}", std::process::id()));
+    std::fs::write(&path, bytes).expect("/dev/shm can be written");
+    if let Ok(pack) = Pack::open(&path) {
+        let is_whole = pack.verify().is_ok();
+        for entry in pack.entries() {
+            let found = pack.bytes(entry.offset, entry.length);
+            assert!(found.is_some_and(|found| found.len() as u64 == entry.length));
+        }
+        assert!(!is_whole || pack.entry(pack.len()).is_none());
+    }
+}
