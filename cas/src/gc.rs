@@ -28,7 +28,7 @@ use crate::record::{self, Kind};
 use crate::roots::{Plan, Projection};
 use crate::store::Store;
 use crate::sys::Mapped;
-use crate::tree::{checked_sidecar, map_if_there};
+use crate::tree::{checked_sidecar, map_if_there, points_into};
 
 /// How long what nothing names yet is kept when nobody says otherwise.
 pub const GRACE: Duration = Duration::from_secs(600);
@@ -622,14 +622,7 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
 /// Writes the sidecars anew that point into packs which are about to go.
 fn relocate(store: &Store, survey: &Survey<'_>, packs: &HashSet<PackId>) -> Result<()> {
     for tree in &survey.marks.trees {
-        let Some(map) = map_if_there(&store.sidecar_path(*tree))? else { continue };
-        let is_hit = checked_sidecar(&map).is_some_and(|sidecar| {
-            let containers = (0..sidecar.container_count()).filter_map(|n| sidecar.container(n));
-            containers.into_iter().any(|container| {
-                container.kind == ContainerKind::Pack
-                    && packs.contains(&PackId::from_bytes(container.name))
-            })
-        });
+        let is_hit = points_into(store, *tree, packs)?;
         let path = store.tree_path(*tree);
         if is_hit && let Some(manifest) = map_if_there(&path)? {
             match store.write_sidecar(*tree, &manifest, survey.marks.index) {

@@ -178,12 +178,13 @@ impl Import<'_> {
     ///
     /// # Errors
     /// What the system says; packs that have their names by then stay and are whole.
-    /// [`Error::Refused`] when a unit could not be written.
+    /// [`Error::Refused`] when a unit could not be written, [`Error::Purged`] for a key that was.
     pub fn finish(mut self, records: &[Record]) -> Result<(Imported, BlobIndex)> {
         if self.is_broken.load(Ordering::Relaxed) {
             let reason = "an import that could not write all its files is not finished";
             return Err(Error::Refused { path: self.store.path("packs"), reason });
         }
+        records.iter().try_for_each(|record| self.refuse_purged(&record.key))?;
         let packs = std::mem::take(&mut *lock(&self.packs));
         let mut imported = Imported::default();
         let mut fresh = Vec::new();
@@ -342,6 +343,11 @@ impl Unit<'_> {
                 }
             }
         }
+    }
+
+    /// Returns the bytes of the file that was begun, while they are few enough to be in memory.
+    pub(crate) fn current(&self) -> Option<&[u8]> {
+        self.start.and_then(|start| self.buffer.get(start..))
     }
 
     /// Forgets the file that was begun.

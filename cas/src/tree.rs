@@ -287,6 +287,24 @@ pub(crate) fn checked_sidecar(bytes: &[u8]) -> Option<Sidecar<'_>> {
     Sidecar::parse(bytes).ok()
 }
 
+/// Tells whether the sidecar of a tree points into one of some packs.
+pub(crate) fn points_into(
+    store: &Store,
+    tree: TreeHash,
+    packs: &std::collections::HashSet<PackId>,
+) -> Result<bool> {
+    let Some(map) = map_if_there(&store.sidecar_path(tree))? else {
+        return Ok(false);
+    };
+    let Some(sidecar) = checked_sidecar(&map) else {
+        return Ok(false);
+    };
+    let mut containers = (0..sidecar.container_count()).filter_map(|n| sidecar.container(n));
+    Ok(containers.any(|container| {
+        container.kind == ContainerKind::Pack && packs.contains(&PackId::from_bytes(container.name))
+    }))
+}
+
 /// Returns the size of each blob of a manifest.
 pub(crate) fn sizes(manifest: &Manifest<'_>) -> Vec<u64> {
     let mut sizes = vec![0; manifest.blob_count() as usize];

@@ -1,0 +1,89 @@
+//! Purged content is gone from every file of the store and does not come back.
+
+mod support;
+
+use std::fs;
+
+use rift_cas::purge::{What, has, purge};
+use rift_cas::record::Kind;
+use rift_cas::verify::verify;
+use rift_cas::{Error, Store, stats};
+use rift_tree::BlobHash;
+use support::*;
+
+/// Tells whether bytes stand anywhere in the store.
+fn holds(store: &Store, bytes: &[u8]) -> bool {
+    let files = store_files(store.root());
+    files.iter().any(|path| fs::read(path).unwrap().windows(bytes.len()).any(|at| at == bytes))
+}
+
+#[test]
+fn a_purged_blob_is_nowhere_and_is_refused() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let secret = b"a secret that should never have been packed".to_vec();
+    let other = some_files(1, 5, 2000);
+    let mut files = other.clone();
+    files.insert("secret".to_owned(), secret.clone());
+    let tree = publish(&store, "plan", &files).unwrap();
+    store.set_ref("name", tree).unwrap();
+    let kept = publish(&store, "other", &other).unwrap();
+    assert!(holds(&store, &secret));
+    let what = What::Blob(BlobHash::from_bytes(*blake3::hash(&secret).as_bytes()));
+    let lease = store.lease(tree).unwrap();
+    assert!(matches!(purge(&store, &what), Err(Error::Refused { .. })), "a run uses it");
+    drop(lease);
+    let purged = purge(&store, &what).unwrap();
+    assert_eq!((purged.trees, purged.blobs, purged.records), (1, 1, 3), "{purged:?}");
+    assert!(!holds(&store, &secret) && !has(&store, &what).unwrap());
+    assert!(store.open_tree(tree).unwrap().is_none() && store.get_ref("name").unwrap().is_none());
+    assert!(matches!(publish(&store, "plan", &files), Err(Error::Purged { .. })));
+    assert!(!holds(&store, &secret));
+    let read = read_back(&store, kept, &folder.path().join("out")).unwrap();
+    assert_eq!(read, Some(other));
+    assert!(verify(&store, false, &|_| ()).unwrap().is_whole());
+    collect_all(&store);
+    assert!(matches!(publish(&store, "plan", &files), Err(Error::Purged { .. })), "after gc");
+}
+
+#[test]
+fn a_purged_package_takes_its_own_blobs_and_leaves_shared_ones() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let license = ("license".to_owned(), b"a license that many packages carry".to_vec());
+    let code = b"the code of the package that is purged".to_vec();
+    let package = Files::from([license.clone(), ("index.js".to_owned(), code.clone())]);
+    let another = Files::from([license.clone(), ("main.js".to_owned(), b"another".to_vec())]);
+    let tree = publish(&store, "package", &package).unwrap();
+    let stays = publish(&store, "another", &another).unwrap();
+    let mut both = package.clone();
+    both.extend(another.clone());
+    let composed = publish(&store, "composed", &both).unwrap();
+    let what = What::Package { key: *blake3::hash(b"package").as_bytes(), tree: Some(tree) };
+    let purged = purge(&store, &what).unwrap();
+    assert_eq!((purged.trees, purged.blobs), (2, 1), "{purged:?}");
+    assert!(!holds(&store, &code) && holds(&store, &license.1));
+    assert!(store.open_tree(composed).unwrap().is_none());
+    assert_eq!(store.plan("composed").unwrap(), None);
+    let read = read_back(&store, stays, &folder.path().join("out")).unwrap();
+    assert_eq!(read, Some(another));
+    assert!(matches!(publish(&store, "package", &package), Err(Error::Purged { .. })));
+    assert!(verify(&store, false, &|_| ()).unwrap().is_whole());
+}
+
+#[test]
+fn stats_count_what_is_there() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let files = some_files(1, 6, 4000);
+    let tree = publish(&store, "plan", &files).unwrap();
+    store.set_ref("name", tree).unwrap();
+    let stats = stats::stats(&store).unwrap();
+    let bytes: u64 = files.values().map(|bytes| bytes.len() as u64).sum();
+    assert_eq!((stats.packs, stats.packed_blobs, stats.packed_manifests), (1, 6, 1));
+    assert_eq!((stats.trees, stats.refs, stats.plans, stats.loose_blobs), (1, 1, 1, 0));
+    let manifest = store.open_tree(tree).unwrap().unwrap().manifest().as_bytes().len() as u64;
+    assert_eq!(stats.unique_bytes, bytes + manifest);
+    assert_eq!(stats.pack_bytes, stats.unique_bytes + stats.padding_bytes);
+    assert!(stats.disk_bytes >= stats.pack_bytes && store.records(Kind::Run).unwrap().is_empty());
+}
