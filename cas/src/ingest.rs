@@ -3,6 +3,10 @@
 //! Symbolic links are stored, never followed; set-user-ID and set-group-ID bits are dropped; devices,
 //! pipes and sockets are refused. A file that changes while it is read is read again, and one that
 //! goes on changing ends the ingest, so what is stored is always what the file once was as a whole.
+//!
+//! A change is seen by size, mtime and ctime. write(2) sets the times when it begins, and file systems
+//! keep them in ticks of some milliseconds; so a file that changed just now is given time to settle
+//! before it is believed. A program that writes through a mapping can still escape that.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
@@ -11,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rift_tree::builder::{Item, Xattrs};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -18,9 +23,13 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::import::{Import, Unit};
+use crate::secrets::{self, LOOKED_INTO_MAX};
 
 /// How often a file that changes under the reader is read again.
 const ATTEMPTS: usize = 5;
+/// A file that changed less than this ago may be in the middle of a write(2), or be changed again
+/// within the tick of its file system's clock.
+const SETTLED_MS: i64 = 50;
 
 /// One entry that was read, by its path below the ingested directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +47,26 @@ pub struct Ingested {
 /// What is left out of an ingest.
 pub type Skip<'a> = &'a (dyn Fn(&[u8]) -> bool + Sync);
 
+/// How a directory is read.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// How many threads read.
+    pub threads: usize,
+    /// Entries for which it holds are left out, with all that is below them.
+    pub skip: Skip<'a>,
+    /// Leaves out what `secrets` takes for a secret: for trees that may leave the machine.
+    pub without_secrets: bool,
+}
+
+/// A directory that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Read {
+    /// Its entries, in no particular order.
+    pub entries: Vec<Ingested>,
+    /// Paths that were left out as secrets, sorted, with what they hold.
+    pub secrets: Vec<(Vec<u8>, &'static str)>,
+}
+
 struct Task {
     parent: Arc<OwnedFd>,
     name: CString,
@@ -54,7 +83,8 @@ struct Queue {
 struct Walk<'a> {
     root: &'a Path,
     import: &'a Import<'a>,
-    skip: Skip<'a>,
+    options: Options<'a>,
+    secrets: Mutex<Vec<(Vec<u8>, &'static str)>>,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -74,10 +104,21 @@ pub fn directory(
     threads: usize,
     skip: Skip<'_>,
 ) -> Result<Vec<Ingested>> {
+    let options = Options { threads, skip, without_secrets: false };
+    directory_with(import, root, options).map(|read| read.entries)
+}
+
+/// Reads directory `root` as the options say.
+///
+/// # Errors
+/// As [`directory`].
+pub fn directory_with(import: &Import<'_>, root: &Path, options: Options<'_>) -> Result<Read> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(root, flags, Mode::empty()).map_err(Error::io("open", root))?;
     let stat = rustix::fs::fstat(&opened).map_err(Error::io("look at", root))?;
-    let walk = Walk { root, import, skip, queue: Mutex::default(), wake: Condvar::new() };
+    let (queue, secrets) = (Mutex::default(), Mutex::default());
+    let walk = Walk { root, import, options, secrets, queue, wake: Condvar::new() };
+    let threads = options.threads;
     let first = Task { parent: Arc::new(opened), name: c".".to_owned(), path: Vec::new() };
     lock(&walk.queue).tasks.push_back(first);
     let mut entries = vec![Ingested {
@@ -94,10 +135,12 @@ pub fn directory(
     for part in parts {
         entries.append(&mut part?);
     }
-    match lock(&walk.queue).failure.take() {
-        Some(error) => Err(error),
-        None => Ok(entries),
+    if let Some(error) = lock(&walk.queue).failure.take() {
+        return Err(error);
     }
+    let mut secrets = walk.secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
+    secrets.sort();
+    Ok(Read { entries, secrets })
 }
 
 pub(crate) fn mtime_ns(stat: &Stat) -> i64 {
@@ -111,6 +154,16 @@ fn permissions(stat: &Stat) -> u16 {
 }
 
 impl Walk<'_> {
+    /// Returns what secret a file holds that was just read into the unit.
+    fn secret(&self, path: &[u8], stat: &Stat, unit: &Unit<'_>) -> Option<&'static str> {
+        if !self.options.without_secrets {
+            return None;
+        }
+        let is_small = u64::try_from(stat.st_size).is_ok_and(|size| size <= LOOKED_INTO_MAX);
+        let bytes = unit.current().filter(|_| is_small && secrets::wants_content(path));
+        secrets::by_path(path).or_else(|| secrets::by_content(path, bytes?))
+    }
+
     fn full_path(&self, path: &[u8]) -> PathBuf {
         self.root.join(OsStr::from_bytes(path))
     }
@@ -184,7 +237,7 @@ impl Walk<'_> {
                 below.push(b'/');
             }
             below.extend_from_slice(name.to_bytes());
-            if (self.skip)(&below) {
+            if (self.options.skip)(&below) {
                 continue;
             }
             if self.read_entry(&opened, &name, kind, &below, unit, found)? {
@@ -254,7 +307,11 @@ impl Walk<'_> {
                 Err(Errno::NOENT) => return Ok(None),
                 other => File::from(other.map_err(io("open"))?),
             };
-            let before = rustix::fs::fstat(&file).map_err(io("look at"))?;
+            let mut before = rustix::fs::fstat(&file).map_err(io("look at"))?;
+            if let Some(rest) = unsettled(&before) {
+                std::thread::sleep(rest);
+                before = rustix::fs::fstat(&file).map_err(io("look at"))?;
+            }
             if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
                 let reason = "it was a file when it was listed, and is something else now";
                 return Err(Error::Refused { path: self.full_path(path), reason });
@@ -266,9 +323,14 @@ impl Walk<'_> {
             let key = |stat: &Stat| {
                 (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
             };
-            if key(&before) != key(&after) {
+            if key(&before) != key(&after) || unsettled(&after).is_some() {
                 unit.abandon();
                 continue;
+            }
+            if let Some(holds) = self.secret(path, &after, unit) {
+                unit.abandon();
+                lock(&self.secrets).push((path.to_vec(), holds));
+                return Ok(None);
             }
             let xattrs = user_xattrs(&file);
             let (hash, size) = unit.end()?;
@@ -281,10 +343,28 @@ impl Walk<'_> {
     }
 }
 
+/// Returns how long to wait until a file that changed just now has settled.
+fn unsettled(stat: &Stat) -> Option<Duration> {
+    let changed = Duration::new(
+        u64::try_from(stat.st_ctime).ok()?,
+        u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let age_ms = now.as_millis() as i64 - changed.as_millis() as i64;
+    // A file from the future is on another machine's clock, which tells nothing.
+    let is_young = (-SETTLED_MS..SETTLED_MS).contains(&age_ms);
+    is_young.then(|| Duration::from_millis((SETTLED_MS - age_ms + 1).unsigned_abs()))
+}
+
 /// Returns the `user.*` attributes of a file; none where the file system has none.
 fn user_xattrs(file: &File) -> Xattrs {
-    let mut names = [0; 4096];
-    let Ok(length) = rustix::fs::flistxattr(file, &mut names) else {
+    // An empty buffer asks for the length, see flistxattr(2).
+    let mut names = Vec::new();
+    let Ok(length) = rustix::fs::flistxattr(file, &mut [0; 0]) else {
+        return Xattrs::new();
+    };
+    names.resize(length, 0);
+    let Ok(length) = rustix::fs::flistxattr(file, &mut names[..]) else {
         return Xattrs::new();
     };
     let mut found = Xattrs::new();

@@ -21,6 +21,7 @@ pub mod projection;
 pub mod purge;
 pub mod record;
 pub mod roots;
+pub mod secrets;
 pub mod stats;
 pub mod store;
 pub mod sys;
