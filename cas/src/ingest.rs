@@ -358,14 +358,14 @@ fn unsettled(stat: &Stat) -> Option<Duration> {
 
 /// Returns the `user.*` attributes of a file; none where the file system has none.
 fn user_xattrs(file: &File) -> Xattrs {
-    // An empty buffer asks for the length, see flistxattr(2).
-    let mut names = Vec::new();
-    let Ok(length) = rustix::fs::flistxattr(file, &mut [0; 0]) else {
-        return Xattrs::new();
-    };
-    names.resize(length, 0);
-    let Ok(length) = rustix::fs::flistxattr(file, &mut names[..]) else {
-        return Xattrs::new();
+    let mut names = vec![0; 1024];
+    let length = loop {
+        match rustix::fs::flistxattr(file, &mut names[..]) {
+            Ok(length) => break length,
+            // XATTR_LIST_MAX of xattr(7): no list is longer.
+            Err(Errno::RANGE) if names.len() < 65_536 => names.resize(65_536, 0),
+            Err(_) => return Xattrs::new(),
+        }
     };
     let mut found = Xattrs::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")) {

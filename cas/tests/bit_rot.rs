@@ -27,10 +27,6 @@ fn is_harmless(name: &str, mutation: Mutation) -> bool {
     HARMLESS.iter().any(|(file, known, _)| *file == name && *known == mutation)
 }
 
-fn is_full() -> bool {
-    std::env::var_os("RIFT_TEST_FULL").is_some()
-}
-
 /// A store with one of everything.
 fn make(root: &Path, shown: &Path) -> (TreeHash, Files) {
     let store = Store::open(root).unwrap();

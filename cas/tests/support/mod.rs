@@ -142,3 +142,41 @@ pub(crate) fn copy_store(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(status.success());
 }
+
+/// Ingests a directory as it is and names its tree by a plan.
+pub(crate) fn ingest(store: &Store, name: &str, root: &Path) -> Result<TreeHash, Error> {
+    let import = store.import()?;
+    let mut builder = Builder::new();
+    for entry in rift_cas::ingest::directory(&import, root, 2, &|_| false)? {
+        builder.put_with_xattrs(&entry.path, entry.mtime_ns, entry.item, entry.xattrs).unwrap();
+    }
+    let built = builder.finish().unwrap();
+    let (_, index) = import.finish(&[])?;
+    store.publish_located(&built, &index)?;
+    store.set_plan(name, &Plan { trees: vec![built.hash], payload: Vec::new() })?;
+    Ok(built.hash)
+}
+
+/// Starts this test binary again as a child that runs only the test `name`, told by `RIFT_TEST_CHILD`
+/// what to do; see [`child_task`].
+pub(crate) fn child(name: &str, task: &str, root: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env("RIFT_TEST_CHILD", task)
+        .env("RIFT_TEST_ROOT", root)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Returns what a child was told to do, and on which store.
+pub(crate) fn child_task() -> Option<(String, PathBuf)> {
+    let task = std::env::var("RIFT_TEST_CHILD").ok()?;
+    Some((task, std::env::var_os("RIFT_TEST_ROOT")?.into()))
+}
+
+/// Tells whether the long form of the tests was asked for.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("RIFT_TEST_FULL").is_some()
+}
