@@ -62,7 +62,11 @@ impl Store {
         for entry in read_folder(&folder)? {
             let path = entry.map_err(Error::io("list", &folder))?.path();
             if is_live(&path)? {
-                let text = fs::read(&path).map_err(Error::io("read", &path))?;
+                let text = match fs::read(&path) {
+                    // Its run ended since.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => other.map_err(Error::io("read", &path))?,
+                };
                 let lines = text.split(|byte| *byte == b'\n');
                 let hexes = lines.filter_map(|line| line.strip_prefix(b"tree "));
                 trees.extend(hexes.filter_map(|hex| TreeHash::from_hex(hex).ok()));
