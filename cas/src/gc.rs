@@ -507,7 +507,12 @@ pub fn collect(store: &Store, options: &Options) -> Result<Collected> {
             return Ok(foresee(&survey, &sparse));
         }
         let bytes_before = survey.files.iter().map(StoreFile::bytes).sum();
-        (bytes_before, rewrite(store, &survey, &sparse)?)
+        match rewrite(store, &survey, &sparse) {
+            Ok(count) => (bytes_before, count),
+            // First things first: what goes below makes room for the next time.
+            Err(Error::Io { source, .. }) if is_full(&source) => (bytes_before, 0),
+            Err(error) => return Err(error),
+        }
     };
     let Some(_exclusive) = store.guard_exclusive(options.wait)? else {
         return Ok(Collected { is_busy: true, bytes_before, ..Collected::default() });
@@ -595,9 +600,7 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
     for (kind, names) in records {
         remove_all(names.iter().map(|name| store.record_path(kind, name)))?;
     }
-    if !survey.dead_records.is_empty() {
-        store.compact_log(|topic, key, _| !survey.dead_records.contains(&(topic, *key)))?;
-    }
+    remove_all(survey.leftovers.iter().cloned())?;
     let packs = survey.dead_packs();
     relocate(store, survey, &packs)?;
     let dead: Vec<&StoreFile> =
@@ -610,13 +613,34 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
     remove_all(paths(|item| matches!(item, Item::Sidecar(_) | Item::LooseForm(_))))?;
     collected.trees = remove_all(paths(|item| matches!(item, Item::Tree(_))))?;
     collected.loose_blobs = remove_all(paths(|item| matches!(item, Item::Loose(_))))?;
+    if !survey.dead_records.is_empty() {
+        let compacted =
+            store.compact_log(|topic, key, _| !survey.dead_records.contains(&(topic, *key)));
+        // A record whose tree is gone is a miss; the next gc drops it.
+        unless_full(compacted, || Ok(()))?;
+    }
     if !packs.is_empty() {
         // The index goes first, so that it never names a pack that is gone.
-        survey.marks.index.rewrite(store, &packs, false)?;
+        let rewritten = survey.marks.index.rewrite(store, &packs, false);
+        unless_full(rewritten, || {
+            remove_all([store.path("index/blobs"), store.path("index/stamps")]).map(drop)
+        })?;
         collected.packs = remove_all(packs.iter().map(|id| store.pack_path(*id)))?;
     }
-    remove_all(survey.leftovers.iter().cloned())?;
     Ok(collected)
+}
+
+/// Does something else where writing failed because the disk is full: gc must be able to free it.
+fn unless_full(result: Result<()>, otherwise: impl FnOnce() -> Result<()>) -> Result<()> {
+    match result {
+        Err(Error::Io { source, .. }) if is_full(&source) => otherwise(),
+        other => other,
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// Writes the sidecars anew that point into packs which are about to go.
@@ -628,7 +652,10 @@ fn relocate(store: &Store, survey: &Survey<'_>, packs: &HashSet<PackId>) -> Resu
             match store.write_sidecar(*tree, &manifest, survey.marks.index) {
                 // Not whole before either: `verify` reports it.
                 Ok(()) | Err(Error::MissingBlob { .. } | Error::Damaged { .. }) => {}
-                Err(error) => return Err(error),
+                // Who opens the tree makes its sidecar again.
+                failed => {
+                    unless_full(failed, || remove_all([store.sidecar_path(*tree)]).map(drop))?
+                }
             }
         }
     }

@@ -599,7 +599,7 @@ impl Check<'_> {
         }
         if !lost.is_empty() {
             let what = format!("{} records name trees that are not whole", lost.len());
-            self.damage(&folder, what, FETCHED_AGAIN);
+            self.find(&folder, Severity::Litter, what, FETCHED_AGAIN);
         }
         match self.repair && (is_torn || !lost.is_empty()) {
             true => self.store.compact_log(|topic, key, _| !lost.contains(&(topic, *key))),

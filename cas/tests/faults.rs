@@ -1,0 +1,231 @@
+//! Power loss and full disks, with the real thing: an ext4 image on a loop device that is shut down
+//! under the store, and small tmpfs mounts. What can't be done here is skipped, and says so.
+//!
+//! `RIFT_TEST_FULL=1` pulls the plug twenty times as often.
+
+mod support;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rift_cas::record::Kind;
+use rift_cas::verify::verify;
+use rift_cas::{Error, Store, gc};
+use support::*;
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output();
+    match output {
+        Err(error) => Err(format!("{program}: {error}")),
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            Err(format!("{program} {}: {text}", arguments.join(" ")))
+        }
+    }
+}
+
+/// A mounted file system, unmounted when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(at: PathBuf, arguments: &[&str]) -> Result<Self, String> {
+        std::fs::create_dir_all(&at).unwrap();
+        let path = at.to_str().unwrap().to_owned();
+        run("mount", &[arguments, &[&path]].concat()).map(|()| Self(at))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &[self.path()]) {
+            println!("{error}");
+            run("umount", &["-l", self.path()]).unwrap();
+        }
+    }
+}
+
+/// What the children of these tests do; a test of its own that has nothing to do otherwise.
+#[test]
+fn child_process() {
+    let Some((task, root)) = child_task() else {
+        return;
+    };
+    let mut seed: u64 = task.parse().unwrap();
+    // The disk goes away at some point; that is the end.
+    while publish_and_report(&root, seed).is_ok() {
+        seed += 1;
+    }
+}
+
+fn publish_and_report(root: &Path, seed: u64) -> Result<(), Error> {
+    let store = Store::open(root)?;
+    let mut files = some_files(seed, 10, 4000);
+    if seed % 6 == 0 {
+        files.insert("large".to_owned(), vec![seed as u8; 8 << 20]);
+    }
+    let name = format!("plan{seed}");
+    let tree = publish(&store, &name, &files)?;
+    store.set_ref(&format!("ref{seed}"), tree)?;
+    println!("published {seed}");
+    if seed % 3 == 0 {
+        publish(&store, "passing", &some_files(seed + 500_000, 10, 9000))?;
+        store.remove_record(Kind::Plan, "passing")?;
+        let options = gc::Options { grace: Duration::ZERO, ..Default::default() };
+        gc::collect(&store, &options)?;
+    }
+    if seed % 6 == 0 {
+        // Large ones would fill the image.
+        store.remove_record(Kind::Ref, &format!("ref{seed}"))?;
+        store.remove_record(Kind::Plan, &name)?;
+        println!("removed {seed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_reported_published_survives_a_power_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    let image = image.to_str().unwrap().to_owned();
+    let at = folder.path().join("disk");
+    let mount = || Mount::new(at.clone(), &["-o", "loop", &image]);
+    let ready = run("mkfs.ext4", &["-q", "-F", &image])
+        .and_then(|()| run("xfs_io", &["-V"]))
+        .and_then(|()| mount());
+    let mut disk = match ready {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: needs root, loop devices, mkfs.ext4 and xfs_io: {reason}");
+            return;
+        }
+    };
+    let root = at.join("store");
+    let mut published: Vec<u64> = Vec::new();
+    let rounds = if is_full() { 120 } else { 6 };
+    for round in 0..rounds {
+        let mut child = child("child_process", &(round * 10_000).to_string(), &root);
+        std::thread::sleep(Duration::from_millis(80 + round * 37 % 400));
+        // Nothing that was not synced reaches the disk any more, in some rounds not even metadata.
+        let how = if round % 2 == 0 { "shutdown" } else { "shutdown -f" };
+        run("xfs_io", &["-x", "-c", how, disk.path()]).unwrap();
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(disk);
+        disk = mount().unwrap();
+        for line in text.lines() {
+            let seed = |word| line.strip_prefix(word).map(|seed: &str| seed.parse().unwrap());
+            published.extend(seed("published "));
+            let removed: Option<u64> = seed("removed ");
+            published.retain(|seed| Some(*seed) != removed);
+        }
+        // One that was on its way out may be either.
+        let last_large = published.iter().copied().filter(|seed| seed % 6 == 0).next_back();
+        published.retain(|seed| Some(*seed) != last_large);
+        check_after_loss(&root, round, &published);
+        if is_full() && round % 10 == 9 {
+            published.drain(..).for_each(|seed| forget(&root, seed));
+        }
+    }
+    assert!(!published.is_empty() || is_full(), "no child got anything done");
+}
+
+/// Makes room: removes what a round has brought.
+fn forget(root: &Path, seed: u64) {
+    let store = Store::open(root).unwrap();
+    store.remove_record(Kind::Ref, &format!("ref{seed}")).unwrap();
+    store.remove_record(Kind::Plan, &format!("plan{seed}")).unwrap();
+}
+
+fn check_after_loss(root: &Path, round: u64, published: &[u64]) {
+    let store = Store::open(root).unwrap();
+    let report = verify(&store, false, &|_| ()).unwrap();
+    assert!(report.is_whole(), "round {round}: {report:#?}");
+    let out = root.with_file_name("out");
+    for seed in published {
+        let tree = store.get_ref(&format!("ref{seed}")).unwrap();
+        let tree = tree.unwrap_or_else(|| panic!("round {round}: ref{seed} is lost"));
+        let read = read_back(&store, tree, &out).unwrap();
+        assert_eq!(read, Some(some_files(*seed, 10, 4000)), "round {round}: {seed}");
+    }
+    let files = some_files(900_000 + round, 5, 2000);
+    let tree = publish(&store, "next", &files).unwrap();
+    assert_eq!(read_back(&store, tree, &out).unwrap(), Some(files), "round {round}");
+}
+
+/// Fills a store on a small tmpfs until it refuses, and checks that it is whole, says why, and works
+/// again once there is room.
+fn fill(options: &str, count: usize, size: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Mount::new(folder.path().join("disk"), &["-t", "tmpfs", "-o", options, "t"]);
+    let disk = match disk {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: needs root to mount a tmpfs: {reason}");
+            return;
+        }
+    };
+    let root = disk.0.join("store");
+    let store = Store::open(&root).unwrap();
+    let out = folder.path().join("out");
+    let mut trees = Vec::new();
+    let error = (0..).find_map(|seed| {
+        let files = some_files(seed, count, size);
+        match publish(&store, &format!("plan{seed}"), &files) {
+            Ok(tree) => {
+                trees.push((tree, files));
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    let error = error.unwrap();
+    assert_eq!(error.errno(), 28, "{error:?}");
+    assert!(error.to_string().starts_with("could not "), "{error}");
+    assert!(trees.len() > 1, "the first ones fit");
+    let report = verify(&store, false, &|_| ()).unwrap();
+    assert!(report.is_whole(), "{report:#?}");
+    assert_eq!(store.plan(&format!("plan{}", trees.len())).unwrap(), None, "half published");
+    for (tree, files) in &trees {
+        assert_eq!(read_back(&store, *tree, &out).unwrap().as_ref(), Some(files));
+    }
+    // gc frees a disk that is full to the last byte.
+    let filler = disk.0.join("filler");
+    drop(std::fs::write(&filler, vec![0; 64 << 20]));
+    store.remove_record(Kind::Plan, "plan0").unwrap();
+    store.remove_record(Kind::Plan, "plan1").unwrap();
+    let collected = collect_all(&store);
+    assert!(collected.trees >= 2 && collected.packs >= 1, "{collected:?}");
+    let report = verify(&store, false, &|_| ()).unwrap();
+    assert!(report.is_whole(), "{report:#?}");
+    // Without a free inode there is none.
+    drop(std::fs::remove_file(&filler));
+    for (tree, files) in &trees[2..] {
+        assert_eq!(read_back(&store, *tree, &out).unwrap().as_ref(), Some(files));
+    }
+    let (_, files) = &trees[0];
+    let tree = publish(&store, "again", files).unwrap();
+    assert_eq!(read_back(&store, tree, &out).unwrap().as_ref(), Some(files));
+    collect_all(&store);
+    let report = verify(&store, false, &|_| ()).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_no_damage() {
+    fill("size=2m,mode=755", 10, 20_000);
+}
+
+#[test]
+fn a_disk_without_inodes_is_an_error_and_no_damage() {
+    fill("size=64m,nr_inodes=60,mode=755", 5, 1000);
+}
