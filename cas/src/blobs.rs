@@ -148,10 +148,9 @@ impl BlobIndex {
     ) -> Result<Self> {
         let mut on_disk = list_packs(store)?;
         on_disk.retain(|id, _| !hidden.contains(id));
-        let mut stamps = Stamps::default();
-        stamps.known = read_stamps(&store.path("index/stamps"));
-        stamps.known.extend(fresh.iter().map(|(id, stamp)| (*id.as_bytes(), *stamp)));
-        stamps.is_changed = !fresh.is_empty();
+        let mut known = read_stamps(&store.path("index/stamps"));
+        known.extend(fresh.iter().map(|(id, stamp)| (*id.as_bytes(), *stamp)));
+        let stamps = Stamps { known, loose: HashSet::new(), is_changed: !fresh.is_empty() };
         let mut index = Self {
             packs: Vec::new(),
             covered: 0,

@@ -41,11 +41,14 @@ struct PackState {
     entries: Vec<Packed>,
 }
 
+/// What a unit brings: a hash of a kind.
+type Claim = ([u8; 32], PackedKind);
+
 /// An import in progress. gc waits until it is finished or dropped.
 pub struct Import<'s> {
     store: &'s Store,
     index: BlobIndex,
-    new: [Mutex<HashSet<([u8; 32], PackedKind)>>; SHARDS],
+    new: [Mutex<HashSet<Claim>>; SHARDS],
     packs: Mutex<Vec<Arc<OpenPack>>>,
     /// A write failed: packs have holes where their entries should be.
     is_broken: AtomicBool,

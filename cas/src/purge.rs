@@ -174,7 +174,9 @@ fn doomed_blobs(what: &What, trees: &Trees, doomed: &HashSet<TreeHash>) -> HashS
     let mut blobs: HashSet<BlobHash> = own.into_iter().flatten().copied().collect();
     for (tree, others) in &trees.blobs {
         if !doomed.contains(tree) {
-            others.iter().for_each(|blob| drop(blobs.remove(blob)));
+            for blob in others {
+                blobs.remove(blob);
+            }
         }
     }
     blobs

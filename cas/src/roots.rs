@@ -42,8 +42,11 @@ pub struct Projection {
     pub path: PathBuf,
 }
 
+/// A line: its word and what follows.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits the lines off that begin with known words, up to an empty line.
-fn split_head(payload: &[u8]) -> (Vec<(&[u8], &[u8])>, &[u8]) {
+fn split_head(payload: &[u8]) -> (Vec<Field<'_>>, &[u8]) {
     let mut fields = Vec::new();
     let mut rest = payload;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {

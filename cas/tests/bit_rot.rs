@@ -3,6 +3,13 @@
 //!
 //! `RIFT_TEST_FULL=1` repairs after every single mutation, and leaves out no byte of the pack.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::fs::{self, File, OpenOptions};

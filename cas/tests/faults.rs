@@ -3,6 +3,13 @@
 //!
 //! `RIFT_TEST_FULL=1` pulls the plug twenty times as often.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::io::Read;
@@ -67,20 +74,20 @@ fn child_process() {
 fn publish_and_report(root: &Path, seed: u64) -> Result<(), Error> {
     let store = Store::open(root)?;
     let mut files = some_files(seed, 10, 4000);
-    if seed % 6 == 0 {
+    if seed.is_multiple_of(6) {
         files.insert("large".to_owned(), vec![seed as u8; 8 << 20]);
     }
     let name = format!("plan{seed}");
     let tree = publish(&store, &name, &files)?;
     store.set_ref(&format!("ref{seed}"), tree)?;
     println!("published {seed}");
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         publish(&store, "passing", &some_files(seed + 500_000, 10, 9000))?;
         store.remove_record(Kind::Plan, "passing")?;
         let options = gc::Options { grace: Duration::ZERO, ..Default::default() };
         gc::collect(&store, &options)?;
     }
-    if seed % 6 == 0 {
+    if seed.is_multiple_of(6) {
         // Large ones would fill the image.
         store.remove_record(Kind::Ref, &format!("ref{seed}"))?;
         store.remove_record(Kind::Plan, &name)?;
@@ -114,7 +121,7 @@ fn what_was_reported_published_survives_a_power_loss() {
         let mut child = child("child_process", &(round * 10_000).to_string(), &root);
         std::thread::sleep(Duration::from_millis(80 + round * 37 % 400));
         // Nothing that was not synced reaches the disk any more, in some rounds not even metadata.
-        let how = if round % 2 == 0 { "shutdown" } else { "shutdown -f" };
+        let how = if round.is_multiple_of(2) { "shutdown" } else { "shutdown -f" };
         run("xfs_io", &["-x", "-c", how, disk.path()]).unwrap();
         let mut text = String::new();
         child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -129,7 +136,7 @@ fn what_was_reported_published_survives_a_power_loss() {
             published.retain(|seed| Some(*seed) != removed);
         }
         // One that was on its way out may be either.
-        let last_large = published.iter().copied().filter(|seed| seed % 6 == 0).next_back();
+        let last_large = published.iter().copied().rfind(|seed| seed % 6 == 0);
         published.retain(|seed| Some(*seed) != last_large);
         check_after_loss(&root, round, &published);
         if is_full() && round % 10 == 9 {

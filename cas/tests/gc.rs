@@ -1,5 +1,12 @@
 //! What gc keeps, what it removes, and that a size is kept.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::time::{Duration, SystemTime};

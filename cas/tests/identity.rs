@@ -1,6 +1,13 @@
 //! What is ingested is what is materialized: names, bytes, modes, times, links, attributes; and a file
 //! that is written while it is read is never stored torn.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -101,7 +108,7 @@ fn describe(path: &Path, relative: &[u8], out: &mut BTreeMap<Vec<u8>, String>) {
         () if stat.is_symlink() => format!("{:?}", fs::read_link(path).unwrap()),
         () if stat.is_dir() => String::new(),
         () => {
-            let mut value = vec![0; 100];
+            let mut value = [0; 100];
             let length = rustix::fs::getxattr(path, "user.rift", &mut value[..]).ok();
             format!("{:?} {:?}", length.map(|length| &value[..length]), fs::read(path).unwrap())
         }

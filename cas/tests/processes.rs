@@ -2,6 +2,13 @@
 //!
 //! `RIFT_TEST_FULL=1` kills ten times as often.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::path::Path;
@@ -51,7 +58,7 @@ fn churn(store: &Store, seed: u64) {
     let name = format!("churn{}", seed % 7);
     let mut files = some_files(seed, 12, 4000);
     files.extend(some_files(seed % 3, 5, 9000));
-    if seed % 5 == 0 {
+    if seed.is_multiple_of(5) {
         files.insert("large".to_owned(), vec![seed as u8; 8 << 20]);
     }
     let tree = publish(store, &name, &files).unwrap();
@@ -187,7 +194,7 @@ fn a_process_killed_at_any_instant_leaves_a_whole_store() {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut children = vec![child("child_process", &format!("churn {}", round * 1000), &root)];
-        if round % 3 == 0 {
+        if round.is_multiple_of(3) {
             children.push(child("child_process", &format!("churn {}", round * 1000 + 500), &root));
         }
         std::thread::sleep(Duration::from_millis(10 + (state >> 33) % 250));

@@ -1,5 +1,12 @@
 //! Purged content is gone from every file of the store and does not come back.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on fails, and says why it is skipped"
+)]
+
 mod support;
 
 use std::fs;

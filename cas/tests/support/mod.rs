@@ -50,7 +50,7 @@ pub(crate) fn build(import: &rift_cas::import::Import<'_>, files: &Files) -> Res
     for (path, bytes) in files {
         for (at, _) in path.match_indices('/') {
             if folders.insert(path[..at].to_owned()) {
-                builder.put(path[..at].as_bytes(), 1_000_000_000, directory()).unwrap();
+                builder.put(&path.as_bytes()[..at], 1_000_000_000, directory()).unwrap();
             }
         }
         let hash = unit.add(bytes)?;
