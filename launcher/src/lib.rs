@@ -1,5 +1,15 @@
 //! Velo Rift's launcher: the command line, configuration and plans behind the binary `rift`.
 
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod env_vars;
+pub mod exec;
+pub mod hint;
+pub mod machine;
 pub mod observe;
+pub mod place;
 pub mod plan;
+pub mod report;
 mod sys;
+pub mod ui;

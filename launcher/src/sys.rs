@@ -1,12 +1,13 @@
-//! What needs `unsafe` in the launcher: descriptors for a child, and a seccomp filter in a child and
-//! the answers to its notifications.
+//! What needs `unsafe` in the launcher: descriptors for a child, a seccomp filter in a child and the
+//! answers to its notifications, and signals.
 
-#![allow(unsafe_code, reason = "pre_exec, seccomp(2) and its ioctls have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, seccomp(2), its ioctls and sigaction(2) have no safe form")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 /// A system call that waits for an answer: `struct seccomp_notif` of seccomp_unotify(2).
 #[repr(C)]
@@ -181,4 +182,209 @@ pub(crate) fn let_continue(listener: &OwnedFd, id: u64) -> io::Result<()> {
     let sent =
         unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
     if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The signals that are handed on to the child.
+const RELAYED: [i32; 7] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
+
+/// The child that signals are handed on to; 0 while there is none.
+static CHILD: AtomicI32 = AtomicI32::new(0);
+/// Signals that came before the child was known, one bit each.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+/// The terminal's hangup reaches the session's leader alone: then it has to be handed on.
+static IS_LEADER: AtomicBool = AtomicBool::new(false);
+/// Whether SIGPIPE was ignored when this process began, before Rust's runtime ignored it.
+static IGNORED_SIGPIPE: AtomicBool = AtomicBool::new(false);
+
+/// Runs before `main` and before Rust's runtime, which ignores SIGPIPE.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[used]
+static LOOK_AT_SIGPIPE: extern "C" fn() = {
+    extern "C" fn look() {
+        let ignored = disposition(libc::SIGPIPE).is_ok_and(|old| old.sa_sigaction == libc::SIG_IGN);
+        IGNORED_SIGPIPE.store(ignored, Ordering::Relaxed);
+    }
+    look
+};
+
+/// Returns what a signal does.
+fn disposition(signal: i32) -> io::Result<libc::sigaction> {
+    set_disposition(signal, std::ptr::null())
+}
+
+/// Sets what a signal does, unless `action` is null; returns what it did.
+fn set_disposition(signal: i32, action: *const libc::sigaction) -> io::Result<libc::sigaction> {
+    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2): "If act is non-NULL, the new action for signal signum is installed from
+    // act. If oldact is non-NULL, the previous action is saved in oldact." Callers pass null or a
+    // whole action.
+    let result = unsafe { libc::sigaction(signal, action, old.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero bytes are a `sigaction` (the default action), and the call succeeded.
+    Ok(unsafe { old.assume_init() })
+}
+
+fn action(handler: libc::sighandler_t, flags: i32) -> libc::sigaction {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: all-zero bytes are a `sigaction`: the default action and an empty mask.
+    let fresh = unsafe { action.assume_init_mut() };
+    fresh.sa_sigaction = handler;
+    fresh.sa_flags = flags;
+    *fresh
+}
+
+/// Hands a signal on. Async-signal-safe: atomics and kill(2) only, and errno is kept.
+extern "C" fn relay(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: sigaction(2): with SA_SIGINFO the second argument is "a pointer to a siginfo_t".
+    let code = unsafe { (*info).si_code };
+    // Above 0 the kernel sent it: the terminal's signals reach the child as well, by its group.
+    let is_from_kernel = code > 0;
+    let is_lone_hangup = signal == libc::SIGHUP && IS_LEADER.load(Ordering::SeqCst);
+    if is_from_kernel && !is_lone_hangup {
+        return;
+    }
+    PENDING.fetch_or(1 << signal, Ordering::SeqCst);
+    let errno = errno_place();
+    // SAFETY: the C library's own place for this thread's errno.
+    let kept = unsafe { *errno };
+    hand_on_pending();
+    // SAFETY: as above.
+    unsafe { *errno = kept };
+}
+
+fn errno_place() -> *mut i32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes nothing and returns this thread's errno, which lives as long as the thread.
+    let place = unsafe { libc::__errno_location() };
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: as above.
+    let place = unsafe { libc::__error() };
+    place
+}
+
+/// Sends the child what is pending, once there is a child.
+fn hand_on_pending() {
+    let child = CHILD.load(Ordering::SeqCst);
+    if child <= 0 {
+        return;
+    }
+    let pending = PENDING.swap(0, Ordering::SeqCst);
+    for signal in RELAYED.into_iter().filter(|signal| pending & (1 << signal) != 0) {
+        // SAFETY: kill(2) takes two numbers and is async-signal-safe. The child was not waited for,
+        // so nobody else has its number.
+        unsafe { libc::kill(child, signal) };
+    }
+}
+
+/// Hands signals on to a child while it lives; one at a time.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    old: Vec<(i32, OldAction)>,
+}
+
+/// What a signal did before.
+struct OldAction(libc::sigaction);
+
+impl std::fmt::Debug for OldAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OldAction")
+    }
+}
+
+impl Relay {
+    /// Starts to catch signals. Those that are ignored stay so, for the child too.
+    ///
+    /// # Errors
+    /// As sigaction(2).
+    pub(crate) fn start() -> io::Result<Self> {
+        CHILD.store(0, Ordering::SeqCst);
+        PENDING.store(0, Ordering::SeqCst);
+        let leader = rustix::process::getsid(None)? == rustix::process::getpid();
+        IS_LEADER.store(leader, Ordering::SeqCst);
+        let mut relays = Self { old: Vec::new() };
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = relay;
+        let catching = action(handler as libc::sighandler_t, libc::SA_SIGINFO | libc::SA_RESTART);
+        for signal in RELAYED {
+            if disposition(signal)?.sa_sigaction == libc::SIG_IGN {
+                continue;
+            }
+            let old = set_disposition(signal, &raw const catching)?;
+            relays.old.push((signal, OldAction(old)));
+        }
+        Ok(relays)
+    }
+
+    /// Hands on to this child from here on, beginning with what came before.
+    pub(crate) fn hand_on_to(&self, child: i32) {
+        CHILD.store(child, Ordering::SeqCst);
+        hand_on_pending();
+    }
+
+    /// Waits until the child has ended, and leaves it for wait(2): until then its number is its own.
+    ///
+    /// # Errors
+    /// As waitid(2).
+    pub(crate) fn wait_until_ended(&self, child: i32) -> io::Result<()> {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let id = Pid::from_raw(child).ok_or(io::ErrorKind::InvalidInput)?;
+        loop {
+            match waitid(WaitId::Pid(id), options) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => {
+                    CHILD.store(0, Ordering::SeqCst);
+                    return other.map(drop).map_err(io::Error::from);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        CHILD.store(0, Ordering::SeqCst);
+        for (signal, old) in &self.old {
+            // It was set before, so it can be set again.
+            let _is_back = set_disposition(*signal, &raw const old.0).is_ok();
+        }
+    }
+}
+
+/// Gives `command` the SIGPIPE that this process was started with.
+pub(crate) fn restore_sigpipe(command: &mut Command) {
+    if !IGNORED_SIGPIPE.load(Ordering::Relaxed) {
+        // The standard library restores the default itself.
+        return;
+    }
+    let ignore = || {
+        let ignoring = action(libc::SIG_IGN, 0);
+        set_disposition(libc::SIGPIPE, &raw const ignoring).map(drop)
+    };
+    // SAFETY: pre_exec asks for a closure that is sound between fork and exec: sigaction(2) is
+    // async-signal-safe (signal-safety(7)), and nothing is allocated.
+    unsafe { command.pre_exec(ignore) };
+}
+
+/// Dies of a signal, without leaving a core of this process; returns when that does not kill.
+pub(crate) fn die_of(signal: i32) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+    // A second core is a nuisance, nothing more.
+    let _has_no_core = setrlimit(Resource::Core, limit).is_ok();
+    let default = action(libc::SIG_DFL, 0);
+    // SIGKILL can't be set, and need not be.
+    let _is_default = set_disposition(signal, &raw const default).is_ok();
+    // SAFETY: raise(3) takes a number.
+    unsafe { libc::raise(signal) };
 }

@@ -1,0 +1,180 @@
+//! The command line: one file per command, dispatched here.
+//!
+//! stdout carries data, stderr the rest. Rift's own failure ends with 125, a wrong command line with 2,
+//! `rift exec` with the status or signal of its child. A reader that closes our stdout ends us quietly.
+
+mod cat;
+mod completions;
+mod config;
+mod diff;
+mod exec;
+mod ingest;
+mod ls;
+mod man;
+mod materialize;
+mod plan;
+mod refs;
+mod status;
+mod store;
+mod tree;
+mod why;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::builder::styling::{Ansi256Color, Color as AnsiColor, Style, Styles};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Color, Config, Id};
+use crate::context::Context;
+use crate::exec::child;
+use crate::ui::{self, Ui};
+
+const STYLES: Styles = Styles::styled()
+    .header(Style::new().bold().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(141)))))
+    .usage(Style::new().bold().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(141)))))
+    .literal(Style::new().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(51)))))
+    .placeholder(Style::new().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(51)))).dimmed());
+
+/// Known trees of files are there at once, and commands with a known result finish at once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rift",
+    version,
+    styles = STYLES,
+    max_term_width = 80,
+    propagate_version = false,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  rift exec -- npm ci           node_modules from the store, without npm
+  rift plan -- npm ci           what that would do, and why
+  rift ingest dist --name site  keep a tree; `rift materialize site DIR` brings
+                                it back
+
+`rift COMMAND --help` has examples of each. Exit status: the child's for exec;
+125 rift failed, 126 not executable, 127 not found, 2 wrong usage."
+)]
+pub struct Cli {
+    /// When output has colors.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, hide_possible_values = true)]
+    #[arg(help = "Color output: auto, always or never")]
+    color: Option<When>,
+
+    /// Leaves out the summary and progress.
+    #[arg(short, long, global = true, help = "Leave out summary and progress")]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// When output has colors.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Exec(exec::Args),
+    Plan(plan::Args),
+    Why(why::Args),
+    Ingest(ingest::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Diff(diff::Args),
+    Refs(refs::Args),
+    Materialize(materialize::Args),
+    Store(store::Args),
+    Status(status::Args),
+    Config(config::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Runs `rift` with the arguments and in the environment of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are data on stdout; nobody listening is no failure.
+            let _is_printed = answer.print().is_ok();
+            return ExitCode::from(u8::from(answer.use_stderr()) * 2);
+        }
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) if ui::is_closed_stdout(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            Ui::new(Color::Auto, false).error(&error);
+            ExitCode::from(child::FAILED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Some(command) = cli.command else {
+        Cli::command().print_help().context("could not print the help")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Command::Exec(args) = &command
+        && let Some(ending) = exec::replace_if_disabled(args)
+    {
+        return Ok(ending);
+    }
+    // These work where settings are broken, and need none.
+    match &command {
+        Command::Completions(args) => return completions::run(args),
+        Command::Man(args) => return man::run(args),
+        _ => {}
+    }
+    let cwd = std::env::current_dir().context("could not find the working directory")?;
+    let mut config = Config::load(&cwd)?;
+    if let Some(when) = cli.color {
+        let word = match when {
+            When::Auto => "auto",
+            When::Always => "always",
+            When::Never => "never",
+        };
+        config.set_flag(Id::Color, "--color", OsStr::new(word), &cwd)?;
+    }
+    if cli.quiet {
+        config.set_flag(Id::Quiet, "--quiet", OsStr::new("true"), &cwd)?;
+    }
+    if let Command::Exec(args) = &command {
+        exec::set_flags(args, &mut config, &cwd)?;
+    }
+    let context = Context::new(config, cwd);
+    let result = dispatch(&command, &context);
+    match result {
+        Err(error) if !ui::is_closed_stdout(&error) => {
+            context.ui.error(&error);
+            Ok(ExitCode::from(child::FAILED))
+        }
+        other => other,
+    }
+}
+
+fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Exec(args) => exec::run(args, context),
+        Command::Plan(args) => crate::exec::plan(&args.command, context),
+        Command::Why(args) => crate::exec::why(args.run.as_deref(), context),
+        Command::Ingest(args) => ingest::run(args, context),
+        Command::Ls(args) => ls::run(args, context),
+        Command::Cat(args) => cat::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Refs(args) => refs::run(args, context),
+        Command::Materialize(args) => materialize::run(args, context),
+        Command::Store(args) => store::run(args, context),
+        Command::Status(args) => status::run(args, context),
+        Command::Config(args) => config::run(args, context),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+    }
+}

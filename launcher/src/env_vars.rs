@@ -1,0 +1,74 @@
+//! Every environment variable that rift reads, as a documented constant.
+//!
+//! Those of settings are named here and bound to their key in [`crate::config`]; no other file spells
+//! a variable's name.
+
+/// Where the store is.
+pub const RIFT_STORE: &str = "RIFT_STORE";
+/// How large the store may grow before gc makes it smaller.
+pub const RIFT_MAX_SIZE: &str = "RIFT_MAX_SIZE";
+/// How a tree is shown.
+pub const RIFT_AS: &str = "RIFT_AS";
+/// How files get their bytes.
+pub const RIFT_VIA: &str = "RIFT_VIA";
+/// Whether known results are used and kept.
+pub const RIFT_CACHE: &str = "RIFT_CACHE";
+/// Whether recorded results of install scripts are used and kept.
+pub const RIFT_SCRIPT_CACHE: &str = "RIFT_SCRIPT_CACHE";
+/// When content is checked against its hash.
+pub const RIFT_VERIFY: &str = "RIFT_VERIFY";
+/// Whether rift fails where it would otherwise run the real command.
+pub const RIFT_STRICT: &str = "RIFT_STRICT";
+/// How many threads read and write files.
+pub const RIFT_THREADS: &str = "RIFT_THREADS";
+/// Whether output has colors.
+pub const RIFT_COLOR: &str = "RIFT_COLOR";
+/// Whether the summary is left out.
+pub const RIFT_QUIET: &str = "RIFT_QUIET";
+/// Where the summary is written as JSON.
+pub const RIFT_SUMMARY_JSON: &str = "RIFT_SUMMARY_JSON";
+/// `1` makes `rift exec` execute the command and nothing else, see exec(2).
+pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
+
+/// No colors when set to anything but the empty string.
+pub const NO_COLOR: &str = "NO_COLOR";
+/// Colors also where there is no terminal, unless it is `0`.
+pub const CLICOLOR_FORCE: &str = "CLICOLOR_FORCE";
+/// The type of the terminal; `dumb` has no colors.
+pub const TERM: &str = "TERM";
+/// Where programs are looked for, see environ(7).
+pub const PATH: &str = "PATH";
+/// The user's home directory.
+pub const HOME: &str = "HOME";
+/// Where programs keep their files; the store is in its folder `rift`.
+pub const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
+/// Where users configure programs; the user's file is `rift/config.toml` in it.
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// Where programs remember things; rift lists stores in other places there.
+pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+
+/// What begins the name of each variable that is rift's own.
+pub const PREFIX: &str = "RIFT_";
+
+/// Every variable of rift's own.
+pub const OWN: [&str; 13] = [
+    RIFT_STORE,
+    RIFT_MAX_SIZE,
+    RIFT_AS,
+    RIFT_VIA,
+    RIFT_CACHE,
+    RIFT_SCRIPT_CACHE,
+    RIFT_VERIFY,
+    RIFT_STRICT,
+    RIFT_THREADS,
+    RIFT_COLOR,
+    RIFT_QUIET,
+    RIFT_SUMMARY_JSON,
+    RIFT_DISABLE,
+];
+
+/// Returns a variable that is set to something.
+#[must_use]
+pub fn get(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}

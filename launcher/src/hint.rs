@@ -1,0 +1,98 @@
+//! One actionable hint, carried by an error to the place that prints it.
+//!
+//! Whoever knows what the user can do about a failure says so with [`Hint::hint`]; the outermost hint
+//! of a chain is printed, see [`crate::ui`]. Failures of the store bring a hint of their own.
+
+use std::fmt;
+
+/// An error with a hint; it reads like the error itself, and stands for it in a chain.
+#[derive(Debug)]
+pub struct Hinted {
+    source: anyhow::Error,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl std::error::Error for Hinted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.source()
+    }
+}
+
+/// Adds a hint to a failure.
+pub trait Hint<T> {
+    /// Says what the user can do about the failure.
+    ///
+    /// # Errors
+    /// The same failure.
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> anyhow::Result<T> {
+        self.map_err(|error| Hinted { source: error.into(), hint: hint.into() }.into())
+    }
+}
+
+/// Returns the hint of an error: the outermost that was given, else the store's.
+#[must_use]
+pub fn of(error: &anyhow::Error) -> Option<String> {
+    let given = error.chain().find_map(|link| link.downcast_ref::<Hinted>());
+    if let Some(hinted) = given {
+        return Some(hinted.hint.clone());
+    }
+    error.chain().find_map(|link| link.downcast_ref::<rift_cas::Error>()).and_then(of_store)
+}
+
+/// Returns what can be done about a failure of the store.
+fn of_store(error: &rift_cas::Error) -> Option<String> {
+    use rift_cas::Error;
+    use std::io::ErrorKind;
+    let hint = match error {
+        Error::UnsafePlace { .. } => {
+            "set RIFT_STORE to a folder that only you can write to, in folders that only you or root can"
+        }
+        Error::Version { .. } => {
+            "use the rift that made it, or set RIFT_STORE to another folder: both can live side by side"
+        }
+        Error::Damaged { .. } | Error::HashMismatch { .. } | Error::MissingBlob { .. } => {
+            "`rift store verify --repair` finds all damage and mends what can be fetched again"
+        }
+        Error::Io { source, .. } => match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "make room on that file system, or make the store smaller: `rift store gc --max-size 1G`"
+            }
+            ErrorKind::ReadOnlyFilesystem => "choose a place that can be written to",
+            ErrorKind::PermissionDenied => "check the owner and the mode of that path",
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn the_outermost_hint_is_found_below_context() {
+        let plain: anyhow::Result<()> = Err(anyhow::anyhow!("cause"));
+        let error = plain.hint("inner").context("middle").hint("outer").context("top").unwrap_err();
+        assert_eq!(of(&error).as_deref(), Some("outer"));
+        assert_eq!(of(&anyhow::anyhow!("no hint")), None);
+    }
+
+    #[test]
+    fn failures_of_the_store_bring_their_own() {
+        let unsafe_place = rift_cas::Error::UnsafePlace { path: "/x".into(), reason: "anybody" };
+        let error = anyhow::Error::new(unsafe_place).context("could not open the store");
+        assert!(of(&error).unwrap().contains("RIFT_STORE"));
+    }
+}

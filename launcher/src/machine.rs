@@ -1,0 +1,199 @@
+//! What the machine is like: its mounts, and whether it is busy building a container image.
+//!
+//! Read from proc(5) below a root that tests replace. Nothing here is needed to be right, only to be
+//! careful: what can't be read says that nothing is known.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// One line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is mounted.
+    pub place: PathBuf,
+    /// The type of its file system.
+    pub kind: String,
+    /// What is mounted, as the file system says.
+    pub source: PathBuf,
+    /// What part of the file system is mounted.
+    pub part: PathBuf,
+}
+
+/// Reads the mounts, in the order in which they were made.
+#[must_use]
+pub fn mounts(root: &Path) -> Vec<Mount> {
+    let bytes = std::fs::read(root.join("proc/self/mountinfo")).unwrap_or_default();
+    bytes.split(|byte| *byte == b'\n').filter_map(parse_mount).collect()
+}
+
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let part = path(words.by_ref().nth(3)?);
+    let place = path(words.next()?);
+    let mut words = words.skip_while(|word| *word != b"-").skip(1);
+    let kind = String::from_utf8_lossy(words.next()?).into_owned();
+    Some(Mount { place, kind, source: path(words.next()?), part })
+}
+
+/// Undoes the kernel's octal escapes.
+fn path(word: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let [first, tail @ ..] = rest {
+        let digits = (*first == b'\\').then(|| tail.get(..3)).flatten();
+        let escaped =
+            digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Returns the mount that `path`, which is absolute and without symbolic links, is on.
+#[must_use]
+pub fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
+    let on = mounts.iter().enumerate().filter(|(_, mount)| path.starts_with(&mount.place));
+    // Of several at one place, the last one made covers the others.
+    on.max_by_key(|(at, mount)| (mount.place.components().count(), *at)).map(|(_, mount)| mount)
+}
+
+/// Tells what builds an image around this process; `None` when nothing seems to.
+#[must_use]
+pub fn image_build(root: &Path) -> Option<&'static str> {
+    let mounts = mounts(root);
+    let comes_from = |word: &str| {
+        mounts.iter().any(|mount| {
+            [&mount.part, &mount.source].iter().any(|path| path.to_string_lossy().contains(word))
+        })
+    };
+    // BuildKit mounts its own resolv.conf and hosts over those of the image.
+    if comes_from("/buildkit/") || hostname(root) == "buildkitsandbox" {
+        return Some("docker build");
+    }
+    if comes_from("/buildah") {
+        return Some("buildah");
+    }
+    if root.join("kaniko/executor").exists() {
+        return Some("kaniko");
+    }
+    // The classic builder runs `sh -c` as the first process, without a terminal. `docker run` of a
+    // single command line looks the same, and what it leaves behind is lost as well.
+    let is_layer = mount_of(&mounts, Path::new("/")).is_some_and(|mount| mount.kind == "overlay");
+    let first = std::fs::read(root.join("proc/1/cmdline")).unwrap_or_default();
+    let is_shell = first.starts_with(b"/bin/sh\0-c\0");
+    let input = std::fs::read_link(root.join("proc/1/fd/0"));
+    let has_no_input = input.is_ok_and(|path| path == Path::new("/dev/null"));
+    if root.join(".dockerenv").exists() && is_layer && is_shell && has_no_input {
+        return Some("docker build");
+    }
+    None
+}
+
+fn hostname(root: &Path) -> String {
+    let text = std::fs::read_to_string(root.join("proc/sys/kernel/hostname")).unwrap_or_default();
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match text.strip_prefix("-> ") {
+                Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+                None => std::fs::write(path, text).unwrap(),
+            }
+        }
+        root
+    }
+
+    const OVERLAY: &str =
+        "590 470 0:51 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/x\n";
+    const PLAIN: &str = "27 1 253:0 / / rw,relatime - ext4 /dev/vda rw\n";
+
+    #[test]
+    fn mounts_are_found_by_the_longest_place_and_the_last_made() {
+        let text = "27 1 253:0 / / rw - ext4 /dev/vda rw\n\
+                    28 27 0:30 /part /mnt/with\\040space rw shared:1 - tmpfs none rw\n\
+                    29 27 0:31 / /mnt/with\\040space rw - xfs /dev/vdb rw\n\
+                    broken\n";
+        let root = machine(&[("proc/self/mountinfo", text)]);
+        let mounts = mounts(root.path());
+        assert_eq!(mounts.len(), 3);
+        assert_eq!(mounts[1].part, Path::new("/part"));
+        let kind = |path: &str| mount_of(&mounts, Path::new(path)).map(|mount| mount.kind.as_str());
+        assert_eq!(kind("/mnt/with space/project"), Some("xfs"));
+        assert_eq!(kind("/mnt/with"), Some("ext4"));
+        assert_eq!(mount_of(&[], Path::new("/")), None);
+    }
+
+    #[test]
+    fn image_builds_are_told_from_containers_and_machines() {
+        let buildkit = format!(
+            "{OVERLAY}600 590 253:1 /var/lib/docker/buildkit/executor/resolv.conf /etc/resolv.conf ro - ext4 /dev/vda rw\n"
+        );
+        let shell = ("proc/1/cmdline", "/bin/sh\0-c\0npm ci\0");
+        let table: [(&str, Vec<(&str, &str)>, Option<&str>); 8] = [
+            (
+                "BuildKit by its mounts",
+                vec![("proc/self/mountinfo", &buildkit)],
+                Some("docker build"),
+            ),
+            (
+                "BuildKit by its host name",
+                vec![("proc/sys/kernel/hostname", "buildkitsandbox\n")],
+                Some("docker build"),
+            ),
+            ("kaniko", vec![("kaniko/executor", "")], Some("kaniko")),
+            (
+                "the classic builder",
+                vec![
+                    (".dockerenv", ""),
+                    ("proc/self/mountinfo", OVERLAY),
+                    shell,
+                    ("proc/1/fd/0", "-> /dev/null"),
+                ],
+                Some("docker build"),
+            ),
+            (
+                "a container with a terminal",
+                vec![
+                    (".dockerenv", ""),
+                    ("proc/self/mountinfo", OVERLAY),
+                    shell,
+                    ("proc/1/fd/0", "-> /dev/pts/0"),
+                ],
+                None,
+            ),
+            (
+                "a service's container",
+                vec![
+                    (".dockerenv", ""),
+                    ("proc/self/mountinfo", OVERLAY),
+                    ("proc/1/cmdline", "node\0server.js\0"),
+                    ("proc/1/fd/0", "-> /dev/null"),
+                ],
+                None,
+            ),
+            (
+                "a virtual machine made of an image",
+                vec![
+                    (".dockerenv", ""),
+                    ("proc/self/mountinfo", PLAIN),
+                    shell,
+                    ("proc/1/fd/0", "-> /dev/null"),
+                ],
+                None,
+            ),
+            ("nothing known", vec![], None),
+        ];
+        for (name, files, expected) in table {
+            assert_eq!(image_build(machine(&files).path()), expected, "{name}");
+        }
+    }
+}
