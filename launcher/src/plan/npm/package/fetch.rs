@@ -25,13 +25,13 @@ use super::cacache;
 use super::error::PackageError;
 use super::facts::Known;
 use super::integrity::Integrity;
-use super::registry::{Registry, RegistryError, RegistrySettings, reason, shown};
+use super::registry::{Registry, RegistryError, RegistrySettings, SOCKETS_MAX, reason, shown};
 use super::tarball;
 
 /// How many bytes of one body may wait for a worker.
-const WINDOW_BYTES: u32 = 2 << 20;
+const WINDOW_BYTES: u32 = 1 << 20;
 /// How many bytes of all bodies together may wait.
-const BUDGET_BYTES: usize = 24 << 20;
+const BUDGET_BYTES: usize = 12 << 20;
 
 /// A package of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -502,7 +502,8 @@ async fn download_all(
     queue: Arc<Queue>,
     mut asks: tokio::sync::mpsc::UnboundedReceiver<Ask>,
 ) {
-    let sockets = Arc::new(Semaphore::new(registry.settings().max_sockets.clamp(1, 1024)));
+    let sockets = registry.settings().max_sockets.clamp(1, SOCKETS_MAX as usize);
+    let sockets = Arc::new(Semaphore::new(sockets));
     let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
     while let Some(ask) = asks.recv().await {
         let (registry, queue) = (Arc::clone(&registry), Arc::clone(&queue));

@@ -19,6 +19,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::integrity::{base64_decode, base64_encode};
 
+/// The most requests that are under way at once, whatever `maxsockets` says.
+pub(super) const SOCKETS_MAX: u32 = 256;
+/// How many bytes of one HTTP/2 stream may be unread.
+const STREAM_BYTES: u32 = 256 << 10;
 /// As npm follows them.
 const REDIRECTS_MAX: usize = 20;
 
@@ -422,6 +426,9 @@ impl Registry {
         });
         let agent = self.settings.user_agent.as_deref();
         let agent = agent.unwrap_or(concat!("rift/", env!("CARGO_PKG_VERSION"), " npm/11"));
+        // Streams that wait for a worker must never use up what a stream that is read needs.
+        let sockets = u32::try_from(self.settings.max_sockets).unwrap_or(SOCKETS_MAX);
+        let connection_bytes = STREAM_BYTES * sockets.clamp(1, SOCKETS_MAX);
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         if let Ok(agent) = HeaderValue::from_str(agent) {
@@ -437,8 +444,8 @@ impl Registry {
             .connect_timeout(self.settings.timeout)
             .read_timeout(self.settings.timeout)
             .pool_max_idle_per_host(self.settings.max_sockets.max(1))
-            .http2_initial_stream_window_size(1 << 20)
-            .http2_initial_connection_window_size(16 << 20)
+            .http2_initial_stream_window_size(STREAM_BYTES)
+            .http2_initial_connection_window_size(connection_bytes)
             .build()
             .map_err(|error| RegistryError::Setting { name: "proxy", reason: reason(&error) })
     }
