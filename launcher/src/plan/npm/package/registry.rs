@@ -149,8 +149,8 @@ impl RegistrySettings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// The address can't be asked over HTTP.
-    #[error("`{0}` is no address of a registry")]
+    /// The address, of this kind, can't be asked over HTTP.
+    #[error("an address of kind `{0}` is none of a registry")]
     Address(String),
     /// A setting can't be used.
     #[error("the setting `{name}` can't be used: {reason}")]
@@ -274,8 +274,10 @@ impl RegistrySettings {
         let url = Url::parse(resolved).ok();
         let is_http = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
         let Some(url) = url.filter(is_http) else {
-            let end = resolved.find(['?', '#', '@']).unwrap_or(resolved.len());
-            return Err(RegistryError::Address(resolved[..end].to_owned()));
+            // What is no address of ours may hold a login anywhere: only its kind is shown.
+            let kind =
+                Url::parse(resolved).map_or_else(|_| "?".to_owned(), |it| it.scheme().into());
+            return Err(RegistryError::Address(kind));
         };
         self.replace_host(url)
     }

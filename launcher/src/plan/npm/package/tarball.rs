@@ -107,7 +107,7 @@ fn unpack<R: Read>(input: &mut Input<R>, unpacker: &mut Unpacker<'_, '_>) -> Res
                 Err(_) => return Err(PackageError::Corrupt("its gzip stream is damaged")),
             };
             unpacker.feed(&output[..count])?;
-            let packed = member.get_ref().total + INPUT_BYTES as u64;
+            let packed = member.get_ref().seen();
             if unpacker.total > packed.saturating_mul(EXPANSION_MAX) {
                 return Err(PackageError::TooLarge("it expands over a thousandfold"));
             }
@@ -137,6 +137,11 @@ impl<R: Read> Input<R> {
     fn new(reader: R, hasher: Hasher) -> Self {
         let buffer = vec![0; INPUT_BYTES];
         Self { reader, buffer, start: 0, end: 0, hasher, total: 0, failure: None }
+    }
+
+    /// Returns how many bytes were read, consumed or not.
+    fn seen(&self) -> u64 {
+        self.total + (self.end - self.start) as u64
     }
 
     /// Reads once behind what is there; tells whether anything came.
