@@ -7,17 +7,17 @@ use sha2::{Digest, Sha512};
 
 /// An archive that grows block by block.
 #[derive(Clone, Default)]
-pub struct Archive(pub Vec<u8>);
+pub(crate) struct Archive(pub(crate) Vec<u8>);
 
 /// A header's fields that tests bend.
-pub struct Entry<'a> {
-    pub name: &'a [u8],
-    pub typeflag: u8,
-    pub mode: &'a [u8],
-    pub link: &'a [u8],
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) typeflag: u8,
+    pub(crate) mode: &'a [u8],
+    pub(crate) link: &'a [u8],
     /// The size field, when it is not the body's length in octal.
-    pub size: Option<[u8; 12]>,
-    pub body: &'a [u8],
+    pub(crate) size: Option<[u8; 12]>,
+    pub(crate) body: &'a [u8],
 }
 
 impl Default for Entry<'_> {
@@ -27,7 +27,7 @@ impl Default for Entry<'_> {
 }
 
 impl Archive {
-    pub fn entry(mut self, entry: &Entry<'_>) -> Self {
+    pub(crate) fn entry(mut self, entry: &Entry<'_>) -> Self {
         let mut block = [0_u8; 512];
         let name = &entry.name[..entry.name.len().min(100)];
         block[..name.len()].copy_from_slice(name);
@@ -45,7 +45,7 @@ impl Archive {
     }
 
     /// Returns a block with its checksum.
-    pub fn sealed(mut block: [u8; 512]) -> [u8; 512] {
+    pub(crate) fn sealed(mut block: [u8; 512]) -> [u8; 512] {
         block[148..156].fill(b' ');
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -53,7 +53,7 @@ impl Archive {
     }
 
     /// Seals the last header again after `change`, for an entry without a body.
-    pub fn change(mut self, change: impl FnOnce(&mut [u8; 512])) -> Self {
+    pub(crate) fn change(mut self, change: impl FnOnce(&mut [u8; 512])) -> Self {
         let at = self.0.len() - 512;
         let mut block: [u8; 512] = self.0[at..].try_into().unwrap();
         change(&mut block);
@@ -61,21 +61,21 @@ impl Archive {
         self
     }
 
-    pub fn body(mut self, body: &[u8]) -> Self {
+    pub(crate) fn body(mut self, body: &[u8]) -> Self {
         self.0.extend_from_slice(body);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    pub fn file(self, name: &str, body: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, body: &[u8]) -> Self {
         self.entry(&Entry { name: name.as_bytes(), body, ..Entry::default() })
     }
 
-    pub fn typed(self, typeflag: u8, name: &str, body: &[u8]) -> Self {
+    pub(crate) fn typed(self, typeflag: u8, name: &str, body: &[u8]) -> Self {
         self.entry(&Entry { name: name.as_bytes(), typeflag, body, ..Entry::default() })
     }
 
-    pub fn pax(self, typeflag: u8, records: &[(&str, &str)]) -> Self {
+    pub(crate) fn pax(self, typeflag: u8, records: &[(&str, &str)]) -> Self {
         let mut body = Vec::new();
         for (key, value) in records {
             let rest = format!(" {key}={value}\n");
@@ -88,17 +88,17 @@ impl Archive {
         self.typed(typeflag, "PaxHeader/x", &body)
     }
 
-    pub fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     gzip_with(bytes, flate2::Compression::fast())
 }
 
-pub fn gzip_best(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip_best(bytes: &[u8]) -> Vec<u8> {
     gzip_with(bytes, flate2::Compression::best())
 }
 
@@ -108,6 +108,6 @@ fn gzip_with(bytes: &[u8], compression: flate2::Compression) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-pub fn sri(bytes: &[u8]) -> String {
+pub(crate) fn sri(bytes: &[u8]) -> String {
     format!("sha512-{}", base64_encode(&Sha512::digest(bytes)))
 }

@@ -6,21 +6,23 @@ use std::sync::{Arc, Mutex};
 
 /// One request as it came.
 #[derive(Debug, Clone)]
-pub struct Request {
-    pub path: String,
-    pub authorization: Option<String>,
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) authorization: Option<String>,
 }
 
 type Answer = dyn Fn(&Request, usize, &mut TcpStream) + Send + Sync;
 
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
     /// Starts a server; `answer` gets the request, how many came before, and the connection.
-    pub fn start(answer: impl Fn(&Request, usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        answer: impl Fn(&Request, usize, &mut TcpStream) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -34,11 +36,11 @@ impl Server {
         Self { address, requests }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -66,7 +68,7 @@ fn serve(stream: &mut TcpStream, kept: &Mutex<Vec<Request>>, answer: &Answer) {
 }
 
 /// Answers with a status, headers and a body; a client that has gone is nobody's fault.
-pub fn reply(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
+pub(crate) fn reply(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n"

@@ -543,6 +543,7 @@ async fn read_body(
         at: 0,
         owed: 0,
         window: Arc::clone(&window),
+        is_at_end: false,
         _budget: budget,
     };
     let mut waiting = Some((ask, body));
@@ -599,6 +600,7 @@ struct Body {
     /// What the current chunk costs of the window.
     owed: u32,
     window: Arc<Semaphore>,
+    is_at_end: bool,
     _budget: OwnedSemaphorePermit,
 }
 
@@ -612,13 +614,16 @@ impl Read for Body {
                 self.at += count;
                 return Ok(count);
             }
+            if self.is_at_end {
+                return Ok(0);
+            }
             self.window.add_permits(self.owed as usize);
             self.owed = 0;
             match self.chunks.recv() {
                 Ok(Chunk::Bytes(bytes, cost)) => {
                     (self.current, self.at, self.owed) = (bytes, 0, cost)
                 }
-                Ok(Chunk::End) => return Ok(0),
+                Ok(Chunk::End) => self.is_at_end = true,
                 Ok(Chunk::Failed(error)) => return Err(io::Error::other(error)),
                 Err(_) => return Err(io::Error::other("the download was given up")),
             }

@@ -226,8 +226,8 @@ impl RegistryError {
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // Addresses that can't have a user have none to take away.
-    drop(url.set_username(""));
-    drop(url.set_password(None));
+    _ = url.set_username("");
+    _ = url.set_password(None);
     url.set_query(None);
     url.set_fragment(None);
     url.into()
@@ -520,8 +520,8 @@ impl Registry {
         for _ in 0..REDIRECTS_MAX {
             let shown = shown(&url);
             // reqwest would send what the address says about the user by itself.
-            drop(url.set_username(""));
-            drop(url.set_password(None));
+            _ = url.set_username("");
+            _ = url.set_password(None);
             let mut request = client.get(url.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization.clone());
