@@ -9,11 +9,12 @@
 //!
 //! States go one way: pristine → claimed → detached, or back from claimed to pristine when a claim
 //! is given up. All changes are compare-and-swaps of `control`, so one word is all that has to be
-//! atomic; `inode` is written by the owner of the claim before it publishes *detached* (release),
-//! and read after *detached* was seen (acquire). A process that dies leaves *claimed*; whoever needs
-//! the entry asks the system whether that owner still lives (pid and birth, so that a recycled pid
-//! does not count) and takes the claim over, which raises the generation: the slow owner of an old
-//! claim can't publish any more.
+//! atomic; `inode` is swapped in by the owner of the claim before it publishes *detached* (release),
+//! and read after *detached* was seen (acquire). It is 0 until then, and 2^64 - 1 where the entry was
+//! taken away. A process that dies leaves *claimed*; whoever needs the entry asks the system whether
+//! that owner still lives (pid and birth, so that a recycled pid does not count) and takes the claim
+//! over, which raises the generation: the slow owner of an old claim can neither publish any more nor
+//! change the inode that somebody else published.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,6 +31,8 @@ const DETACHED: u64 = 2;
 const OWNER_SHIFT: u32 = 2;
 const GENERATION_SHIFT: u32 = 40;
 const OWNER_MASK: u64 = (1 << 38) - 1;
+/// The inode word of an entry that was taken away: not 0, with which every word begins.
+const GONE: u64 = u64::MAX;
 
 /// A process that may own a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +127,10 @@ impl StateWord {
             PRISTINE => State::Pristine,
             CLAIMED => State::Claimed(owner_of(control)),
             // An unknown state can only come from damage; the kernel's answer is then the safe one.
-            _ => State::Detached { inode: self.inode.load(Ordering::Relaxed) },
+            _ => match self.inode.load(Ordering::Relaxed) {
+                GONE => State::Detached { inode: 0 },
+                inode => State::Detached { inode },
+            },
         }
     }
 
@@ -170,9 +176,21 @@ impl StateWord {
     /// made must not be put in place.
     pub fn finish(&self, claim: Claim, inode: u64) -> bool {
         let generation = claim.control >> GENERATION_SHIFT;
-        // Only the holder of the claim writes the inode; a loser's store is overwritten by the
-        // winner's before *detached* is published, because the winner stores after taking over.
-        self.inode.store(inode, Ordering::Relaxed);
+        let inode = if inode == 0 { GONE } else { inode };
+        // An owner that was replaced may be anywhere in this loop while its successor publishes. The
+        // inode that it saw before it looked at its claim is not there any more then, so it swaps
+        // nothing. Seeing the successor's inode (acquire) it also sees that the claim is lost.
+        loop {
+            let seen = self.inode.load(Ordering::Acquire);
+            if self.control.load(Ordering::Acquire) != claim.control {
+                return false;
+            }
+            let swapped =
+                self.inode.compare_exchange(seen, inode, Ordering::AcqRel, Ordering::Relaxed);
+            if swapped.is_ok() {
+                break;
+            }
+        }
         let detached = pack(DETACHED, 0, generation);
         self.control
             .compare_exchange(claim.control, detached, Ordering::Release, Ordering::Relaxed)

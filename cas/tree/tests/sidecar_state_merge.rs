@@ -62,6 +62,47 @@ fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
 }
 
 #[test]
+fn a_replaced_owner_leaves_the_inode_alone() {
+    let owner = |pid| Owner::new(pid, 1);
+    for gone_or_made in [0, 42] {
+        let word = StateWord::new();
+        let Attempt::Won(slow) = word.claim(owner(1)) else { panic!("pristine") };
+        let Attempt::Won(fast) = word.take_over(owner(1), owner(2)) else { panic!("dead") };
+        assert!(word.finish(fast, gone_or_made));
+        assert!(!word.finish(slow, 7));
+        assert_eq!(word.load(), State::Detached { inode: gone_or_made });
+    }
+    let words: Vec<StateWord> = (0..20_000).map(|_| StateWord::new()).collect();
+    let claims: Vec<_> = words.iter().map(|word| word.claim(owner(1))).collect();
+    let start = std::sync::Barrier::new(2);
+    let (slow, fast): (Vec<bool>, Vec<bool>) = std::thread::scope(|scope| {
+        let (words, start) = (&words, &start);
+        let slow = scope.spawn(move || {
+            start.wait();
+            let won = claims.into_iter().zip(words).map(|(claim, word)| match claim {
+                Attempt::Won(claim) => word.finish(claim, 7),
+                other => panic!("{other:?}"),
+            });
+            won.collect()
+        });
+        let fast = scope.spawn(move || {
+            start.wait();
+            let won = words.iter().map(|word| match word.take_over(owner(1), owner(2)) {
+                Attempt::Won(claim) => word.finish(claim, 42),
+                Attempt::Detached => false,
+                Attempt::Busy(by) => panic!("{by:?}"),
+            });
+            won.collect()
+        });
+        (slow.join().unwrap(), fast.join().unwrap())
+    });
+    for ((word, slow), fast) in words.iter().zip(slow).zip(fast) {
+        assert!(slow != fast, "one of them, not both");
+        assert_eq!(word.load(), State::Detached { inode: if slow { 7 } else { 42 } });
+    }
+}
+
+#[test]
 fn claims_from_many_threads_are_exclusive() {
     const WORDS: usize = 2_000;
     let words: Vec<StateWord> = (0..WORDS).map(|_| StateWord::new()).collect();
