@@ -58,12 +58,15 @@ pub struct Composer<'a> {
     implied_permissions: u16,
 }
 
+/// A directory entry of a graft: the graft's number, and the entry in its manifest.
+type Grafted = (usize, EntryId);
+
 /// One directory that waits to be written.
 #[derive(Clone, Copy)]
 struct Pending {
     out: u32,
     node: Option<usize>,
-    source: Option<(usize, EntryId)>,
+    source: Option<Grafted>,
 }
 
 impl<'a> Composer<'a> {
@@ -165,14 +168,14 @@ impl<'a> Composer<'a> {
     }
 
     /// Returns the grafted directory that shows at `node`, given what shows from above.
-    fn source_of(&self, node: usize, above: Option<(usize, EntryId)>) -> Option<(usize, EntryId)> {
+    fn source_of(&self, node: usize, above: Option<Grafted>) -> Option<Grafted> {
         match self.nodes[node].own {
             Some(Own::Graft(graft)) => Some((graft, EntryId::ROOT)),
             _ => above,
         }
     }
 
-    fn permissions(&self, node: usize, source: Option<(usize, EntryId)>) -> u16 {
+    fn permissions(&self, node: usize, source: Option<Grafted>) -> u16 {
         if let Some(Own::Item(Item::Directory { permissions })) = &self.nodes[node].own {
             return *permissions;
         }
@@ -183,8 +186,9 @@ impl<'a> Composer<'a> {
     /// Writes the children of a directory in which the skeleton has entries, and queues the
     /// directories among them.
     fn merge_children(&self, out: &mut Output, directory: Pending, node: usize) -> Option<()> {
-        let mut merged: BTreeMap<&[u8], (Option<usize>, Option<(usize, EntryId)>)> =
-            BTreeMap::new();
+        // By name: the skeleton's node, and what a graft has there.
+        type Both = (Option<usize>, Option<Grafted>);
+        let mut merged: BTreeMap<&[u8], Both> = BTreeMap::new();
         if let Some((graft, id)) = directory.source {
             let tree = &self.grafts[graft];
             for child in tree.children(id) {
@@ -226,7 +230,7 @@ impl<'a> Composer<'a> {
         out: &mut Output,
         name: &[u8],
         node: usize,
-        below: Option<(usize, EntryId)>,
+        below: Option<Grafted>,
         parent: u32,
     ) -> Option<Option<Pending>> {
         let attributes = Attributes { name, parent, mtime_ns: 0, xattrs: &[] };

@@ -341,7 +341,6 @@ impl<'a> Manifest<'a> {
     }
 
     /// Returns the children of a directory, in the order of their names; none for other entries.
-    #[must_use]
     pub fn children(
         &self,
         id: EntryId,

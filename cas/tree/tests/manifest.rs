@@ -1,5 +1,10 @@
 //! Builder and reader agree, composing equals building, and no bytes make the reader panic.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions, not in what they call"
+)]
+
 mod support;
 
 use proptest::prelude::*;

@@ -1,5 +1,10 @@
 //! The sidecar, the state word under contention, and the merge rule against a plain reference.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions, not in what they call"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,7 +121,9 @@ fn claims_from_many_threads_are_exclusive() {
                     let mut tries = 0;
                     loop {
                         match word.claim(owner) {
-                            Attempt::Won(claim) if tries == 0 && (at as u32 + thread) % 3 == 0 => {
+                            Attempt::Won(claim)
+                                if tries == 0 && (at as u32 + thread).is_multiple_of(3) =>
+                            {
                                 assert!(word.give_up(claim));
                                 tries = 1;
                             }
@@ -162,7 +169,7 @@ impl Reference {
     /// Makes the directories above `path` real.
     fn make_parents_real(&mut self, path: &[u8]) {
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-            self.make_real(&path[..at].to_vec());
+            self.make_real(&path[..at]);
         }
     }
 
@@ -176,7 +183,7 @@ impl Reference {
 
     fn create(&mut self, path: &[u8], item: Item) {
         let (parent, _) = rift_tree::name::split_last(path);
-        if self.is_directory(&parent.to_vec()) && self.shown(path).is_none() {
+        if self.is_directory(parent) && self.shown(path).is_none() {
             self.make_parents_real(path);
             self.disk.insert(path.to_vec(), item);
         }
