@@ -122,13 +122,28 @@ fn compare(args: &[&str], dir: &Path, env: Option<&[(OsString, OsString)]>) -> L
     for root in &layout.roots {
         walk(dir, &root.dir, &mut tree);
     }
-    assert_eq!(tree_of(dir, &layout), tree, "{args:?}");
-    let hidden = fs::read(dir.join("node_modules/.package-lock.json")).ok();
-    assert_eq!(
-        layout.hidden_lockfile.as_deref().map(String::from_utf8_lossy),
-        hidden.as_deref().map(String::from_utf8_lossy),
-        "{args:?}"
-    );
+    let ours = tree_of(dir, &layout);
+    let packages: Vec<_> = ours.packages.symmetric_difference(&tree.packages).collect();
+    assert!(packages.is_empty(), "{args:?}: packages of one side only: {packages:?}");
+    let links = |tree: &Tree| tree.symlinks.clone().into_iter().collect::<BTreeSet<_>>();
+    let symlinks: Vec<_> = links(&ours).symmetric_difference(&links(&tree)).cloned().collect();
+    assert!(symlinks.is_empty(), "{args:?}: symlinks of one side only: {symlinks:?}");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let hidden = fs::read(dir.join("node_modules/.package-lock.json")).ok().map(text);
+    let ours = layout.hidden_lockfile.clone().map(text);
+    if ours != hidden {
+        let (ours, hidden) = (ours.unwrap_or_default(), hidden.unwrap_or_default());
+        let at =
+            ours.lines().zip(hidden.lines()).take_while(|(ours, hidden)| ours == hidden).count();
+        let part = |text: &str| {
+            text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n")
+        };
+        panic!(
+            "{args:?}: line {at} of the hidden lockfile:\n{}\nnpm:\n{}",
+            part(&ours),
+            part(&hidden)
+        );
+    }
     assert_eq!(layout.added, added(&ran.stdout), "{args:?}: {}", ran.stdout);
     layout
 }
@@ -783,4 +798,274 @@ fn the_order_of_names_is_nodes() {
     let mut ours = words;
     ours.sort_by(|a, b| rift_launcher::plan::npm::collation(a, b));
     assert_eq!(ours, sorted);
+}
+
+// Hostile input.
+
+/// A project that nothing of npm is needed for.
+fn lay_out(manifest: &str, lock: &[u8]) -> Result<Layout, String> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("package.json"), manifest).unwrap();
+    fs::write(dir.path().join("package-lock.json"), lock).unwrap();
+    let env = Env::new([("PATH", std::env::var_os("PATH").unwrap()), ("HOME", dir.path().into())]);
+    recognize(&["ci"], dir.path(), &env)?.layout().map_err(|why| why.to_string())
+}
+
+fn assert_inside(layout: &Layout) {
+    let inside = |path: &str| {
+        let parts: Vec<&str> = path.split('/').collect();
+        assert!(parts.contains(&"node_modules"), "{path}");
+        assert!(!parts.iter().any(|part| matches!(*part, "" | "." | "..")), "{path}");
+        assert!(!path.contains(['\\', '\0']), "{path}");
+    };
+    layout.packages.iter().for_each(|package| inside(&package.path));
+    layout.links.iter().for_each(|link| inside(&link.path));
+    for bin in &layout.bins {
+        inside(&bin.path);
+        assert!(!bin.file.split('/').any(|part| part == ".."), "{}", bin.file);
+        // One step up from `.bin`, then down.
+        assert!(
+            !bin.target.strip_prefix("../").unwrap().split('/').any(|part| part == ".."),
+            "{}",
+            bin.target
+        );
+    }
+}
+
+mod hostile {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Words that lockfiles get wrong.
+    fn bad_text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("..".to_owned()),
+            Just("../..".to_owned()),
+            Just("/etc/passwd".to_owned()),
+            Just("node_modules/../../x".to_owned()),
+            Just("node_modules/a/node_modules/b".to_owned()),
+            Just("node_modules/.bin".to_owned()),
+            Just("packages/a".to_owned()),
+            Just("../../../../tmp/x".to_owned()),
+            Just("a\\..\\b".to_owned()),
+            Just("git+ssh://host/x".to_owned()),
+            Just("file:../x".to_owned()),
+            Just("^1.0.0".to_owned()),
+            Just("\u{0}".to_owned()),
+            Just(String::new()),
+            ".{0,12}",
+        ]
+    }
+
+    fn bad_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i32>().prop_map(Value::from),
+            bad_text().prop_map(Value::String),
+            bad_text().prop_map(|text| json!([text])),
+            (bad_text(), bad_text()).prop_map(|(key, value)| json!({key: value})),
+            (bad_text(), bad_text())
+                .prop_map(|(key, value)| json!({"bin": {key: value}, "version": "1.0.0"})),
+            bad_text().prop_map(|text| json!({"link": true, "resolved": text})),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        /// Sets a member of an entry.
+        Member(prop::sample::Index, prop::sample::Index, Value),
+        /// Sets an entry.
+        Entry(String, Value),
+        /// Moves an entry.
+        Move(prop::sample::Index, String),
+        /// Removes an entry.
+        Remove(prop::sample::Index),
+        /// Sets a byte of the file.
+        Byte(prop::sample::Index, u8),
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let at = any::<prop::sample::Index>;
+        prop_oneof![
+            3 => (at(), at(), bad_value()).prop_map(|(entry, member, value)| Change::Member(entry, member, value)),
+            2 => (bad_text(), bad_value()).prop_map(|(key, value)| Change::Entry(key, value)),
+            2 => (at(), bad_text()).prop_map(|(entry, key)| Change::Move(entry, key)),
+            1 => at().prop_map(Change::Remove),
+            1 => (at(), any::<u8>()).prop_map(|(at, byte)| Change::Byte(at, byte)),
+        ]
+    }
+
+    const MEMBERS: [&str; 14] = [
+        "version",
+        "resolved",
+        "integrity",
+        "dependencies",
+        "optionalDependencies",
+        "peerDependencies",
+        "bin",
+        "link",
+        "inBundle",
+        "os",
+        "engines",
+        "name",
+        "bundleDependencies",
+        "hasInstallScript",
+    ];
+
+    fn base() -> (Value, Value) {
+        let integrity = format!("sha512-{}==", "A".repeat(86));
+        let entry = |dependencies: Value| json!({"version": "1.0.0", "integrity": integrity, "dependencies": dependencies, "bin": {"x": "x.js"}});
+        let dependencies = json!({"a": "^1.0.0", "@s/b": "1"});
+        let lock = json!({"name": "p", "lockfileVersion": 3, "requires": true, "packages": {
+            "": {"name": "p", "dependencies": dependencies},
+            "node_modules/a": entry(json!({"c": "*"})),
+            "node_modules/@s/b": entry(json!({"a": "1"})),
+            "node_modules/a/node_modules/c": entry(json!({})),
+        }});
+        (json!({"name": "p", "dependencies": dependencies}), lock)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn changed_lockfiles_stay_inside(changes in prop::collection::vec(change(), 1..4)) {
+            let (manifest, mut lock) = base();
+            let mut bytes = Vec::new();
+            for change in &changes {
+                let packages = lock["packages"].as_object_mut().unwrap();
+                let keys: Vec<String> = packages.keys().cloned().collect();
+                match change {
+                    Change::Member(entry, member, value) if !keys.is_empty() => {
+                        let entry = packages.get_mut(entry.get(&keys)).unwrap();
+                        if let Some(entry) = entry.as_object_mut() {
+                            entry.insert((*member.get(&MEMBERS)).to_owned(), value.clone());
+                        }
+                    }
+                    Change::Entry(key, value) => {
+                        packages.insert(key.clone(), value.clone());
+                    }
+                    Change::Move(entry, key) if !keys.is_empty() => {
+                        let value = packages.remove(entry.get(&keys)).unwrap();
+                        packages.insert(key.clone(), value);
+                    }
+                    Change::Remove(entry) if !keys.is_empty() => {
+                        packages.remove(entry.get(&keys)).unwrap();
+                    }
+                    _ => bytes.push(change.clone()),
+                }
+            }
+            let mut text = serde_json::to_vec(&lock).unwrap();
+            for change in bytes {
+                if let Change::Byte(at, byte) = change {
+                    let at = at.index(text.len());
+                    text[at] = byte;
+                }
+            }
+            if let Ok(layout) = lay_out(&manifest.to_string(), &text) {
+                assert_inside(&layout);
+            }
+        }
+    }
+
+    #[test]
+    fn the_base_is_laid_out() {
+        let (manifest, lock) = base();
+        let layout = lay_out(&manifest.to_string(), lock.to_string().as_bytes()).unwrap();
+        assert_eq!((layout.packages.len(), layout.bins.len(), layout.added), (3, 2, 3));
+        assert_inside(&layout);
+    }
+
+    #[test]
+    fn single_faults_are_left_to_npm() {
+        let fault = |change: &dyn Fn(&mut Value)| {
+            let (manifest, mut lock) = base();
+            change(&mut lock);
+            lay_out(&manifest.to_string(), lock.to_string().as_bytes()).unwrap_err()
+        };
+        let entry = |lock: &mut Value, key: &str, value: Value| {
+            lock["packages"]["node_modules/a"][key] = value;
+        };
+        for (key, value, why) in [
+            ("integrity", Value::Null, "node_modules/a has no integrity"),
+            (
+                "integrity",
+                json!("sha1-AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+                "the integrity of node_modules/a is weak or malformed",
+            ),
+            (
+                "integrity",
+                json!("sha512-AAAA"),
+                "the integrity of node_modules/a is weak or malformed",
+            ),
+            (
+                "resolved",
+                json!("git+ssh://git@host/a.git#0000"),
+                "node_modules/a comes from elsewhere than a registry",
+            ),
+            (
+                "resolved",
+                json!("file:a.tgz"),
+                "node_modules/a comes from elsewhere than a registry",
+            ),
+            (
+                "version",
+                json!("2.0.0"),
+                "a doesn't fit what the lockfile has (needed by the project)",
+            ),
+            ("hasShrinkwrap", json!(true), "node_modules/a brings its own npm-shrinkwrap.json"),
+            (
+                "dependencies",
+                json!({"z": "1"}),
+                "z is not in the lockfile (needed by node_modules/a)",
+            ),
+            (
+                "dependencies",
+                json!({"c": "user/repo"}),
+                "c doesn't fit what the lockfile has (needed by node_modules/a)",
+            ),
+            ("os", json!(["none"]), "node_modules/a is for another platform"),
+        ] {
+            assert_eq!(fault(&|lock| entry(lock, key, value.clone())), why, "{key}");
+        }
+        let stray = fault(&|lock| {
+            lock["packages"]["node_modules/q/node_modules/r"] = json!({"version": "1.0.0"})
+        });
+        assert_eq!(stray, "node_modules/q/node_modules/r lies in nothing that is installed");
+        let link = fault(&|lock| {
+            lock["packages"]["node_modules/a"] = json!({"link": true, "resolved": "../../etc"})
+        });
+        assert_eq!(link, "the link node_modules/a is not understood");
+    }
+
+    /// Both must take time in proportion to their size; a step that doesn't would take minutes.
+    #[test]
+    fn large_lockfiles_are_quick() {
+        let integrity = format!("sha512-{}==", "A".repeat(86));
+        let mut packages = serde_json::Map::new();
+        packages.insert(String::new(), json!({"dependencies": {"p0": "1"}}));
+        for n in 0..40_000 {
+            let dependencies =
+                json!({format!("p{}", (n + 1) % 40_000): "1", format!("p{}", n / 2): "^1.0.0"});
+            let entry =
+                json!({"version": "1.0.0", "integrity": integrity, "dependencies": dependencies});
+            packages.insert(format!("node_modules/p{n}"), entry);
+        }
+        let lock = json!({"lockfileVersion": 3, "packages": packages}).to_string();
+        let started = std::time::Instant::now();
+        let layout = lay_out(r#"{"dependencies":{"p0":"1"}}"#, lock.as_bytes()).unwrap();
+        assert_eq!(layout.packages.len(), 40_000);
+        assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+
+        let mut deep = serde_json::Map::new();
+        deep.insert(String::new(), json!({"dependencies": {"a": "1"}}));
+        for depth in [1, 2, 10_000] {
+            let path = vec!["node_modules/a"; depth].join("/");
+            deep.insert(path, json!({"version": "1.0.0", "integrity": integrity}));
+        }
+        let lock = json!({"lockfileVersion": 3, "packages": deep}).to_string();
+        let why = lay_out(r#"{"dependencies":{"a":"1"}}"#, lock.as_bytes()).unwrap_err();
+        assert!(why.contains("is not a place in the project"), "{why}");
+    }
 }
