@@ -508,7 +508,8 @@ fn check_platforms(graph: &mut Graph<'_>, settings: &Settings, tool: &Tool) -> R
             continue;
         }
         if node.flags.optional {
-            if !inert[id] && !(engines_fit(node.package, tool, false) && asked.fits(node.package)) {
+            let fits = engines_fit(node.package, tool, false) && asked.fits(node.package);
+            if !fits && !inert[id] {
                 optional_set(&graph.nodes, id, &mut inert);
             }
             continue;

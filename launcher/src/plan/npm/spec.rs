@@ -109,10 +109,11 @@ pub(crate) fn may_be_git(url: &str) -> bool {
 /// Returns whether npm would take `name` for a package's.
 pub(crate) fn valid_name(name: &str) -> bool {
     let part = |part: &str, first: bool| {
-        !part.is_empty()
+        let start = part.bytes().next().is_some_and(|byte| !matches!(byte, b'.' | b'-'));
+        let own = first && part.starts_with('_');
+        start
+            && !own
             && part.len() <= 214
-            && !part.starts_with(['.', '-'])
-            && !(first && part.starts_with('_'))
             && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte))
             && !part.eq_ignore_ascii_case("node_modules")
             && !part.eq_ignore_ascii_case("favicon.ico")
