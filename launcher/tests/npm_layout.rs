@@ -445,7 +445,7 @@ fn fifty_workspaces() {
 
 #[test]
 fn aliases_peers_and_the_form_of_package_json() {
-    let packages = vec![
+    let packages = [
         plain("left", "1.0.0"),
         plain("left", "2.0.0"),
         package(
