@@ -8,6 +8,7 @@ pub mod differ;
 pub mod fault;
 pub mod fixture;
 pub mod need;
+pub mod npm_project;
 pub mod sandbox;
 pub mod sys;
 pub mod warm;
