@@ -1,2 +1,131 @@
-//! Benchmarks.
-fn main() {}
+//! `bench SUITE …`: measures rift and its peers in one run, as a table that anyone can make again.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program: the table is its data"
+)]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+
+mod floor;
+mod measure;
+mod npm;
+mod peers;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use rift_tests::fixture::Fixture;
+use rift_tests::sandbox::Sandbox;
+
+/// Measures rift beside its peers.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Subcommand)]
+enum Suite {
+    /// `rift exec -- npm ci` beside npm, bun, pnpm, cp and the floors of the file system.
+    Npm(Npm),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Which {
+    Small,
+    Medium,
+    Both,
+}
+
+#[derive(clap::Args)]
+struct Npm {
+    /// The project.
+    #[arg(long, value_enum, default_value = "both")]
+    fixture: Which,
+    /// Measured rounds of the warm cases; the others take at most three.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Only cases whose `group: name` contains one of these.
+    #[arg(long, value_delimiter = ';')]
+    only: Vec<String>,
+    /// Leave out the figures that are no times: ingest, store size, ten projects.
+    #[arg(long)]
+    no_figures: bool,
+    /// Write everything measured, sample by sample.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the tables to a file instead of standard output.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let Suite::Npm(asked) = Arguments::parse().suite;
+    ensure!(asked.runs > 0, "--runs must be at least 1");
+    let fixtures = match asked.fixture {
+        Which::Small => vec![Fixture::Small],
+        Which::Medium => vec![Fixture::Medium],
+        Which::Both => vec![Fixture::Small, Fixture::Medium],
+    };
+    let sandbox = Sandbox::new("bench")?;
+    let peers = peers::Peers::install(&sandbox)?;
+    let mut report = table::Report {
+        machine: machine(&sandbox.path(""))?,
+        versions: peers.versions.clone(),
+        command: std::iter::once("scripts/bench".to_owned())
+            .chain(std::env::args().skip(1))
+            .collect::<Vec<_>>()
+            .join(" "),
+        rows: Vec::new(),
+        figures: Vec::new(),
+    };
+    let wanted = npm::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
+    for fixture in fixtures {
+        let suite = npm::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
+        suite.run(&mut report.rows, &mut report.figures)?;
+    }
+    let markdown = report.markdown();
+    match &asked.markdown {
+        Some(path) => fs::write(path, markdown)?,
+        None => print!("{markdown}"),
+    }
+    if let Some(path) = &asked.json {
+        fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    let failed: Vec<_> =
+        report.rows.iter().filter_map(|row| Some((row, row.failure.as_ref()?))).collect();
+    for (row, failure) in &failed {
+        eprintln!("{}, {}: {} failed: {failure}", row.fixture, row.group, row.case);
+    }
+    ensure!(failed.is_empty(), "{} cases failed", failed.len());
+    Ok(())
+}
+
+/// One line about the machine: processor, cores, kernel, file system, load.
+fn machine(scratch: &Path) -> Result<String> {
+    let processor = fs::read_to_string("/proc/cpuinfo")?;
+    let model = processor
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("model name")?.split_once(": ")?.1));
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let file_system = mounts
+        .lines()
+        .filter_map(|line| {
+            let point = line.split(' ').nth(4)?;
+            let kind = line.split(" - ").nth(1)?.split(' ').next()?;
+            scratch.starts_with(point).then_some((point.len(), kind))
+        })
+        .max()
+        .map_or("unknown", |(_, kind)| kind);
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    let (model, kernel) = (model.unwrap_or("unknown processor"), kernel.trim());
+    Ok(format!("{model}, {cores} cores, Linux {kernel}, {file_system}, load at the start {load}"))
+}
