@@ -25,7 +25,8 @@ use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::{Topic, tree_of};
 use crate::pack::{ALIGN, ALIGN_FROM, Pack, PackWriter, PackedKind};
 use crate::record::{self, Kind};
-use crate::roots::{Plan, Projection};
+use crate::plan::Plan;
+use crate::projection::Projection;
 use crate::store::Store;
 use crate::sys::Mapped;
 use crate::tree::{checked_sidecar, map_if_there, points_into};
@@ -337,7 +338,7 @@ impl<'a> Survey<'a> {
                     }
                 }
                 (Kind::Projection, Some(payload)) => match Projection::decode(&payload) {
-                    Some(projection) if projection.is_current() => {
+                    Some(projection) if projection.is_in_place() => {
                         self.marks.mark_tree(projection.tree, false);
                     }
                     Some(_) => self.dead_projections.push(name.clone()),
@@ -713,6 +714,12 @@ impl Size {
         let text = format!("bytes {bytes}\nmeasured {measured_secs}\ncollected {collected_secs}\n");
         store.publish_bytes(&store.path("index/size"), &record::encode(text.as_bytes()))
     }
+}
+
+/// Returns the store's size as it was last measured or reckoned, in bytes; `None` when it never was.
+#[must_use]
+pub fn known_size(store: &Store) -> Option<u64> {
+    Size::read(store).map(|size| size.bytes)
 }
 
 /// Keeps the store below `cap_bytes`, for the end of a run that imported `added_bytes`.

@@ -19,7 +19,8 @@ use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::{Record, Topic, tree_of};
 use crate::pack::{PackWriter, PackedKind};
 use crate::record::Kind;
-use crate::roots::{Plan, Projection};
+use crate::plan::Plan;
+use crate::projection::Projection;
 use crate::store::Store;
 use crate::tree::{map_if_there, packed_manifest};
 

@@ -4,6 +4,7 @@
 //! environment, standard streams, terminal and signals, and its exit status is ours.
 
 pub mod child;
+mod npm;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -37,6 +38,11 @@ pub struct ExecOptions {
 /// Rift itself failed; a command that fails is an [`Ending`].
 pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
     let started = Instant::now();
+    if npm::is_npm(&options.command)
+        && let Some(store) = context.store_or_none()?
+    {
+        return npm::run(options, context, &store, started);
+    }
     let ending = child::run(&options.command)?;
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.set_times(started.elapsed(), None, true);
@@ -51,8 +57,13 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
 ///
 /// # Errors
 /// What can't be written.
-pub fn plan(command: &[OsString], _context: &Context) -> anyhow::Result<ExitCode> {
+pub fn plan(command: &[OsString], context: &Context) -> anyhow::Result<ExitCode> {
     let mut out = Out::new();
+    if npm::is_npm(command) {
+        npm::plan(command, context, &mut out)?;
+        out.finish()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     writeln!(out, "{}: not recognized: runs untouched", ui::printable(&words.join(" ")))?;
     out.finish()?;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rift_cas::Store;
 use rift_cas::import::Import;
 use rift_cas::materialize::{self, Options, Written};
 use rift_cas::tree::OpenTree;
+use rift_cas::{Lease, Store};
 use rift_tree::TreeHash;
 use rift_tree::builder::Built;
 use serde_json::Value;
@@ -79,8 +79,14 @@ pub struct Report {
     pub from_cache: u64,
     /// Packages that came from a registry.
     pub fetched: u64,
-    /// Compressed bytes that came from registries.
+    /// Bytes of the files of packages that the store had.
+    pub reused_bytes: u64,
+    /// Bytes of the files of packages that came from elsewhere.
     pub fetched_bytes: u64,
+    /// Compressed bytes that came from registries.
+    pub downloaded_bytes: u64,
+    /// Bytes that the store grew by.
+    pub stored_bytes: u64,
     /// Packages whose install scripts ran.
     pub scripts_run: u64,
     /// Packages whose install scripts' results were reused.
@@ -160,19 +166,17 @@ impl Request<'_> {
 pub fn run(request: &Request<'_>) -> Result<Outcome> {
     let _lock = show::lock_project(&request.install.root)?;
     let key = request.key();
-    let planned = match request.has_cache {
-        true => Planned::find(request.store, &key)?.filter(|planned| planned.pending.is_empty()),
-        false => None,
-    };
-    if let Some(planned) = planned
-        && let Some(trees) = open_all(request.store, &planned.roots)
+    let known = if request.has_cache { Planned::find(request.store, &key)? } else { None };
+    if let Some(planned) = known.as_ref().filter(|planned| planned.pending.is_empty())
+        && let Some((_leases, trees)) = open_all(request.store, &planned.roots)
     {
-        return hit(request, &planned, &trees);
+        rift_cas::Plan::touch(request.store, &key)?;
+        return hit(request, planned, &trees);
     }
     if request.install.command == Command::Install && has_any_root(request) {
         return Ok(Outcome::Native(NPM_JUDGES.to_owned()));
     }
-    match miss(request, &key) {
+    match miss(request, &key, known) {
         Ok(report) => Ok(Outcome::Done(Box::new(report))),
         Err(Stop::Native(why)) => Ok(Outcome::Native(why)),
         Err(Stop::Failed(error)) => Err(error),
@@ -180,10 +184,12 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
 }
 
 /// Opens every tree of a plan; `None` when the store no longer has all of one, which makes it a miss.
-fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<Vec<(String, OpenTree)>> {
+fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<(Vec<Lease>, Vec<(String, OpenTree)>)> {
     let open = |root: &PlannedRoot| {
-        let tree = store.open_tree(root.tree()?).ok()??;
-        Some((root.folder.clone(), tree))
+        let tree = root.tree()?;
+        let lease = store.lease(tree).ok()?;
+        let tree = store.open_tree(tree).ok()??;
+        Some((lease, (root.folder.clone(), tree)))
     };
     roots.iter().map(open).collect()
 }
@@ -210,6 +216,7 @@ fn hit(request: &Request<'_>, planned: &Planned, trees: &[(String, OpenTree)]) -
     for (folder, tree) in trees {
         count(request, folder, tree, &mut report);
     }
+    report.reused_bytes = report.bytes;
     run_project_scripts(request, planned, &mut report)?;
     Ok(Outcome::Done(Box::new(report)))
 }
@@ -295,18 +302,11 @@ struct Packages<'s> {
     known: BTreeMap<String, TreeHash>,
 }
 
-fn miss(request: &Request<'_>, key: &str) -> Result<Report, Stop> {
+fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
     let packages = take_in(request, &layout, false)?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
-    for got in packages.fetched.values() {
-        match got.source {
-            Source::Store => report.reused += 1,
-            Source::Cache => report.from_cache += 1,
-            Source::Registry => report.fetched += 1,
-        }
-    }
-    report.fetched_bytes = packages.downloaded_bytes;
+    tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;
     let to_run: Vec<Scripted> = packages
         .scripted
@@ -315,7 +315,8 @@ fn miss(request: &Request<'_>, key: &str) -> Result<Report, Stop> {
         .cloned()
         .collect();
     let bases = base_trees(&layout, &packages);
-    let trees = publish(request, &layout, packages, &BTreeMap::new())?;
+    let (trees, stored_bytes) = publish(request, &layout, packages, &BTreeMap::new())?;
+    report.stored_bytes += stored_bytes;
     for (folder, tree) in &trees {
         show_root(request, folder, tree, &mut report)?;
     }
@@ -326,10 +327,34 @@ fn miss(request: &Request<'_>, key: &str) -> Result<Report, Stop> {
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
-    let planned = plan_of(&layout, &trees, &report);
+    let mut planned = plan_of(&layout, &trees, &report);
+    planned.original = known.and_then(|known| known.original);
     planned.save(request.store, key)?;
+    report.original.clone_from(&planned.original);
     run_project_scripts(request, &planned, &mut report)?;
     Ok(report)
+}
+
+/// Counts where the packages came from.
+fn tally(packages: &Packages<'_>, report: &mut Report) {
+    for got in packages.fetched.values() {
+        let bytes = got.known.facts.bytes;
+        match got.source {
+            Source::Store => {
+                report.reused += 1;
+                report.reused_bytes += bytes;
+            }
+            Source::Cache => {
+                report.from_cache += 1;
+                report.fetched_bytes += bytes;
+            }
+            Source::Registry => {
+                report.fetched += 1;
+                report.fetched_bytes += bytes;
+            }
+        }
+    }
+    report.downloaded_bytes = packages.downloaded_bytes;
 }
 
 fn plan_of(layout: &Layout, trees: &[(String, OpenTree)], report: &Report) -> Planned {
@@ -492,7 +517,7 @@ fn publish(
     layout: &Layout,
     packages: Packages<'_>,
     results: &BTreeMap<String, Arc<Built>>,
-) -> Result<Vec<(String, OpenTree)>> {
+) -> Result<(Vec<(String, OpenTree)>, u64)> {
     let Packages { import, fetched, records, known, .. } = packages;
     let mut parts: Vec<Parts> = layout
         .roots
@@ -583,15 +608,15 @@ fn finish(
     import: Import<'_>,
     records: &[rift_cas::log::Record],
     built: Vec<(String, Built)>,
-) -> Result<Vec<(String, OpenTree)>> {
-    let (_, index) = import.finish(records)?;
+) -> Result<(Vec<(String, OpenTree)>, u64)> {
+    let (imported, index) = import.finish(records)?;
     let mut trees = Vec::new();
     for (folder, built) in built {
         request.store.publish_located(&built, &index)?;
         let opened = request.store.open_tree(built.hash)?;
         trees.push((folder, opened.context("the store lost a tree that was just published")?));
     }
-    Ok(trees)
+    Ok((trees, imported.pack_bytes))
 }
 
 /// Runs scripts in the project, keeps what can be kept, and returns the trees with their results.
@@ -632,7 +657,8 @@ fn run_scripts(
     import.finish(&records)?;
     // Composed anew from what the store has by now: the packages, and the results just kept.
     let packages = take_in(request, layout, true)?;
-    let trees = publish(request, layout, packages, &ran.results)?;
+    let (trees, stored_bytes) = publish(request, layout, packages, &ran.results)?;
+    report.stored_bytes += stored_bytes;
     for (folder, tree) in &trees {
         adopt(request, folder, tree, &report.uncacheable)?;
     }
@@ -694,41 +720,96 @@ fn run_project_scripts(
     driver.finish()
 }
 
-/// Learns the result of a run of npm itself that has just ended well.
+/// Learns the result of a run of npm itself that has just ended well, after `elapsed`.
 ///
 /// Packages are taken from npm's cache, where npm has just put or used them, so what is learnt is what
 /// the lockfile names, whatever scripts have done to the folder. Returns why nothing was learnt.
 ///
 /// # Errors
 /// When rift itself fails.
-pub fn learn(request: &Request<'_>, elapsed: Duration) -> Result<Result<Report, String>> {
-    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    match learn_trees(request, Original { elapsed_ms, hardware: hardware() }) {
+pub fn learn(
+    request: &Request<'_>,
+    elapsed: Option<Duration>,
+) -> Result<Result<Report, String>> {
+    let original = elapsed.map(|elapsed| {
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        Original { elapsed_ms, hardware: hardware() }
+    });
+    match learn_trees(request, original) {
         Ok(report) => Ok(Ok(report)),
         Err(Stop::Native(why)) => Ok(Err(why)),
         Err(Stop::Failed(error)) => Err(error),
     }
 }
 
-fn learn_trees(request: &Request<'_>, original: Original) -> Result<Report, Stop> {
+fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
     let packages = take_in(request, &layout, true)?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
-    report.reused = packages.fetched.len() as u64;
+    tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;
     let waiting = packages.scripted.iter().map(|scripted| &scripted.path);
     let waiting: Vec<String> =
         waiting.filter(|path| !packages.known.contains_key(*path)).cloned().collect();
-    let trees = publish(request, &layout, packages, &BTreeMap::new())?;
+    let (trees, stored_bytes) = publish(request, &layout, packages, &BTreeMap::new())?;
+    report.stored_bytes = stored_bytes;
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
     let mut planned = plan_of(&layout, &trees, &report);
     planned.pending = waiting;
-    planned.original = Some(original.clone());
-    report.original = Some(original);
-    planned.save(request.store, &request.key())?;
+    let key = request.key();
+    let before = || Some(Planned::find(request.store, &key).ok()??.original?);
+    planned.original = original.or_else(before);
+    planned.save(request.store, &key)?;
+    report.original = planned.original;
     Ok(report)
+}
+
+/// Tells what [`run`] would do, line by line, without doing it.
+///
+/// # Errors
+/// When rift itself fails.
+pub fn foresee(request: &Request<'_>) -> Result<Vec<String>> {
+    let planned = Planned::find(request.store, &request.key())?;
+    let complete = planned.as_ref().filter(|planned| planned.pending.is_empty());
+    if let Some(planned) = complete
+        && let Some((_leases, trees)) = open_all(request.store, &planned.roots)
+    {
+        let mut lines = vec![format!("a hit: {} packages are known", planned.packages)];
+        for (folder, tree) in &trees {
+            let target = request.install.root.join(folder);
+            let state = match show_request(request, &target, tree).differences()? {
+                Some((_, found)) if found.is_empty() => "is there already",
+                Some(_) => "is there and was edited: it would be mended",
+                None => "would be written",
+            };
+            lines.push(format!("tree       {} at `{folder}`, which {state}", tree.hash()));
+        }
+        return Ok(lines);
+    }
+    let layout = match request.install.layout() {
+        Ok(layout) => layout,
+        Err(why) => return Ok(vec![format!("npm runs itself: {why}")]),
+    };
+    let (import, log) = (request.store.import()?, request.store.log()?);
+    let archived = match archived(&layout) {
+        Ok(archived) => archived,
+        Err(Stop::Native(why)) => return Ok(vec![format!("npm runs itself: {why}")]),
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    let is_known = |wanted: &Wanted| {
+        super::package::Integrity::parse(&wanted.integrity)
+            .is_ok_and(|integrity| fetch::find(&log, &import, &integrity).is_some())
+    };
+    let known = archived.iter().filter(|(_, wanted)| is_known(wanted)).count();
+    let missing = archived.len() - known;
+    let mut lines = vec![format!("a miss: {known} packages are known, {missing} would be fetched")];
+    if let Some(planned) = planned {
+        let scripts = planned.pending.join(", ");
+        lines.push(format!("scripts    would run for {scripts}"));
+    }
+    Ok(lines)
 }
 
 /// Returns the umask, and how trees are written otherwise.

@@ -1,16 +1,11 @@
-//! What keeps trees in the store: plans and projections, as gc reads them.
+//! Plans: what a command line with known inputs produces, and what keeps these trees in the store.
 //!
 //! ```text
-//! plan:       a record of lines "tree HEX\n", an empty line, then what its writer wants to know
-//! projection: a record of lines "tree HEX\n", "device N\n", "inode N\n", an empty line, then the path
+//! plan: a record of lines "tree HEX\n", an empty line, then what its writer wants to know
 //! ```
 //!
 //! Only the lines matter here; the rest is the launcher's. The mtime of a plan's record tells when it
 //! was last used: [`Plan::touch`] sets it, and gc evicts the plans that were not used for longest.
-
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 use rift_tree::TreeHash;
 use rustix::fs::{AtFlags, Timespec, Timestamps};
@@ -27,19 +22,6 @@ pub struct Plan {
     pub trees: Vec<TreeHash>,
     /// What else its writer wants to know.
     pub payload: Vec<u8>,
-}
-
-/// Which tree was shown at a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Projection {
-    /// The tree.
-    pub tree: TreeHash,
-    /// `st_dev` of the directory.
-    pub device: u64,
-    /// `st_ino` of the directory.
-    pub inode: u64,
-    /// The directory, absolute.
-    pub path: PathBuf,
 }
 
 /// A line: its word and what follows.
@@ -102,53 +84,6 @@ impl Plan {
     }
 }
 
-impl Projection {
-    /// Describes the directory `path`, at which `tree` is shown.
-    ///
-    /// # Errors
-    /// As stat(2).
-    pub fn of(tree: TreeHash, path: &Path) -> Result<Self> {
-        let path = path.canonicalize().map_err(Error::io("resolve", path))?;
-        let stat = path.symlink_metadata().map_err(Error::io("look at", &path))?;
-        Ok(Self { tree, device: stat.dev(), inode: stat.ino(), path })
-    }
-
-    /// Returns the payload of its record.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let Self { tree, device, inode, path } = self;
-        let head = format!("tree {tree}\ndevice {device}\ninode {inode}\n\n");
-        [head.as_bytes(), path.as_os_str().as_bytes()].concat()
-    }
-
-    /// Reads the payload of a record; `None` when it is something else.
-    #[must_use]
-    pub fn decode(payload: &[u8]) -> Option<Self> {
-        let (fields, rest) = split_head(payload);
-        let field = |word: &[u8]| fields.iter().find(|(found, _)| *found == word);
-        let number = |word: &[u8]| std::str::from_utf8(field(word)?.1).ok()?.parse().ok();
-        Some(Self {
-            tree: TreeHash::from_hex(field(b"tree")?.1).ok()?,
-            device: number(b"device")?,
-            inode: number(b"inode")?,
-            path: std::ffi::OsString::from_vec(rest.to_vec()).into(),
-        })
-    }
-
-    /// Tells whether the very directory is still there.
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        let stat = self.path.symlink_metadata();
-        stat.is_ok_and(|stat| stat.dev() == self.device && stat.ino() == self.inode)
-    }
-
-    /// Returns the name of the record of a directory's projection.
-    #[must_use]
-    pub fn name(path: &Path) -> String {
-        blake3::hash(path.as_os_str().as_bytes()).to_hex().to_string()
-    }
-}
-
 impl Store {
     /// Reads a plan; `None` when there is none.
     ///
@@ -165,24 +100,6 @@ impl Store {
     pub fn set_plan(&self, name: &str, plan: &Plan) -> Result<()> {
         self.set_record(Kind::Plan, name, &plan.encode())
     }
-
-    /// Reads what is known of the projection at the absolute directory `path`.
-    ///
-    /// # Errors
-    /// As [`Store::record`].
-    pub fn projection(&self, path: &Path) -> Result<Option<Projection>> {
-        let payload = self.record(Kind::Projection, &Projection::name(path))?;
-        Ok(payload.and_then(|payload| Projection::decode(&payload)))
-    }
-
-    /// Writes down a projection.
-    ///
-    /// # Errors
-    /// As [`Store::set_record`].
-    pub fn set_projection(&self, projection: &Projection) -> Result<()> {
-        let name = Projection::name(&projection.path);
-        self.set_record(Kind::Projection, &name, &projection.encode())
-    }
 }
 
 #[cfg(test)]
@@ -190,16 +107,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_and_projections_survive_encoding() {
+    fn plans_survive_encoding() {
         let tree = |byte| TreeHash::from_bytes([byte; 32]);
         for payload in [&b""[..], b"\n", b"tree is a word\n\n"] {
             let plan = Plan { trees: vec![tree(1), tree(2)], payload: payload.to_vec() };
             assert_eq!(Plan::decode(&plan.encode()), plan);
         }
         assert_eq!(Plan::decode(b"later 1\n\nrest").payload, b"rest");
-        let path = std::ffi::OsString::from_vec(b"/a\n\xff b".to_vec()).into();
-        let projection = Projection { tree: tree(3), device: 4, inode: 5, path };
-        assert_eq!(Projection::decode(&projection.encode()), Some(projection));
-        assert_eq!(Projection::decode(b"anything"), None);
     }
 }

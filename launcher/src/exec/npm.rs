@@ -1,0 +1,343 @@
+//! `npm ci` and `npm install` under `rift exec`: done from the store where that is certain, else by npm
+//! itself, whose result is then learnt where that is sound.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rift_cas::{Store, gc};
+
+use super::{Ending, ExecOptions, child};
+use crate::context::Context;
+use crate::plan::npm::planned::hardware;
+use crate::plan::npm::run::{self, Outcome, Report, Request};
+use crate::plan::npm::{self, Env, Install, Recognized};
+use crate::plan::show::How;
+use crate::report::{Mode, Run, Summary, Tally};
+
+/// Commands of npm after which a project's packages may be others.
+const CHANGING: [&str; 8] =
+    ["install", "i", "add", "uninstall", "remove", "update", "ci", "dedupe"];
+
+/// Tells whether a command is npm, found on the PATH.
+pub(super) fn is_npm(command: &[OsString]) -> bool {
+    command.first().is_some_and(|program| program == "npm")
+}
+
+/// A run of npm under rift.
+struct NpmRun<'a> {
+    options: &'a ExecOptions,
+    context: &'a Context,
+    store: &'a Store,
+    env: Env,
+    started: Instant,
+    /// Why things were decided, for `rift why`.
+    reasons: Vec<String>,
+}
+
+/// Runs npm, or does what it would do.
+///
+/// # Errors
+/// Rift itself failed, and is to fail rather than fall back.
+pub(super) fn run(
+    options: &ExecOptions,
+    context: &Context,
+    store: &Store,
+    started: Instant,
+) -> anyhow::Result<Ending> {
+    let env = Env::current();
+    let mut run = NpmRun { options, context, store, env, started, reasons: Vec::new() };
+    let words = &options.command[1..];
+    match npm::read(words, &context.cwd, &run.env)? {
+        Recognized::Untouched(why) => {
+            run.reasons.push(why.to_string());
+            run.natively(None)
+        }
+        Recognized::Install(install) if options.record_only => {
+            run.reasons.push("the command runs to be recorded".to_owned());
+            run.natively(Some(&install))
+        }
+        Recognized::Install(install) => run.from_the_store(&install),
+    }
+}
+
+impl NpmRun<'_> {
+    fn from_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
+        let bar = self.context.ui.progress("packages");
+        let outcome = self.request(install, &|progress| {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+        });
+        bar.finish_and_clear();
+        match outcome {
+            Ok(Outcome::Done(report)) => self.finish(install, &report),
+            Ok(Outcome::Native(why)) => {
+                self.reasons.push(why);
+                self.natively(Some(install))
+            }
+            Err(error) if self.context.config.is_strict() => Err(error),
+            Err(error) => {
+                self.context.ui.warn(&format!("npm runs itself, because rift failed: {error:#}"));
+                self.reasons.push(format!("rift failed: {error:#}"));
+                child::run(&self.options.command)
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        install: &Install,
+        progress: &(dyn Fn(npm::package::fetch::Progress) + Sync),
+    ) -> anyhow::Result<Outcome> {
+        run::run(&self.describe(install, &self.options.command[1..], progress))
+    }
+
+    fn describe<'r>(
+        &'r self,
+        install: &'r Install,
+        words: &'r [OsString],
+        progress: &'r (dyn Fn(npm::package::fetch::Progress) + Sync),
+    ) -> Request<'r> {
+        let config = &self.context.config;
+        Request {
+            store: self.store,
+            install,
+            env: &self.env,
+            words,
+            options: run::options(config.threads(), config.verifies_always()),
+            has_links: self.context.links(),
+            has_cache: config.has_cache(),
+            has_script_cache: config.has_script_cache(),
+            script_env: &[],
+            progress,
+        }
+    }
+
+    /// Says what npm would have said, and what was saved.
+    fn finish(&mut self, install: &Install, report: &Report) -> anyhow::Result<Ending> {
+        if let Some(event) = &report.failed_script {
+            let why =
+                format!("the project's `{event}` script failed with status {}", report.status);
+            self.context.ui.warn(&why);
+        } else if !install.output.silent {
+            self.announce(report)?;
+        }
+        for (path, reason) in &report.uncacheable {
+            let why = format!("the scripts of `{path}` run each time: {reason}");
+            self.reasons.push(why);
+        }
+        let mut summary = Summary::new(mode(report), &self.options.command);
+        summary.reused = Tally { count: report.reused, bytes: report.reused_bytes };
+        summary.fetched =
+            Tally { count: report.from_cache + report.fetched, bytes: report.fetched_bytes };
+        summary.scripts_run = report.scripts_run;
+        summary.scripts_reused = report.scripts_reused;
+        let original = report.original.as_ref();
+        let is_same_hardware = original.is_some_and(|original| original.hardware == hardware());
+        let took = original.map(|original| Duration::from_millis(original.elapsed_ms));
+        summary.set_times(self.started.elapsed(), took, is_same_hardware);
+        self.keep(summary, report.stored_bytes)?;
+        Ok(Ending::Exited(u8::try_from(report.status).unwrap_or(1)))
+    }
+
+    /// Prints the one line that npm ends an install with.
+    fn announce(&self, report: &Report) -> anyhow::Result<()> {
+        let took = short(self.started.elapsed());
+        let plural = if report.added == 1 { "" } else { "s" };
+        let line = match (report.is_up_to_date, report.added) {
+            (true, _) | (false, 0) => format!("\nup to date in {took}\n"),
+            (false, added) => format!("\nadded {added} package{plural} in {took}\n"),
+        };
+        let mut out = std::io::stdout();
+        match out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
+            // Nobody listens: npm does not fail for that either.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.context("could not write to stdout"),
+        }
+    }
+
+    /// Records the run, makes room in the store, prints the summary.
+    fn keep(&mut self, mut summary: Summary, stored_bytes: u64) -> anyhow::Result<()> {
+        let upkeep = match self.context.config.max_size() {
+            Some(cap) if stored_bytes > 0 => gc::maybe(self.store, cap, stored_bytes).map(drop),
+            _ => Ok(()),
+        };
+        summary.store_bytes = gc::known_size(self.store);
+        summary.print(&self.context.ui);
+        if let Some(path) = &self.options.summary_json {
+            summary.write_json(path)?;
+        }
+        let mut run = Run::begin(summary, &self.context.cwd);
+        run.reasons = std::mem::take(&mut self.reasons);
+        let recorded = run.save(self.store).map(drop).and_then(|()| Ok(upkeep?));
+        if let Err(error) = recorded {
+            // The project is as it has to be; what failed is bookkeeping.
+            self.context.ui.warn(&format!("the run could not be recorded: {error:#}"));
+        }
+        Ok(())
+    }
+
+    /// Runs npm itself and learns its result.
+    fn natively(&mut self, install: Option<&Install>) -> anyhow::Result<Ending> {
+        let begun = Instant::now();
+        let ending = child::run(&self.options.command)?;
+        let took = begun.elapsed();
+        if !ending.is_success() || !self.context.config.has_cache() {
+            return Ok(ending);
+        }
+        match self.learn(install, took) {
+            Ok(Some(report)) => {
+                let mut summary = Summary::new(Mode::Learned, &self.options.command);
+                summary.reused = Tally { count: report.reused, bytes: report.reused_bytes };
+                summary.fetched = Tally { count: report.from_cache, bytes: report.fetched_bytes };
+                summary.scripts_reused = report.scripts_reused;
+                summary.set_times(self.started.elapsed(), None, true);
+                self.keep(summary, report.stored_bytes)?;
+            }
+            Ok(None) => {}
+            Err(error) if self.context.config.is_strict() => return Err(error),
+            Err(error) => {
+                self.context.ui.warn(&format!("the run could not be learnt: {error:#}"));
+            }
+        }
+        Ok(ending)
+    }
+
+    /// Learns what an install that ended well has made; `None` when that can't be known.
+    fn learn(
+        &mut self,
+        install: Option<&Install>,
+        took: Duration,
+    ) -> anyhow::Result<Option<Report>> {
+        let is_changing = || {
+            let word = self.options.command[1..].iter().find(|word| !is_flag(word));
+            word.is_some_and(|word| CHANGING.iter().any(|known| word == known))
+        };
+        // Read anew: npm may have written the lockfile.
+        let words = words_of_ci(&self.options.command[1..]);
+        let read = match install.is_some() || is_changing() {
+            true => npm::read(&words, &self.context.cwd, &self.env)?,
+            false => return Ok(None),
+        };
+        let install = match read {
+            Recognized::Install(install) => install,
+            Recognized::Untouched(why) => {
+                self.reasons.push(format!("not learnt: {why}"));
+                return Ok(None);
+            }
+        };
+        // Only an `npm ci` took what the next one would take.
+        let is_ci = self.options.command.get(1).is_some_and(|word| word == "ci");
+        let original = is_ci.then_some(took);
+        match run::learn(&self.describe(&install, &words, &|_| {}), original)? {
+            Ok(report) => Ok(Some(report)),
+            Err(why) => {
+                self.reasons.push(format!("not learnt: {why}"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn is_flag(word: &OsStr) -> bool {
+    word.as_encoded_bytes().starts_with(b"-")
+}
+
+/// Returns the words of the `npm ci` that would give what these words just gave.
+fn words_of_ci(words: &[OsString]) -> Vec<OsString> {
+    if words.first().is_some_and(|word| word == "ci") {
+        return words.to_vec();
+    }
+    let layout = ["--ignore-scripts", "--legacy-peer-deps", "--no-bin-links", "--omit=dev"];
+    let kept = words.iter().filter(|word| layout.iter().any(|known| *word == known)).cloned();
+    std::iter::once(OsString::from("ci")).chain(kept).collect()
+}
+
+fn mode(report: &Report) -> Mode {
+    let is_known = report.from_cache + report.fetched + report.scripts_run == 0;
+    match report.how {
+        _ if !is_known => Mode::Partial,
+        Some(How::Unchanged) | None => Mode::Repeat,
+        Some(_) => Mode::Hit,
+    }
+}
+
+/// Writes a time as npm does in its last line: `950ms`, `2s`, `1m`.
+fn short(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    let rounded = |unit: u128| (milliseconds + unit / 2) / unit;
+    match milliseconds {
+        0..1_000 => format!("{milliseconds}ms"),
+        1_000..60_000 => format!("{}s", rounded(1_000)),
+        60_000..3_600_000 => format!("{}m", rounded(60_000)),
+        _ => format!("{}h", rounded(3_600_000)),
+    }
+}
+
+/// Shows what a command of npm would do.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn plan(
+    command: &[OsString],
+    context: &Context,
+    out: &mut impl std::io::Write,
+) -> anyhow::Result<()> {
+    let env = Env::current();
+    let install = match npm::read(&command[1..], &context.cwd, &env)? {
+        Recognized::Untouched(why) => {
+            writeln!(out, "npm runs untouched: {why}")?;
+            return Ok(());
+        }
+        Recognized::Install(install) => install,
+    };
+    writeln!(out, "project    {}", show(&install.root))?;
+    writeln!(out, "lockfile   {}", install.lock_name)?;
+    writeln!(
+        out,
+        "npm        {} with node {}",
+        install.tool.npm_version, install.tool.node_version
+    )?;
+    writeln!(out, "inputs     {}", install.key())?;
+    let Ok(store) = context.existing_store() else {
+        writeln!(out, "a miss: there is no store yet")?;
+        return Ok(());
+    };
+    let options = ExecOptions { command: command.to_vec(), record_only: false, summary_json: None };
+    let started = Instant::now();
+    let run =
+        NpmRun { options: &options, context, store: &store, env, started, reasons: Vec::new() };
+    let request = run.describe(&install, &command[1..], &|_| {});
+    writeln!(out, "key        {}", request.key())?;
+    for line in run::foresee(&request)? {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn show(path: &Path) -> String {
+    crate::ui::printable(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_npm_writes_them() {
+        for (milliseconds, expected) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_000, "1s"),
+            (1_499, "1s"),
+            (1_500, "2s"),
+            (59_400, "59s"),
+            (60_000, "1m"),
+            (5_400_000, "2h"),
+        ] {
+            assert_eq!(short(Duration::from_millis(milliseconds)), expected);
+        }
+    }
+}
