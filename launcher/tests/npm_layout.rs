@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -759,46 +759,6 @@ fn a_manifest_that_left_its_lockfile_behind() {
         "the lockfile records other `dependencies` than package.json has"
     );
     assert!(!npm(&["ci"], &project.root, Some(&project.registry.env())).success);
-}
-
-#[test]
-fn the_order_of_names_is_nodes() {
-    let words: Vec<String> = (0..4000_u64)
-        .map(|n| {
-            let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let letters = (0..1 + n % 9).map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                char::from(b' ' + u8::try_from((state >> 33) % 95).unwrap())
-            });
-            letters.collect()
-        })
-        .collect::<BTreeSet<String>>()
-        .into_iter()
-        .collect();
-    let script = "const l=JSON.parse(require('fs').readFileSync(0));\
-                  process.stdout.write(JSON.stringify(l.sort((a,b)=>a.localeCompare(b,'en'))))";
-    let mut child = Command::new("node")
-        .args(["-e", script])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(serde_json::to_string(&words).unwrap().as_bytes())
-        .unwrap();
-    let mut sorted = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut sorted).unwrap();
-    assert!(child.wait().unwrap().success());
-    let sorted: Vec<String> = serde_json::from_str(&sorted).unwrap();
-    // The hidden lockfile's keys come out in npm's order: give them to a lockfile as names of its top level.
-    let mut ours = words;
-    ours.sort_by(|a, b| rift_launcher::plan::npm::collation(a, b));
-    assert_eq!(ours, sorted);
 }
 
 // Hostile input.

@@ -51,6 +51,10 @@ impl PartialOrd for Sorted<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{Read, Write};
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -70,5 +74,44 @@ mod tests {
             assert_eq!(compare(b, a), Ordering::Greater, "{b} {a}");
             assert_eq!(compare(a, a), Ordering::Equal);
         }
+    }
+
+    #[test]
+    fn the_order_of_names_is_nodes() {
+        let words: Vec<String> = (0..4000_u64)
+            .map(|n| {
+                let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                let letters = (0..1 + n % 9).map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    char::from(b' ' + u8::try_from((state >> 33) % 95).unwrap())
+                });
+                letters.collect()
+            })
+            .collect::<BTreeSet<String>>()
+            .into_iter()
+            .collect();
+        let script = "const l=JSON.parse(require('fs').readFileSync(0));\
+                      process.stdout.write(JSON.stringify(l.sort((a,b)=>a.localeCompare(b,'en'))))";
+        let mut child = Command::new("node")
+            .args(["-e", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(serde_json::to_string(&words).unwrap().as_bytes())
+            .unwrap();
+        let mut sorted = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut sorted).unwrap();
+        assert!(child.wait().unwrap().success());
+        let sorted: Vec<String> = serde_json::from_str(&sorted).unwrap();
+        let mut ours = words;
+        ours.sort_by(|a, b| compare(a, b));
+        assert_eq!(ours, sorted);
     }
 }

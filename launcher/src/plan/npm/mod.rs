@@ -55,8 +55,3 @@ fn read_file(path: &std::path::Path) -> Result<Option<Vec<u8>>, Why> {
         Err(error) => Err(format!("{} can't be read ({error})", path.display()).into()),
     }
 }
-
-/// Compares as npm sorts names (`localeCompare` in English); exact for printable ASCII.
-pub fn collation(a: &str, b: &str) -> std::cmp::Ordering {
-    collate::compare(a, b)
-}
