@@ -3,6 +3,8 @@
 //! The judge is npm itself: what `npm ci` wrote for a real project, and what its own pacote makes of
 //! tarballs that are wrong on purpose. Both need `npm` on the path; the first needs its registry.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 #[path = "npm_package/archive.rs"]
 mod archive;
 #[path = "npm_package/server.rs"]
@@ -559,7 +561,7 @@ fn logins_go_where_they_belong_and_nowhere_else() {
     settings.scopes.insert("@corp".into(), format!("{}npm/", home.url()));
     let package = wanted("@corp/p", &sri(&bytes), None);
     let denied = fetch(&store, std::slice::from_ref(&package), &settings, None).unwrap_err();
-    let Cause::Registry(RegistryError::Status { status: 401, .. }) = &denied.cause else {
+    let Cause::Registry(RegistryError::Status { status: 401, .. }) = &*denied.cause else {
         panic!("{denied:?}");
     };
     assert!(denied.hint().unwrap().contains("npm login"));

@@ -94,19 +94,19 @@ pub struct Failure {
     pub version: String,
     /// Why.
     #[source]
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 impl Failure {
     fn of(wanted: &Wanted, cause: impl Into<Cause>) -> Self {
         let (name, version) = (wanted.name.clone(), wanted.version.clone());
-        Self { name, version, cause: cause.into() }
+        Self { name, version, cause: Box::new(cause.into()) }
     }
 
     /// Returns what the user may do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        match &self.cause {
+        match &*self.cause {
             Cause::Registry(error) => error.hint(),
             Cause::Package(PackageError::Integrity { .. }) => Some(
                 "the registry has other bytes than the lockfile names: make it anew, or ask why",
@@ -169,7 +169,7 @@ pub fn fetch_all(
         let integrity = match Integrity::parse(&package.integrity) {
             Ok(integrity) => integrity,
             Err(error) if package.is_optional => {
-                slots.push(Slot::Done(Err(Arc::new(Failure::of(package, error)))));
+                slots.push(Slot::Done(Box::new(Err(Arc::new(Failure::of(package, error))))));
                 continue;
             }
             Err(error) => return Err(Failure::of(package, error)),
@@ -179,7 +179,8 @@ pub fn fetch_all(
             job.is_optional &= package.is_optional;
             slots.push(Slot::Job(*number));
         } else if let Some(known) = known(&integrity) {
-            slots.push(Slot::Done(Ok(Got { known, built: None, source: Source::Store })));
+            let got = Got { known, built: None, source: Source::Store };
+            slots.push(Slot::Done(Box::new(Ok(got))));
         } else {
             numbers.insert(integrity.clone(), jobs.len());
             slots.push(Slot::Job(jobs.len()));
@@ -202,7 +203,7 @@ pub fn fetch_all(
     let mut packages = Vec::with_capacity(slots.len());
     for (slot, package) in slots.into_iter().zip(wanted) {
         packages.push(match slot {
-            Slot::Done(result) => result,
+            Slot::Done(result) => *result,
             Slot::Job(number) => match results.get(number).cloned().flatten() {
                 Some(result) => result,
                 None => return Err(Failure::of(package, io::Error::other("a worker stopped"))),
@@ -213,7 +214,7 @@ pub fn fetch_all(
 }
 
 enum Slot {
-    Done(Result<Got, Arc<Failure>>),
+    Done(Box<Result<Got, Arc<Failure>>>),
     Job(usize),
 }
 
@@ -462,7 +463,7 @@ impl<'r> Run<'r> {
     fn fail(&self, number: usize, cause: impl Into<Cause>) {
         let job = &self.jobs[number];
         let failure = Failure::of(job.package, cause);
-        let is_store = matches!(failure.cause, Cause::Package(PackageError::Store(_)));
+        let is_store = matches!(&*failure.cause, Cause::Package(PackageError::Store(_)));
         match job.is_optional && !is_store {
             true => {
                 let bytes = self.read_bytes.load(Ordering::Relaxed);
