@@ -264,7 +264,7 @@ impl Queue {
 /// What a worker does next.
 enum Task {
     FromCache(usize),
-    Delivered(Delivery),
+    Delivered(Box<Delivery>),
 }
 
 type JobResult = Option<Result<Got, Arc<Failure>>>;
@@ -349,7 +349,7 @@ impl<'r> Run<'r> {
         while let Some(task) = self.next_task() {
             match task {
                 Task::FromCache(number) => self.take_from_cache(number, import, &mut unit),
-                Task::Delivered(delivery) => self.take_in(delivery, import, &mut unit),
+                Task::Delivered(delivery) => self.take_in(*delivery, import, &mut unit),
             }
         }
         // Others may rely on blobs that this unit brings, whatever came of its packages.
@@ -365,7 +365,7 @@ impl<'r> Run<'r> {
                 return None;
             }
             if let Some(delivery) = ready.pop_front() {
-                return Some(Task::Delivered(delivery));
+                return Some(Task::Delivered(Box::new(delivery)));
             }
             if let Some(number) = lock(&self.cached).pop_front() {
                 return Some(Task::FromCache(number));
