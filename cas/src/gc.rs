@@ -24,9 +24,9 @@ use crate::error::{Error, Result};
 use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::{Topic, tree_of};
 use crate::pack::{ALIGN, ALIGN_FROM, Pack, PackWriter, PackedKind};
-use crate::record::{self, Kind};
-use crate::plan::Plan;
 use crate::projection::Projection;
+use crate::record::{self, Kind};
+use crate::roots::trees_of_plan;
 use crate::store::Store;
 use crate::sys::Mapped;
 use crate::tree::{checked_sidecar, map_if_there, points_into};
@@ -369,7 +369,7 @@ impl<'a> Survey<'a> {
             };
             let used_secs = used.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let is_young = is_younger(i64::try_from(used_secs).unwrap_or(0), options.grace);
-            let trees = Plan::decode(&payload).trees;
+            let trees = trees_of_plan(&payload);
             let cost: u64 = trees.iter().map(|tree| self.marks.mark_tree(*tree, true)).sum();
             if !is_young && self.marks.bytes.saturating_add(cost) > limit {
                 self.evicted.push(name);
@@ -480,10 +480,8 @@ fn is_small(file: &StoreFile) -> bool {
 
 /// Tells whether the writer of a temporary file is gone.
 pub(crate) fn is_abandoned(file: &StoreFile) -> Result<bool> {
-    if file.is_directory() {
-        return Ok(!is_younger(file.changed_secs(), TEMPORARY_MAX));
-    }
-    if crate::leases::is_live(&file.path)? {
+    // A folder has no lock, but its writer keeps gc away.
+    if !file.is_directory() && crate::leases::is_live(&file.path)? {
         return Ok(false);
     }
     // Between making and locking it the writer has no lock yet, but it lives.

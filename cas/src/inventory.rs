@@ -152,19 +152,25 @@ fn fanned(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
         for entry in list(&fan)? {
             let Some((name, stat)) = named(&entry)? else { continue };
             let hex = name.as_bytes();
-            let tree = TreeHash::from_hex(hex.strip_suffix(b".loc").unwrap_or(hex));
+            let tree = TreeHash::from_hex(hex.get(..64).unwrap_or_default());
+            let suffix = hex.get(64..).unwrap_or_default();
             let item = match (kind, tree, stat.is_file()) {
                 _ if !name.starts_with(&byte) => Item::Stray,
-                ("loose", Ok(tree), _) if hex.len() == 64 => Item::LooseForm(tree),
+                ("loose", Ok(tree), _) if is_umask(suffix) => Item::LooseForm(tree),
                 ("blobs", _, true) => BlobHash::from_hex(hex).map_or(Item::Stray, Item::Loose),
-                ("trees", Ok(tree), true) if hex.len() == 64 => Item::Tree(tree),
-                ("trees", Ok(tree), true) => Item::Sidecar(tree),
+                ("trees", Ok(tree), true) if suffix.is_empty() => Item::Tree(tree),
+                ("trees", Ok(tree), true) if suffix == b".loc" => Item::Sidecar(tree),
                 _ => Item::Stray,
             };
             push(files, entry, item, stat);
         }
     }
     Ok(())
+}
+
+/// Tells whether a loose form's name ends as it has to, with the umask that it was made under.
+fn is_umask(suffix: &[u8]) -> bool {
+    matches!(suffix, [b'-', digits @ ..] if digits.len() == 3 && digits.iter().all(|digit| matches!(digit, b'0'..=b'7')))
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -17,10 +17,10 @@ pub mod log;
 pub mod loose;
 pub mod materialize;
 pub mod pack;
-pub mod plan;
 pub mod projection;
 pub mod purge;
 pub mod record;
+pub mod roots;
 pub mod secrets;
 pub mod stats;
 pub mod store;
@@ -30,6 +30,4 @@ pub mod verify;
 
 pub use error::{Error, Result};
 pub use leases::Lease;
-pub use plan::Plan;
-pub use projection::Projection;
 pub use store::Store;

@@ -52,12 +52,12 @@ impl Topic {
 
 /// Returns the tree that a record's payload begins with; `None` when it names none.
 ///
-/// The payload of a [`Topic::Package`] or [`Topic::Scripts`] record begins with the 32 bytes of the
-/// tree that its key means, or of zeros when there is none; what follows is its writer's. That is
-/// how gc and verify know what a record needs.
+/// The payload of a [`Topic::Package`] or [`Topic::Scripts`] record begins with a byte that is its
+/// writer's and the 32 bytes of the tree that its key means, or of zeros when there is none; what
+/// follows is its writer's too. That is how gc and verify know what a record needs.
 #[must_use]
 pub fn tree_of(topic: Topic, payload: &[u8]) -> Option<TreeHash> {
-    let bytes: [u8; 32] = payload.get(..32)?.try_into().ok()?;
+    let bytes: [u8; 32] = payload.get(1..33)?.try_into().ok()?;
     let names_tree = topic != Topic::Purged && bytes != [0; 32];
     names_tree.then(|| TreeHash::from_bytes(bytes))
 }

@@ -49,28 +49,6 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Describes the directory `path`, at which somebody else has shown `tree`.
-    ///
-    /// # Errors
-    /// As stat(2).
-    pub fn of(tree: TreeHash, path: &Path) -> Result<Self> {
-        let directory = path.canonicalize().map_err(Error::io("resolve", path))?;
-        let stat = directory.symlink_metadata().map_err(Error::io("look at", &directory))?;
-        let (device, inode) = (stat.dev(), stat.ino());
-        // Nothing was seen of the entries: each is compared by content.
-        let done_ns = i64::MIN;
-        Ok(Self {
-            tree,
-            directory,
-            device,
-            inode,
-            stamp_ns: 0,
-            done_ns,
-            umask: 0,
-            has_links: false,
-        })
-    }
-
     /// Seals the projection that was just finished at `directory`, which is absolute: sets the
     /// directory's own mtime once more, so that no entry has a later ctime, and describes it.
     ///
@@ -103,9 +81,7 @@ impl Projection {
         })
     }
 
-    /// Returns the payload of its record.
-    #[must_use]
-    pub fn encode(&self) -> String {
+    fn encode(&self) -> String {
         let mut text = format!("tree {}\ndirectory ", self.tree);
         for &byte in self.directory.as_os_str().as_bytes() {
             let written = match byte {
@@ -126,9 +102,7 @@ impl Projection {
         text
     }
 
-    /// Reads the payload of a record; `None` when it is something else.
-    #[must_use]
-    pub fn decode(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(payload).ok()?;
         let field =
             |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -18,9 +18,9 @@ use crate::gc::remove_all;
 use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::{Record, Topic, tree_of};
 use crate::pack::{PackWriter, PackedKind};
-use crate::record::Kind;
-use crate::plan::Plan;
 use crate::projection::Projection;
+use crate::record::Kind;
+use crate::roots::trees_of_plan;
 use crate::store::Store;
 use crate::tree::{map_if_there, packed_manifest};
 
@@ -194,7 +194,7 @@ fn remove_records(store: &Store, doomed: &HashSet<TreeHash>) -> Result<usize> {
                 Err(error) => return Err(error),
             };
             let trees: Vec<TreeHash> = match kind {
-                Kind::Plan => Plan::decode(&payload).trees,
+                Kind::Plan => trees_of_plan(&payload),
                 Kind::Ref => TreeHash::from_hex(&payload).into_iter().collect(),
                 _ => Projection::decode(&payload).map(|one| one.tree).into_iter().collect(),
             };

@@ -21,9 +21,9 @@ use crate::error::{Error, Result};
 use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::tree_of;
 use crate::pack::{Pack, PackWriter, PackedKind, Salvage};
-use crate::record::{self, Kind};
-use crate::plan::Plan;
 use crate::projection::Projection;
+use crate::record::{self, Kind};
+use crate::roots::trees_of_plan;
 use crate::store::{FORMAT, Store, make_folder, sync_folder};
 use crate::sys::Mapped;
 use crate::tree::{check_manifest, checked_sidecar, map_if_there, sizes};
@@ -626,7 +626,7 @@ impl Check<'_> {
                     return if self.repair { self.quarantine(path) } else { Ok(()) };
                 }
             },
-            (Ok(payload), Kind::Plan) => Plan::decode(payload).trees,
+            (Ok(payload), Kind::Plan) => trees_of_plan(payload),
             (Ok(payload), Kind::Projection) => {
                 Projection::decode(payload).map(|projection| projection.tree).into_iter().collect()
             }

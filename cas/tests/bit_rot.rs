@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use rift_cas::record::Kind;
 use rift_cas::verify::{Report, Severity, verify};
-use rift_cas::{Projection, Store, gc};
+use rift_cas::{Store, gc};
 use rift_tree::TreeHash;
 use support::*;
 
@@ -44,7 +44,7 @@ fn make(root: &Path, shown: &Path) -> (TreeHash, Files) {
     let tree = publish(&store, "plan", &files).unwrap();
     fs::create_dir_all(shown).unwrap();
     store.set_ref("name", tree).unwrap();
-    store.set_projection(&Projection::of(tree, shown).unwrap()).unwrap();
+    project(&store, tree, shown);
     store.set_record(Kind::Run, "run", b"what a run did").unwrap();
     gc::maybe(&store, u64::MAX, 0).unwrap();
     assert_eq!(look(&store, false).findings, [], "the store is whole before it is damaged");
@@ -200,7 +200,7 @@ fn repair_one(root: &Path, shown: &Path, name: &Path, mutation: Mutation) {
     match read_back(&store, tree, &out).unwrap() {
         Some(read) => assert_eq!(read, files, "{label}"),
         // Gone with its plan, so a run misses it and brings it back.
-        None => assert_eq!(store.plan("plan").unwrap(), None, "{label}"),
+        None => assert_eq!(plan(&store, "plan"), None, "{label}"),
     }
     publish(&store, "plan", &files).unwrap();
     assert_eq!(read_back(&store, tree, &out).unwrap(), Some(files), "{label}");

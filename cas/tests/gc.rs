@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use rift_cas::log::Topic;
 use rift_cas::record::Kind;
-use rift_cas::{Plan, Projection, Store, gc};
+use rift_cas::verify::verify;
+use rift_cas::{Store, gc};
 use support::*;
 
 fn packs(store: &Store) -> usize {
@@ -39,11 +40,17 @@ fn what_a_root_names_stays_and_the_rest_goes() {
         .map(|(number, files)| publish(&store, &format!("plan{number}"), files).unwrap())
         .collect();
     store.set_ref("kept", trees[1]).unwrap();
-    store.set_projection(&Projection::of(trees[2], &shown).unwrap()).unwrap();
+    project(&store, trees[2], &shown);
     let lease = store.lease(trees[3]).unwrap();
     for number in 1..5 {
         store.remove_record(Kind::Plan, &format!("plan{number}")).unwrap();
     }
+    for tree in [trees[0], trees[4]] {
+        let open = store.open_tree(tree).unwrap().unwrap();
+        store.linker(&open, options()).unwrap();
+    }
+    let loose_forms = || rift_cas::stats::stats(&store).unwrap().loose_forms;
+    assert_eq!(loose_forms(), 2);
     let foreseen = {
         let options = gc::Options { dry_run: true, grace: Duration::ZERO, ..Default::default() };
         gc::collect(&store, &options).unwrap()
@@ -52,6 +59,8 @@ fn what_a_root_names_stays_and_the_rest_goes() {
     assert_eq!((collected.trees, collected.packs, collected.log_records), (1, 1, 1));
     assert_eq!((foreseen.trees, foreseen.packs, foreseen.log_records), (1, 1, 1));
     assert_eq!(foreseen.bytes_before, collected.bytes_before);
+    assert_eq!(loose_forms(), 1);
+    assert_eq!(verify(&store, false, &|_| ()).unwrap().findings, []);
     for (number, tree) in trees.iter().enumerate().take(4) {
         let read = read_back(&store, *tree, &folder.path().join("out")).unwrap();
         assert_eq!(read.as_ref(), Some(&files[number]), "tree {number}");
@@ -82,7 +91,7 @@ fn a_sparse_pack_is_rewritten_unless_a_run_leases_it() {
     store.publish_located(&kept, &index).unwrap();
     store.publish_located(&gone, &index).unwrap();
     drop(index);
-    store.set_plan("kept", &Plan { trees: vec![kept.hash], payload: Vec::new() }).unwrap();
+    set_plan(&store, "kept", kept.hash).unwrap();
     let lease = store.lease(kept.hash).unwrap();
     let leased = collect_all(&store);
     assert_eq!((leased.trees, leased.packs_rewritten, packs(&store)), (1, 0, 1));
@@ -107,7 +116,7 @@ fn the_least_recently_used_plans_go_until_the_store_fits() {
             tree
         })
         .collect();
-    Plan::touch(&store, "plan0").unwrap();
+    store.touch_plan("plan0").unwrap();
     let max = gc::measure(&store).unwrap() / 2;
     let options = gc::Options { max_bytes: Some(max), grace: Duration::ZERO, ..Default::default() };
     let collected = gc::collect(&store, &options).unwrap();

@@ -144,7 +144,7 @@ proptest! {
         describe(&from, b"", &mut wanted);
         let tree = support::ingest(&store, "plan", &from).unwrap();
         let open = store.open_tree(tree).unwrap().unwrap();
-        materialize::replace(&open, &to, options()).unwrap();
+        materialize::replace(&materialize::Writer::new(&open, options()), &to).unwrap();
         describe(&to, b"", &mut found);
         prop_assert_eq!(wanted, found);
         prop_assert_eq!(support::ingest(&store, "again", &to).unwrap(), tree);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rift_cas::purge::{self, What};
 use rift_cas::record::Kind;
 use rift_cas::verify::verify;
-use rift_cas::{Error, Plan, Store, gc};
+use rift_cas::{Error, Store, gc};
 use rift_tree::BlobHash;
 use support::*;
 
@@ -63,7 +63,7 @@ fn churn(store: &Store, seed: u64) {
     }
     let tree = publish(store, &name, &files).unwrap();
     store.set_ref(&format!("ref{}", seed % 3), tree).unwrap();
-    Plan::touch(store, &name).unwrap();
+    store.touch_plan(&name).unwrap();
     store.set_record(Kind::Run, &format!("run{seed}"), b"a run").unwrap();
     let lease = store.lease(tree).unwrap();
     assert!(store.open_tree(tree).unwrap().is_some());
@@ -124,8 +124,8 @@ fn two_processes_ingest_while_gc_runs() {
     assert!(report.is_whole(), "{report:#?}");
     for number in 0..12 {
         for seed in if number % 2 == 0 { vec![number] } else { vec![number + 100, number + 200] } {
-            let trees = store.plan(&format!("plan{seed}")).unwrap().unwrap().trees;
-            let read = read_back(&store, trees[0], &folder.path().join("out")).unwrap();
+            let tree = plan(&store, &format!("plan{seed}")).unwrap();
+            let read = read_back(&store, tree, &folder.path().join("out")).unwrap();
             assert_eq!(read, Some(some_files(seed, 20, 6000)), "plan{seed}");
         }
     }
@@ -145,9 +145,9 @@ fn leased_trees_are_materialized_while_gc_rewrites_their_packs() {
             let out = folder.path().join(format!("out{reader}"));
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
-                    let Some(plan) = store.plan("small").unwrap() else { continue };
-                    let lease = store.lease(plan.trees[0]).unwrap();
-                    if let Some(read) = read_back(store, plan.trees[0], &out).unwrap() {
+                    let Some(tree) = plan(store, "small") else { continue };
+                    let lease = store.lease(tree).unwrap();
+                    if let Some(read) = read_back(store, tree, &out).unwrap() {
                         assert_eq!(&read, small);
                         reads.fetch_add(1, Ordering::Relaxed);
                     }
@@ -167,8 +167,7 @@ fn leased_trees_are_materialized_while_gc_rewrites_their_packs() {
             build(&import, &some_files(100 + round, 12, 20_000)).unwrap();
             let (_, index) = import.finish(&[]).unwrap();
             store.publish_located(&kept, &index).unwrap();
-            let plan = Plan { trees: vec![kept.hash], payload: Vec::new() };
-            store.set_plan("small", &plan).unwrap();
+            set_plan(&store, "small", kept.hash).unwrap();
             drop(index);
             rewritten += collect_all(&store).packs_rewritten;
             if round % 4 == 3 {
@@ -188,7 +187,7 @@ fn a_process_killed_at_any_instant_leaves_a_whole_store() {
     // On a real disk, where an instant inside fsync(2) is likely.
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
-    let rounds = if is_full() { 250 } else { 25 };
+    let rounds: u64 = if is_full() { 250 } else { 25 };
     let mut state = 0x2545_f491_4f6c_dd1d_u64 ^ u64::from(std::process::id());
     for round in 0..rounds {
         state =

@@ -71,7 +71,7 @@ fn a_purged_package_takes_its_own_blobs_and_leaves_shared_ones() {
     assert_eq!((purged.trees, purged.blobs), (2, 1), "{purged:?}");
     assert!(!holds(&store, &code) && holds(&store, &license.1));
     assert!(store.open_tree(composed).unwrap().is_none());
-    assert_eq!(store.plan("composed").unwrap(), None);
+    assert_eq!(plan(&store, "composed"), None);
     let read = read_back(&store, stays, &folder.path().join("out")).unwrap();
     assert_eq!(read, Some(another));
     assert!(matches!(publish(&store, "package", &package), Err(Error::Purged { .. })));

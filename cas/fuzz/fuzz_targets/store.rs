@@ -1,4 +1,4 @@
-//! Any bytes as a pack, a log segment, a record, a plan or a projection: no reader panics.
+//! Any bytes as a pack, a log segment, a record or a plan: no reader panics.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
 use rift_cas::pack::Pack;
-use rift_cas::{Plan, Projection, log, record};
+use rift_cas::{log, record, roots};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else {
@@ -24,11 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         _ => {
-            let plan = Plan::decode(bytes);
-            assert_eq!(Plan::decode(&plan.encode()), plan);
-            if let Some(projection) = Projection::decode(bytes) {
-                assert_eq!(Projection::decode(&projection.encode()), Some(projection));
-            }
+            let trees = roots::trees_of_plan(bytes);
+            assert!(trees.len() * 64 <= bytes.len());
         }
     }
 });

@@ -4,12 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rift_cas::log::{Record, Topic};
 use rift_cas::materialize::{self, Options};
-use rift_cas::{Error, Plan, Store, gc};
+use rift_cas::projection::Projection;
+use rift_cas::record::Kind;
+use rift_cas::roots::trees_of_plan;
+use rift_cas::{Error, Store, gc};
 use rift_tree::TreeHash;
 use rift_tree::builder::{Builder, Built, Item};
 
@@ -68,11 +72,38 @@ pub(crate) fn publish(store: &Store, name: &str, files: &Files) -> Result<TreeHa
     let import = store.import()?;
     let built = build(&import, files)?;
     let key = *blake3::hash(name.as_bytes()).as_bytes();
-    let payload = built.hash.as_bytes().to_vec();
+    let payload = [&[1][..], built.hash.as_bytes()].concat();
     let (_, index) = import.finish(&[Record { topic: Topic::Package, key, payload }])?;
     store.publish_located(&built, &index)?;
-    store.set_plan(name, &Plan { trees: vec![built.hash], payload: b"test".to_vec() })?;
+    set_plan(store, name, built.hash)?;
     Ok(built.hash)
+}
+
+/// Names a tree by a plan.
+pub(crate) fn set_plan(store: &Store, name: &str, tree: TreeHash) -> Result<(), Error> {
+    store.set_record(Kind::Plan, name, format!("{{\"tree\": \"{tree}\"}}").as_bytes())
+}
+
+/// Returns the tree that a plan names.
+pub(crate) fn plan(store: &Store, name: &str) -> Option<TreeHash> {
+    let payload = store.record(Kind::Plan, name).unwrap()?;
+    trees_of_plan(&payload).pop()
+}
+
+/// Writes down that a tree is shown at a folder.
+pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
+    let stat = directory.symlink_metadata().unwrap();
+    let projection = Projection {
+        tree,
+        directory: directory.to_owned(),
+        device: stat.dev(),
+        inode: stat.ino(),
+        stamp_ns: 0,
+        done_ns: 0,
+        umask: 0o022,
+        has_links: false,
+    };
+    store.set_projection(&projection).unwrap();
 }
 
 /// How the tests materialize.
@@ -89,7 +120,7 @@ pub(crate) fn read_back(
     let Some(open) = store.open_tree(tree)? else {
         return Ok(None);
     };
-    let written = materialize::replace(&open, target, options());
+    let written = materialize::replace(&materialize::Writer::new(&open, options()), target);
     let files = written.map(|_| read_files(target));
     materialize::remove(target, 1)?;
     files.map(Some)
@@ -153,7 +184,7 @@ pub(crate) fn ingest(store: &Store, name: &str, root: &Path) -> Result<TreeHash,
     let built = builder.finish().unwrap();
     let (_, index) = import.finish(&[])?;
     store.publish_located(&built, &index)?;
-    store.set_plan(name, &Plan { trees: vec![built.hash], payload: Vec::new() })?;
+    set_plan(store, name, built.hash)?;
     Ok(built.hash)
 }
 

@@ -1,9 +1,10 @@
 //! What a plan found: the trees that an install makes, kept under the install's key.
 //!
-//! The record is JSON in a plan, which is a self-checking file. It holds no content: a tree that the store no longer
+//! The record is JSON in a self-checking file, in which gc finds the trees by their hashes. It holds no content: a tree that the store no longer
 //! has, or scripts whose result it does not have, make the plan a miss or a partial hit.
 
-use rift_cas::{Plan, Store};
+use rift_cas::Store;
+use rift_cas::record::Kind;
 use rift_tree::TreeHash;
 use serde::{Deserialize, Serialize};
 
@@ -78,11 +79,11 @@ impl Planned {
     /// # Errors
     /// What the system says. A damaged record is as good as none: it is written anew.
     pub fn find(store: &Store, key: &str) -> rift_cas::Result<Option<Self>> {
-        let plan = match store.plan(key) {
+        let payload = match store.record(Kind::Plan, key) {
             Err(rift_cas::Error::Damaged { .. }) => None,
             other => other?,
         };
-        let read: Option<Self> = plan.and_then(|plan| serde_json::from_slice(&plan.payload).ok());
+        let read: Option<Self> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
         Ok(read.filter(|planned| planned.version == VERSION))
     }
 
@@ -91,8 +92,7 @@ impl Planned {
     /// # Errors
     /// What the system says.
     pub fn save(&self, store: &Store, key: &str) -> anyhow::Result<()> {
-        let trees = self.roots.iter().filter_map(PlannedRoot::tree).collect();
-        store.set_plan(key, &Plan { trees, payload: serde_json::to_vec_pretty(self)? })?;
+        store.set_record(Kind::Plan, key, &serde_json::to_vec_pretty(self)?)?;
         Ok(())
     }
 }

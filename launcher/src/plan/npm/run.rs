@@ -170,7 +170,7 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
     if let Some(planned) = known.as_ref().filter(|planned| planned.pending.is_empty())
         && let Some((_leases, trees)) = open_all(request.store, &planned.roots)
     {
-        rift_cas::Plan::touch(request.store, &key)?;
+        request.store.touch_plan(&key)?;
         return hit(request, planned, &trees);
     }
     if request.install.command == Command::Install && has_any_root(request) {
