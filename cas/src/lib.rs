@@ -20,6 +20,7 @@ pub mod pack;
 pub mod projection;
 pub mod purge;
 pub mod record;
+pub mod remove;
 pub mod roots;
 pub mod secrets;
 pub mod stats;

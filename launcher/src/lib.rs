@@ -10,6 +10,7 @@ pub mod machine;
 pub mod observe;
 pub mod place;
 pub mod plan;
+pub mod probe;
 pub mod report;
 mod sys;
 pub mod ui;

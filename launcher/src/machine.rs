@@ -138,7 +138,8 @@ mod tests {
             "{OVERLAY}600 590 253:1 /var/lib/docker/buildkit/executor/resolv.conf /etc/resolv.conf ro - ext4 /dev/vda rw\n"
         );
         let shell = ("proc/1/cmdline", "/bin/sh\0-c\0npm ci\0");
-        let table: [(&str, Vec<(&str, &str)>, Option<&str>); 8] = [
+        type Case<'c> = (&'c str, Vec<(&'c str, &'c str)>, Option<&'c str>);
+        let table: [Case<'_>; 8] = [
             (
                 "BuildKit by its mounts",
                 vec![("proc/self/mountinfo", &buildkit)],

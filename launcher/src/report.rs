@@ -113,7 +113,6 @@ impl Summary {
         original: Option<Duration>,
         is_same_hardware: bool,
     ) {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.elapsed_ms = millis(elapsed);
         self.original_ms = original.map(millis);
         self.original_on_other_hardware = original.is_some() && !is_same_hardware;
@@ -220,6 +219,10 @@ impl Summary {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Gives `bytes` the name `path` by renaming.
 fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     // Pipes and /dev/stderr are written to as they are.
@@ -256,7 +259,7 @@ impl Run {
     #[must_use]
     pub fn begin(summary: Summary, directory: &Path) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let started_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let started_ms = millis(since);
         Self { started_ms, directory: directory.to_owned(), summary, reasons: Vec::new() }
     }
 

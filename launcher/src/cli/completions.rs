@@ -69,3 +69,9 @@ fn place(shell: Shell) -> Option<PathBuf> {
         _ => None,
     }
 }
+
+/// Returns the completions that were installed.
+pub(crate) fn installed() -> Vec<PathBuf> {
+    let places = [Shell::Bash, Shell::Zsh, Shell::Fish].into_iter().filter_map(place);
+    places.filter(|path| path.is_file()).collect()
+}

@@ -7,8 +7,10 @@ mod cat;
 mod completions;
 mod config;
 mod diff;
+mod doctor;
 mod exec;
 mod ingest;
+mod init;
 mod ls;
 mod man;
 mod materialize;
@@ -17,6 +19,7 @@ mod refs;
 mod status;
 mod store;
 mod tree;
+mod uninstall;
 mod why;
 
 use std::ffi::OsStr;
@@ -52,6 +55,7 @@ Examples:
   rift plan -- npm ci           what that would do, and why
   rift ingest dist --name site  keep a tree; `rift materialize site DIR` brings
                                 it back
+  rift doctor                   what this machine permits
 
 `rift COMMAND --help` has examples of each. Exit status: the child's for exec;
 125 rift failed, 126 not executable, 127 not found, 2 wrong usage."
@@ -83,6 +87,7 @@ enum Command {
     Exec(exec::Args),
     Plan(plan::Args),
     Why(why::Args),
+    Init(init::Args),
     Ingest(ingest::Args),
     Ls(ls::Args),
     Cat(cat::Args),
@@ -92,6 +97,9 @@ enum Command {
     Store(store::Args),
     Status(status::Args),
     Config(config::Args),
+    Doctor(doctor::Args),
+    #[command(name = "self")]
+    Itself(uninstall::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -165,6 +173,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(args, context),
         Command::Plan(args) => crate::exec::plan(&args.command, context),
         Command::Why(args) => crate::exec::why(args.run.as_deref(), context),
+        Command::Init(args) => init::run(args, context),
         Command::Ingest(args) => ingest::run(args, context),
         Command::Ls(args) => ls::run(args, context),
         Command::Cat(args) => cat::run(args, context),
@@ -174,6 +183,8 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Store(args) => store::run(args, context),
         Command::Status(args) => status::run(args, context),
         Command::Config(args) => config::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Itself(args) => uninstall::run(args, context),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     }
