@@ -7,11 +7,11 @@ use crate::context::Context;
 use crate::ui::Out;
 
 /// Show the settings that hold here
-///
-/// A flag beats a variable RIFT_*, which beats the project's rift.toml, which beats your own file
-/// (rift/config.toml in $XDG_CONFIG_HOME or ~/.config).
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
+#[command(after_help = "\
+A flag beats a variable RIFT_*, which beats the project's rift.toml, which beats
+your own file (rift/config.toml in $XDG_CONFIG_HOME or ~/.config).")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

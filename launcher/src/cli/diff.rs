@@ -16,11 +16,12 @@ use crate::context::Context;
 use crate::ui::Out;
 
 /// Show what differs between two trees, or a tree and a directory
-///
-/// Compares types, permission bits, bytes and link targets; times don't count. Each line is A (only in
-/// the second), D (only in the first) or M (differs) and a path. Exit status: 0 same, 1 different.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Compares types, permission bits, bytes and link targets; times don't count.
+Each line is A (only in the second), D (only in the first) or M (differs) and a
+path. Exit status: 0 same, 1 different.
+
 Examples:
   rift diff deps/main deps/next
   rift diff deps/main ./node_modules lodash   only what is below lodash

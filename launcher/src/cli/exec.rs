@@ -10,10 +10,12 @@ use crate::env_vars;
 use crate::exec::{self, ExecOptions, child};
 
 /// Run a command, or do without running it where its result is known
-///
-/// What rift does not recognize runs untouched: same arguments, streams, signals and exit status.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "rift exec [OPTIONS] -- COMMAND...")]
 #[command(after_help = "\
+What rift does not recognize runs untouched: same arguments, streams, signals
+and exit status.
+
 Examples:
   rift exec -- npm ci
   rift exec --via hardlink -- npm ci       files are links into the store

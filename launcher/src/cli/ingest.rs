@@ -15,11 +15,11 @@ use crate::context::Context;
 use crate::ui::Out;
 
 /// Take a directory into the store and print its tree hash
-///
-/// Symbolic links are kept, not followed; set-user-ID and set-group-ID bits are dropped; devices,
-/// pipes and sockets are refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Symbolic links are kept, not followed; set-user-ID and set-group-ID bits are
+dropped; devices, pipes and sockets are refused.
+
 Examples:
   rift ingest dist
   rift ingest node_modules --name deps/main   a name that can change its meaning

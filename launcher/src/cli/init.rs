@@ -15,11 +15,12 @@ use crate::probe;
 use crate::ui::Out;
 
 /// Write rift.toml for the project here, and say what works on this machine
-///
-/// The file explains every setting and changes none: what is right for this machine need not be for
-/// the next that checks the project out. An existing file is never touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+The file explains every setting and changes none: what is right for this
+machine need not be for the next that checks the project out. An existing file
+is never touched.
+
 Example:
   cd project && rift init")]
 pub(crate) struct Args {}

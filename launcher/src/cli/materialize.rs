@@ -15,10 +15,10 @@ use crate::hint::Hint as _;
 use crate::{config, env_vars, ui};
 
 /// Write a tree as real files
-///
-/// The tree is written beside DIR and gets its name when it is whole.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+The tree is written beside DIR and gets its name when it is whole.
+
 Examples:
   rift materialize deps/main node_modules
   rift materialize --force 3f9a41 dist     replaces what is in dist")]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 /// Show what `rift exec` would do with a command, without doing it
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "rift plan -- COMMAND...")]
 #[command(after_help = "\
 Example:
   rift plan -- npm ci")]

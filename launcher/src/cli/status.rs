@@ -10,11 +10,11 @@ use crate::context::Context;
 use crate::ui::{self, Out};
 
 /// Show where trees were written, and whether they are still there
-///
-/// A directory is current while it is the very one that was made; whether its files were changed
-/// since then is found by the next run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+A directory is current while it is the very one that was made; whether its
+files were changed since then is found by the next run.
+
 Examples:
   rift status
   rift status --json | jq '.projections[].directory'")]

@@ -28,10 +28,10 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Remove rift: its stores, your settings, its completions, the program
-    ///
-    /// Lists exactly what goes, and asks. Trees that were written stay: they are yours, and so is
-    /// every project's rift.toml.
     #[command(after_help = "\
+Lists exactly what goes, and asks. Trees that were written stay: they are
+yours, and so is every project's rift.toml.
+
 Examples:
   rift self uninstall --dry-run   only the list
   rift self uninstall --yes       without asking")]
