@@ -181,11 +181,16 @@ impl Store {
         TreeHash::from_hex(&payload).map(Some).map_err(wrong).map_err(Error::damaged(&path))
     }
 
-    /// Makes `name` mean `tree`.
+    /// Makes `name` mean `tree`, which is here: gc is kept out until the ref names it.
     ///
     /// # Errors
-    /// As [`Store::set_record`].
+    /// [`Error::Refused`] when the store does not have the tree; else as [`Store::set_record`].
     pub fn set_ref(&self, name: &str, tree: TreeHash) -> Result<()> {
+        let _guard = self.guard()?;
+        if !self.has_tree(tree) {
+            let path = self.record_path(Kind::Ref, name);
+            return Err(Error::Refused { path, reason: "the store does not have its tree" });
+        }
         self.set_record(Kind::Ref, name, &tree.to_hex())
     }
 }

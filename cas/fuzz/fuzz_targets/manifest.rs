@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
             check_valid(&manifest, id, &children);
         }
     }
-    for path in [&b""[..], b"a", b"a/b", b"bin/tool", b"/", b"a//b", &bytes[..bytes.len().min(40)]] {
+    for path in [&b""[..], b"a", b"a/b", b"bin/tool", b"/", b"a//b", &bytes[..bytes.len().min(40)]]
+    {
         let found = manifest.lookup(path);
         assert!(!is_valid || found.is_none_or(|id| id.0 < manifest.len()));
     }
