@@ -65,6 +65,12 @@ struct Npm {
 }
 
 fn main() -> Result<()> {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some((word, rest)) = words.split_first()
+        && word == measure::LAUNCH
+    {
+        return measure::launched(rest);
+    }
     let Suite::Npm(asked) = Arguments::parse().suite;
     ensure!(asked.runs > 0, "--runs must be at least 1");
     let fixtures = match asked.fixture {

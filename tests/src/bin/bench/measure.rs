@@ -1,17 +1,18 @@
 //! One measured execution: wall time, processor time, memory, bytes written, and when its first entry appeared.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rift_tests::sys::wait4;
 use rustix::fs::inotify;
 
 /// What one execution took.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Sample {
     pub(crate) wall_s: f64,
     /// User and system time of the process and the children it waited for.
@@ -24,18 +25,54 @@ pub(crate) struct Sample {
     pub(crate) first_entry_s: Option<f64>,
 }
 
-/// Runs a command whose project is `folder`; its output goes to `log`, and into the error when it fails.
-pub(crate) fn command(command: &mut Command, folder: &Path, log: &Path) -> Result<Sample> {
+/// The word that makes this binary the small process between the benchmark and what it measures.
+pub(crate) const LAUNCH: &str = "launch";
+
+/// Runs a command of a sandbox whose project is `folder`; its output goes to `log`, and into the error when it fails.
+///
+/// A small process of this binary starts and measures it: getrusage(2) counts, in a child's largest resident set, the
+/// memory of the process that started it, and this one may hold a whole tree.
+pub(crate) fn command(command: &Command, folder: &Path, log: &Path) -> Result<Sample> {
+    let report = log.with_extension("json");
+    let mut launch = Command::new(std::env::current_exe()?);
+    launch
+        .args([LAUNCH.as_ref(), folder, log, report.as_path()])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    launch
+        .env_clear()
+        .envs(set)
+        .current_dir(command.get_current_dir().unwrap_or(folder))
+        .stdin(Stdio::null());
+    let status = launch.status().with_context(|| format!("could not start {command:?}"))?;
+    ensure!(
+        status.success(),
+        "{command:?} failed:\n{}",
+        fs::read_to_string(log).unwrap_or_default()
+    );
+    serde_json::from_slice(&fs::read(&report)?)
+        .context("the launched process reports something else")
+}
+
+/// The small process: `launch FOLDER LOG REPORT PROGRAM ARGUMENTS…`.
+pub(crate) fn launched(words: &[OsString]) -> Result<()> {
+    let [folder, log, report, program, arguments @ ..] = words else {
+        bail!("launch needs four words")
+    };
     let output = File::create(log)?;
-    command.stdout(output.try_clone()?).stderr(output);
-    let watch = Watch::on(folder)?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(output.try_clone()?).stderr(output);
+    let watch = Watch::on(Path::new(folder))?;
     let start = Instant::now();
-    let child = command.spawn().with_context(|| format!("could not start {command:?}"))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("could not start {}", Path::new(program).display()))?;
     let (status, used) = wait4(child.id())?;
     let wall = start.elapsed();
     let first = watch.first_after(start)?;
-    ensure!(status.success(), "{command:?} ended with {status}:\n{}", fs::read_to_string(log)?);
-    Ok(Sample {
+    ensure!(status.success(), "{} ended with {status}", Path::new(program).display());
+    let sample = Sample {
         wall_s: wall.as_secs_f64(),
         cpu_s: (used.user + used.system).as_secs_f64(),
         user_s: Some(used.user.as_secs_f64()),
@@ -43,7 +80,8 @@ pub(crate) fn command(command: &mut Command, folder: &Path, log: &Path) -> Resul
         rss_bytes_max: Some(used.rss_bytes_max),
         written_bytes: Some(used.written_bytes),
         first_entry_s: first.map(|first| first.as_secs_f64()),
-    })
+    };
+    Ok(fs::write(report, serde_json::to_vec(&sample)?)?)
 }
 
 /// Runs a part of this process.

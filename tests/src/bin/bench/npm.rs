@@ -92,8 +92,8 @@ impl Suite<'_> {
         Ok(folder)
     }
 
-    fn measured(&self, mut command: Command, project: &Path) -> Result<Sample> {
-        measure::command(&mut command, project, &self.sandbox.path("log"))
+    fn measured(&self, command: Command, project: &Path) -> Result<Sample> {
+        measure::command(&command, project, &self.sandbox.path("log"))
     }
 
     /// Runs something that prepares a case.
