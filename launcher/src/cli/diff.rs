@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let as_tree = args.other.to_str().map(|text| tree::resolve(&store, text));
     let (second, root) = match as_tree {
         Some(Ok(hash)) => {
-            let other = tree::open(&store, &hash.to_string())?;
+            let other = tree::open_hash(&store, hash)?;
             let manifest = other.manifest();
             let below = if path.is_empty() { Some(EntryId::ROOT) } else { manifest.lookup(&path) };
             (below.map(|id| of_tree(&manifest, id)).unwrap_or_default(), None)

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -18,7 +18,8 @@ use crate::ui::Out;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Symbolic links are kept, not followed; set-user-ID and set-group-ID bits are
-dropped; devices, pipes and sockets are refused.
+dropped; devices, pipes and sockets are refused. A tree without a name goes
+with a later gc.
 
 Examples:
   rift ingest dist
@@ -39,19 +40,16 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         tree::check_name(name)?;
     }
     let store = context.store()?;
-    let hash = directory(&store, &args.directory, context)
+    let hash = directory(&store, args, context)
         .with_context(|| format!("could not ingest `{}`", args.directory.display()))?;
-    if let Some(name) = &args.name {
-        store.set_ref(name, hash).with_context(|| format!("could not set the ref `{name}`"))?;
-    }
     let mut out = Out::new();
     writeln!(out, "{hash}")?;
     out.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn directory(store: &Store, directory: &Path, context: &Context) -> anyhow::Result<TreeHash> {
-    let root = directory.canonicalize()?;
+fn directory(store: &Store, args: &Args, context: &Context) -> anyhow::Result<TreeHash> {
+    let root = args.directory.canonicalize()?;
     let bar = context.ui.progress("entries");
     // A store below the directory would take in itself.
     let own = store.root().strip_prefix(&root).ok().map(|path| path.as_os_str().as_bytes());
@@ -68,8 +66,12 @@ fn directory(store: &Store, directory: &Path, context: &Context) -> anyhow::Resu
             .with_context(|| format!("`{}`", String::from_utf8_lossy(&entry.path)))?;
     }
     let built = builder.finish()?;
+    // gc waits while the index lives: by then the tree has its name.
     let (_, index) = import.finish(&[])?;
     store.publish_located(&built, &index)?;
+    if let Some(name) = &args.name {
+        store.set_ref(name, built.hash).with_context(|| format!("could not set `{name}`"))?;
+    }
     bar.finish_and_clear();
     Ok(built.hash)
 }

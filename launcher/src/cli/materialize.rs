@@ -44,7 +44,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let store = context.existing_store()?;
     let target = target(&args.directory, args.force)?;
-    let opened = tree::open(&store, &args.tree)?;
+    let hash = tree::resolve(&store, &args.tree)?;
+    let _lease = store.lease(hash)?;
+    let opened = tree::open_hash(&store, hash)?;
     let links = args.via.as_deref().map_or(context.links(), |via| via == "hardlink");
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let options = Options {

@@ -123,7 +123,11 @@ fn names(folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
 
 /// Opens the tree that TREE means.
 pub(crate) fn open(store: &Store, text: &str) -> anyhow::Result<OpenTree> {
-    let hash = resolve(store, text)?;
+    open_hash(store, resolve(store, text)?)
+}
+
+/// Opens a tree by its hash.
+pub(crate) fn open_hash(store: &Store, hash: TreeHash) -> anyhow::Result<OpenTree> {
     let opened = || format!("could not open the tree {hash}");
     if let Some(tree) = store.open_tree(hash).with_context(opened)? {
         return Ok(tree);
