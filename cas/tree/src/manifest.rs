@@ -176,6 +176,9 @@ impl<'a> Manifest<'a> {
         if section_count as usize != SECTIONS {
             return Err(rule("a manifest of version 1 has twelve sections", SECTIONS));
         }
+        if word(32)? & !FLAG_STAMPED != 0 || head[48..HEADER_BYTES].iter().any(|byte| *byte != 0) {
+            return Err(rule("a manifest of version 1 has one flag and sixteen zeros", 0));
+        }
         let mut sections = [&bytes[..0]; SECTIONS];
         for (number, section) in sections.iter_mut().enumerate() {
             *section = read_section(bytes, number)?;
@@ -502,6 +505,7 @@ impl<'a> Manifest<'a> {
             self.validate_entry(EntryId(id), &mut state)?;
         }
         self.validate_order()?;
+        self.validate_places()?;
         if state.counts != self.counts {
             return Err(rule("the counts of the header are those of the entries", 0));
         }
@@ -532,6 +536,9 @@ impl<'a> Manifest<'a> {
                 let inside = first.0.checked_add(children).is_some_and(|end| end <= self.entries);
                 if children == 0 && first.0 != 0 || children > 0 && !inside {
                     return Err(rule("children lie among the entries", at));
+                }
+                if u32_at(self.section(Section::Payloads), at) != Some(0) {
+                    return Err(rule("a directory has no payload", at));
                 }
             }
             Kind::File { size, blob } => {
@@ -587,7 +594,7 @@ impl<'a> Manifest<'a> {
                 let parent = self.parent(id).unwrap_or(EntryId::ROOT);
                 let found =
                     self.name(id).and_then(|name| self.child(parent, keys[depth - 1], name));
-                if found != Some(id) {
+                if found != Some(id) || !self.is_first_fit(id, key) {
                     return Err(rule("the index finds every entry", id.index()));
                 }
             }
@@ -611,6 +618,46 @@ impl<'a> Manifest<'a> {
         }
         if next != self.entries {
             return Err(rule("every entry is reached from the root", next as usize));
+        }
+        Ok(())
+    }
+
+    /// Tells whether an entry is where the builder puts it: between its first slot and its own lie
+    /// only entries that came before it. When that holds for all, the index is the only one possible.
+    fn is_first_fit(&self, id: EntryId, key: PathKey) -> bool {
+        let table = self.section(Section::Index);
+        let mask = (table.len() / 4 - 1) as u32;
+        let mut slot = key.slot(mask);
+        for _ in 0..=mask {
+            match u32_at(table, slot as usize).and_then(|word| word.checked_sub(1)) {
+                Some(found) if found < id.0 => slot = slot.wrapping_add(1) & mask,
+                found => return found == Some(id.0),
+            }
+        }
+        false
+    }
+
+    /// Checks that sections follow each other as closely as they can, zeros between, and that the
+    /// index holds each entry once.
+    fn validate_places(&self) -> Result<(), FormatError> {
+        let mut end = HASHED_BYTES;
+        for number in 0..SECTIONS {
+            let start = u64_at(self.bytes, (HEADER_BYTES + number * SECTION_BYTES + 8) / 8);
+            let start = start.and_then(|start| usize::try_from(start).ok());
+            let gap = start.and_then(|start| self.bytes.get(end..start));
+            if start != Some(end.next_multiple_of(SECTION_ALIGN))
+                || gap.is_none_or(|gap| gap.iter().any(|byte| *byte != 0))
+            {
+                return Err(rule("sections follow each other, zeros between", number));
+            }
+            end = end.next_multiple_of(SECTION_ALIGN) + self.sections[number].len();
+        }
+        if end != self.bytes.len() {
+            return Err(rule("a manifest ends with its last section", SECTIONS));
+        }
+        let (slots, _) = self.section(Section::Index).as_chunks::<4>();
+        if slots.iter().filter(|slot| **slot != [0; 4]).count() != self.entries as usize - 1 {
+            return Err(rule("the index holds every entry but the root once", 0));
         }
         Ok(())
     }
