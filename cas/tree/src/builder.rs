@@ -26,6 +26,8 @@ pub enum BuildError {
     Parent(Vec<u8>),
     /// A symbolic link has an empty target or one with NUL.
     Target(Vec<u8>),
+    /// The path has an extended attribute that no tree can hold, or one name twice.
+    Xattrs(Vec<u8>),
     /// More than `u32` can count: entries, or bytes of names or targets.
     TooLarge,
     /// The tree is deeper than [`crate::manifest::DEPTH_MAX`].
@@ -39,6 +41,9 @@ impl fmt::Display for BuildError {
             Self::Duplicate(path) => ("given twice", path),
             Self::Parent(path) => ("its parent is not a directory of the tree", path),
             Self::Target(path) => ("a symbolic link needs a target without NUL", path),
+            Self::Xattrs(path) => {
+                ("attribute names are 1 to 255 bytes, each once, values below 64 KiB", path)
+            }
             Self::TooLarge => return write!(f, "a tree has less than 2^31 entries"),
             Self::TooDeep => return write!(f, "a tree is at most 2048 deep"),
         };
@@ -158,6 +163,13 @@ impl Builder {
             return Err(BuildError::Target(path.to_vec()));
         }
         xattrs.sort();
+        // xattr(7): names have at most 255 bytes. Lengths of values are kept in 16 bits.
+        let fits = |(name, value): &(Vec<u8>, Vec<u8>)| {
+            matches!(name.len(), 1..=255) && !name.contains(&0) && value.len() <= 0xffff
+        };
+        if !xattrs.iter().all(fits) || xattrs.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(BuildError::Xattrs(path.to_vec()));
+        }
         let path_start = self.paths.len();
         self.paths.extend_from_slice(path);
         self.nodes.push(Node { path_start, path_len: path.len(), mtime_ns, item, xattrs });
@@ -290,13 +302,9 @@ fn number(nodes: &[Node], parents: &Parents) -> Vec<u32> {
 fn encode_xattrs(xattrs: &Xattrs) -> Vec<u8> {
     let mut pairs = Vec::new();
     for (name, value) in xattrs {
-        let (Ok(name_len), Ok(value_len)) = (u8::try_from(name.len()), u16::try_from(value.len()))
-        else {
-            // xattr(7): names are at most 255 bytes; ext4 and the format hold values below 64 KiB.
-            continue;
-        };
-        pairs.push(name_len);
-        pairs.extend_from_slice(&value_len.to_le_bytes());
+        // `put_with_xattrs` has checked both lengths.
+        pairs.push(name.len() as u8);
+        pairs.extend_from_slice(&(value.len() as u16).to_le_bytes());
         pairs.extend_from_slice(name);
         pairs.extend_from_slice(value);
     }

@@ -257,6 +257,25 @@ fn what_no_tree_can_hold_is_refused() {
 }
 
 #[test]
+fn attributes_that_no_tree_can_hold_are_refused() {
+    let pair = |name: &[u8], length: usize| (name.to_vec(), vec![0; length]);
+    let put = |xattrs| {
+        let item = Item::Directory { permissions: 0o755 };
+        Builder::new().put_with_xattrs(b"a", 0, item, xattrs)
+    };
+    assert_eq!(put(vec![pair(&[b'n'; 255], 0xffff), pair(b"m", 0)]), Ok(()));
+    for bad in [
+        vec![pair(b"", 1)],
+        vec![pair(&[b'n'; 256], 1)],
+        vec![pair(b"n\0", 1)],
+        vec![pair(b"n", 0x1_0000)],
+        vec![pair(b"n", 1), pair(b"m", 1), pair(b"n", 2)],
+    ] {
+        assert_eq!(put(bad), Err(BuildError::Xattrs(b"a".to_vec())));
+    }
+}
+
+#[test]
 fn mtimes_and_xattrs_round_trip() {
     let mut builder = Builder::new();
     let item = Item::File { permissions: 0o4755, size: 1, hash: hash(9) };
