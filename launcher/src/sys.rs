@@ -1,7 +1,10 @@
 //! What needs `unsafe` in the launcher: descriptors for a child, a seccomp filter in a child and the
 //! answers to its notifications, and signals.
 
-#![allow(unsafe_code, reason = "pre_exec, seccomp(2), its ioctls and sigaction(2) have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "pre_exec, seccomp(2), its ioctls and sigaction(2) have no safe form"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -197,8 +200,10 @@ const RELAYED: [i32; 7] = [
 
 /// The child that signals are handed on to; 0 while there is none.
 static CHILD: AtomicI32 = AtomicI32::new(0);
-/// Signals that came before the child was known, one bit each.
+/// Signals to be handed on, one bit each; those stay that came before the child was known.
 static PENDING: AtomicU64 = AtomicU64::new(0);
+/// Who sent each of them.
+static SENDERS: [AtomicI32; 32] = [const { AtomicI32::new(0) }; 32];
 /// The terminal's hangup reaches the session's leader alone: then it has to be handed on.
 static IS_LEADER: AtomicBool = AtomicBool::new(false);
 /// Whether SIGPIPE was ignored when this process began, before Rust's runtime ignored it.
@@ -247,12 +252,17 @@ fn action(handler: libc::sighandler_t, flags: i32) -> libc::sigaction {
 /// Hands a signal on. Async-signal-safe: atomics and kill(2) only, and errno is kept.
 extern "C" fn relay(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: sigaction(2): with SA_SIGINFO the second argument is "a pointer to a siginfo_t".
-    let code = unsafe { (*info).si_code };
+    let info = unsafe { &*info };
     // Above 0 the kernel sent it: the terminal's signals reach the child as well, by its group.
-    let is_from_kernel = code > 0;
+    let is_from_kernel = info.si_code > 0;
+    // SAFETY: sigaction(2): signals that a process sent have si_pid; others have been left alone.
+    let sender = if is_from_kernel { 0 } else { unsafe { info.si_pid() } };
     let is_lone_hangup = signal == libc::SIGHUP && IS_LEADER.load(Ordering::SeqCst);
     if is_from_kernel && !is_lone_hangup {
         return;
+    }
+    if let Some(slot) = SENDERS.get(signal as usize) {
+        slot.store(sender, Ordering::SeqCst);
     }
     PENDING.fetch_or(1 << signal, Ordering::SeqCst);
     let errno = errno_place();
@@ -281,6 +291,11 @@ fn hand_on_pending() {
     }
     let pending = PENDING.swap(0, Ordering::SeqCst);
     for signal in RELAYED.into_iter().filter(|signal| pending & (1 << signal) != 0) {
+        let sender = SENDERS.get(signal as usize).map_or(0, |slot| slot.load(Ordering::SeqCst));
+        // The child signalled its whole group, itself among them.
+        if sender == child {
+            continue;
+        }
         // SAFETY: kill(2) takes two numbers and is async-signal-safe. The child was not waited for,
         // so nobody else has its number.
         unsafe { libc::kill(child, signal) };

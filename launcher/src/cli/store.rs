@@ -203,7 +203,11 @@ fn check(repair: bool, context: &Context) -> anyhow::Result<ExitCode> {
     if !context.ui.is_quiet {
         context.ui.note(&format!(
             "{}: {} packs, {} blobs, {} trees, {} read",
-            if is_damaged { "damaged" } else { "the store is whole" },
+            match (is_damaged, report.is_whole()) {
+                (true, _) => "damaged",
+                (false, true) => "the store is whole",
+                (false, false) => "all damage is mended",
+            },
             ui::count(report.packs as u64),
             ui::count(report.blobs as u64),
             ui::count(report.trees as u64),
