@@ -102,11 +102,11 @@ fn no_machine_path_and_no_registry_is_tracked() {
     }));
 }
 
-/// The names of variables in a text: `RIFT_` and what follows.
+/// The names of variables in a text: `RIFT_` and what follows; not a prefix of names, which ends with `_`.
 fn variables(text: &str) -> BTreeSet<&str> {
     let name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     text.split(|c: char| !name(c))
-        .filter(|word| word.len() > 5 && word.starts_with("RIFT_"))
+        .filter(|word| word.starts_with("RIFT_") && !word.ends_with('_'))
         .collect()
 }
 
@@ -123,8 +123,12 @@ fn every_variable_is_documented() {
     let judged = |path: &Path| {
         is(path, "rs") || is(path, "md") || path.starts_with("scripts") || path.starts_with(".ci")
     };
+    // What a test says to a child of its own stays in that test.
+    let own = |path: &Path, name: &str| {
+        name.starts_with("RIFT_TEST_") && path.iter().any(|part| part == "tests")
+    };
     let found = lines(&files, |path, line| {
-        judged(path) && variables(line).iter().any(|name| !known.contains(name))
+        judged(path) && variables(line).iter().any(|name| !known.contains(name) && !own(path, name))
     });
     assert_none(&found);
     let undocumented: Vec<String> = variables(&tests)
