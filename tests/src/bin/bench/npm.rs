@@ -283,8 +283,9 @@ impl Suite<'_> {
             if self.wants(group, name) {
                 let project = self.project(&name.replace(' ', "-"))?;
                 let (at, from) = (project.clone(), reference.join("node_modules"));
+                // Kept for all rounds: memory given back and taken again would be charged to the writing.
+                let tree = floor::load(&from, way)?;
                 let run: Run<'_> = Box::new(move |_| {
-                    let tree = floor::load(&from, way)?;
                     measure::here(|| floor::run(&tree, &from, &at.join("node_modules"), way))
                 });
                 cases.push(Case {
