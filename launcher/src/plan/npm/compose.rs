@@ -34,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) grafts: Vec<Graft>,
     /// Symbolic links below the folder, and their targets.
     pub(crate) links: Vec<(String, String)>,
+    /// Entries that stand in for those of a package.
+    pub(crate) instead: Vec<(String, Item)>,
     /// Files that belong to no package, with their bytes: the hidden lockfile.
     pub(crate) files: Vec<(String, Vec<u8>)>,
 }
@@ -84,6 +86,9 @@ pub(crate) fn compose(import: &Import<'_>, unit: &mut Unit<'_>, parts: &Parts) -
         composer
             .put(path.as_bytes(), Item::Symlink { target })
             .context("could not place a link")?;
+    }
+    for (path, item) in &parts.instead {
+        composer.put(path.as_bytes(), item.clone()).context("could not place a file")?;
     }
     for (path, bytes) in &parts.files {
         let hash = unit.add(bytes)?;

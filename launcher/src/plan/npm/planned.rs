@@ -3,6 +3,8 @@
 //! The record is JSON in a self-checking file, in which gc finds the trees by their hashes. It holds no content: a tree that the store no longer
 //! has, or scripts whose result it does not have, make the plan a miss or a partial hit.
 
+use std::path::PathBuf;
+
 use rift_cas::Store;
 use rift_cas::record::Kind;
 use rift_tree::TreeHash;
@@ -28,6 +30,8 @@ pub struct Planned {
     pub packages: u64,
     /// Linked folders whose scripts run each time, in npm's order.
     pub linked: Vec<String>,
+    /// Commands of linked folders, which npm makes executable.
+    pub linked_bins: Vec<PathBuf>,
     /// The run of npm itself that this was learnt from.
     pub original: Option<Original>,
 }
@@ -70,6 +74,7 @@ impl Planned {
             built: 0,
             packages: 0,
             linked: Vec::new(),
+            linked_bins: Vec::new(),
             original: None,
         }
     }

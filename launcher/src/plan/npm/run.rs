@@ -3,9 +3,10 @@
 //! What is not understood, and what fails in a way that npm explains better, ends in
 //! [`Outcome::Native`]: nothing of the project was touched then, and npm itself runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use rift_cas::materialize::{self, Options, Written};
 use rift_cas::tree::OpenTree;
 use rift_cas::{Lease, Store};
 use rift_tree::TreeHash;
-use rift_tree::builder::Built;
+use rift_tree::builder::{Built, Item};
 use serde_json::Value;
 
 use super::args::Command;
@@ -25,6 +26,7 @@ use super::env::Env;
 use super::layout::{Layout, Owner};
 use super::machine;
 use super::network;
+use super::package::facts::Original as OriginalFile;
 use super::package::fetch::{self, Fetched, Got, Progress, Source, Wanted};
 use super::planned::{Original, Planned, PlannedRoot, hardware};
 use super::read::Install;
@@ -327,7 +329,7 @@ fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Repo
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
-    let mut planned = plan_of(&layout, &trees, &report);
+    let mut planned = plan_of(request, &layout, &trees, &report);
     planned.original = known.and_then(|known| known.original);
     planned.save(request.store, key)?;
     report.original.clone_from(&planned.original);
@@ -357,7 +359,12 @@ fn tally(packages: &Packages<'_>, report: &mut Report) {
     report.downloaded_bytes = packages.downloaded_bytes;
 }
 
-fn plan_of(layout: &Layout, trees: &[(String, OpenTree)], report: &Report) -> Planned {
+fn plan_of(
+    request: &Request<'_>,
+    layout: &Layout,
+    trees: &[(String, OpenTree)],
+    report: &Report,
+) -> Planned {
     let root = |(folder, tree): &(String, OpenTree)| PlannedRoot {
         folder: folder.clone(),
         tree: tree.hash().to_string(),
@@ -366,6 +373,7 @@ fn plan_of(layout: &Layout, trees: &[(String, OpenTree)], report: &Report) -> Pl
     planned.pending = report.uncacheable.keys().cloned().collect();
     planned.packages = layout.packages.len() as u64;
     planned.linked = linked_scripts(layout);
+    planned.linked_bins = linked_bins(request, layout);
     planned.built = report.scripts_run + report.scripts_reused - planned.pending.len() as u64;
     planned
 }
@@ -524,23 +532,40 @@ fn publish(
         .iter()
         .map(|root| Parts { folder: root.dir.clone(), ..Parts::default() })
         .collect();
+    let mut linked: HashSet<(usize, String)> = HashSet::new();
+    for bin in &layout.bins {
+        match bin_file(request, &import, layout, &fetched, bin)? {
+            BinFile::Missing => continue,
+            BinFile::OfPackage(number, file) => {
+                linked.insert((number, file));
+            }
+            BinFile::OfProject => {}
+        }
+        put_link(&mut parts, &bin.path, &bin.target)?;
+    }
     for (number, got) in &fetched {
         let placed = &layout.packages[*number];
+        let path = below(&parts[placed.root].folder, &placed.path)?;
         let (tree, built) = match (results.get(&placed.path), known.get(&placed.path)) {
             (Some(built), _) => (built.hash, Some(Arc::clone(built))),
             (None, Some(tree)) => (*tree, None),
-            (None, None) => (got.known.tree, got.built.clone()),
+            (None, None) => {
+                // npm leaves the files of commands that it does not link as they are.
+                for original in &got.known.facts.originals {
+                    if !linked.contains(&(*number, original.path.clone())) {
+                        let OriginalFile { permissions, size, hash, .. } = *original;
+                        let item = Item::File { permissions, size, hash };
+                        let path = format!("{path}/{}", original.path);
+                        parts[placed.root].instead.push((path, item));
+                    }
+                }
+                (got.known.tree, got.built.clone())
+            }
         };
-        let path = below(&parts[placed.root].folder, &placed.path)?;
         parts[placed.root].grafts.push(Graft { path, tree, built });
     }
     for link in &layout.links {
         put_link(&mut parts, &link.path, &link.target)?;
-    }
-    for bin in &layout.bins {
-        if has_file(request, &import, layout, &fetched, bin)? {
-            put_link(&mut parts, &bin.path, &bin.target)?;
-        }
     }
     if let Some(hidden) = &layout.hidden_lockfile {
         let root = parts.iter_mut().find(|parts| parts.folder == "node_modules");
@@ -574,19 +599,28 @@ fn put_link(parts: &mut [Parts], path: &str, target: &str) -> Result<()> {
     anyhow::bail!("the link `{path}` lies in no folder of the layout")
 }
 
-/// Tells whether the file of a command is there, without which npm makes no link.
-fn has_file(
+/// What is behind a command.
+enum BinFile {
+    /// Nothing: npm makes no link.
+    Missing,
+    /// A file of the package of this number, whose archive it comes with.
+    OfPackage(usize, String),
+    /// A file of a linked folder.
+    OfProject,
+}
+
+/// Finds the file of a command.
+fn bin_file(
     request: &Request<'_>,
     import: &Import<'_>,
     layout: &Layout,
     fetched: &BTreeMap<usize, Got>,
     bin: &super::layout::BinLink,
-) -> Result<bool> {
+) -> Result<BinFile> {
     match bin.owner {
         Owner::Link(number) => {
-            let folder = request.install.root.join(&layout.links[number].path);
-            let target = folder.parent().map(|parent| parent.join(&layout.links[number].target));
-            Ok(target.is_some_and(|target| target.join(&bin.file).symlink_metadata().is_ok()))
+            let file = linked_file(request, &layout.links[number], &bin.file);
+            Ok(if file.symlink_metadata().is_ok() { BinFile::OfProject } else { BinFile::Missing })
         }
         Owner::Package(number) => {
             let (mut package, mut file) = (number, bin.file.clone());
@@ -597,10 +631,40 @@ fn has_file(
                 package = bundler;
             }
             let got = fetched.get(&package).context("a command belongs to no package")?;
-            let has = compose::lookup(import, got.known.tree, got.built.as_ref(), &file)?;
-            Ok(has)
+            let is_there = compose::lookup(import, got.known.tree, got.built.as_ref(), &file)?;
+            Ok(if is_there { BinFile::OfPackage(package, file) } else { BinFile::Missing })
         }
     }
+}
+
+/// Returns a file of a linked folder.
+fn linked_file(request: &Request<'_>, link: &super::layout::Symlink, file: &str) -> PathBuf {
+    let folder = Path::new(&link.path).parent().unwrap_or(Path::new(""));
+    plain(&request.install.root.join(folder).join(&link.target).join(file))
+}
+
+/// Takes `..` parts out of a path without looking at the disk: its folders need not be there yet.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
+            std::path::Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// Returns the files behind commands of linked folders, which npm makes executable.
+fn linked_bins(request: &Request<'_>, layout: &Layout) -> Vec<PathBuf> {
+    let file = |bin: &super::layout::BinLink| match bin.owner {
+        Owner::Package(_) => None,
+        Owner::Link(number) => Some(linked_file(request, &layout.links[number], &bin.file)),
+    };
+    layout.bins.iter().filter_map(file).collect()
 }
 
 fn finish(
@@ -680,6 +744,20 @@ fn adopt(
     show_request(request, &target, tree).adopt()
 }
 
+/// Makes a command of the project's own executable, as npm does when it links it.
+fn make_executable(file: &Path, umask: u16) -> Result<()> {
+    let mode = 0o777 & !u32::from(umask);
+    let stat = match file.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.with_context(|| format!("could not look at `{}`", file.display()))?,
+    };
+    if stat.permissions().mode() & 0o777 == mode {
+        return Ok(());
+    }
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("could not make `{}` executable", file.display()))
+}
+
 /// Runs the lifecycle scripts of linked folders and of the project, as npm does after every install.
 fn run_project_scripts(
     request: &Request<'_>,
@@ -687,6 +765,9 @@ fn run_project_scripts(
     report: &mut Report,
 ) -> Result<()> {
     let install = request.install;
+    for file in &planned.linked_bins {
+        make_executable(file, request.options.umask)?;
+    }
     let mut scripts: Vec<(PathBuf, &'static str, bool)> = Vec::new();
     if !install.settings.ignore_scripts {
         for event in LINK_EVENTS {
@@ -727,10 +808,7 @@ fn run_project_scripts(
 ///
 /// # Errors
 /// When rift itself fails.
-pub fn learn(
-    request: &Request<'_>,
-    elapsed: Option<Duration>,
-) -> Result<Result<Report, String>> {
+pub fn learn(request: &Request<'_>, elapsed: Option<Duration>) -> Result<Result<Report, String>> {
     let original = elapsed.map(|elapsed| {
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         Original { elapsed_ms, hardware: hardware() }
@@ -756,7 +834,7 @@ fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Repo
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
-    let mut planned = plan_of(&layout, &trees, &report);
+    let mut planned = plan_of(request, &layout, &trees, &report);
     planned.pending = waiting;
     let key = request.key();
     let before = || Some(Planned::find(request.store, &key).ok()??.original?);

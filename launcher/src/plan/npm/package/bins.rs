@@ -10,7 +10,7 @@ use rift_cas::import::Unit;
 use serde_json::Value;
 
 use super::error::{PackageError, Result};
-use super::facts::{Bin, PackageFacts};
+use super::facts::{Bin, Original, PackageFacts};
 use super::layout::{File, Layout};
 
 /// npm looks for the first line in this many bytes.
@@ -60,8 +60,9 @@ pub(super) fn apply(
         facts.scripts = scripts(&manifest);
         facts.bundled = bundled(&manifest);
         facts.bins = bins(&manifest, "", layout);
-        fix(&facts.bins, "", layout, kept, unit)?;
-        fix_bundled(&facts.bundled, "", layout, kept, unit, 0)?;
+        let mut originals = fix(&facts.bins, "", layout, kept, unit)?;
+        fix_bundled(&facts.bundled, "", layout, kept, unit, &mut originals, 0)?;
+        facts.originals = originals;
     }
     Ok(facts)
 }
@@ -73,6 +74,7 @@ fn fix_bundled(
     layout: &mut Layout,
     kept: &HashMap<String, Vec<u8>>,
     unit: &mut Unit<'_>,
+    originals: &mut Vec<Original>,
     depth: usize,
 ) -> Result<()> {
     if bundled.is_empty() || depth > BUNDLE_DEPTH_MAX {
@@ -94,27 +96,29 @@ fn fix_bundled(
     for package in packages {
         let at = format!("{below}{package}/");
         if let Some(manifest) = manifest(kept, &at) {
-            fix(&bins(&manifest, &at, layout), &at, layout, kept, unit)?;
-            fix_bundled(bundled, &at, layout, kept, unit, depth + 1)?;
+            originals.extend(fix(&bins(&manifest, &at, layout), &at, layout, kept, unit)?);
+            fix_bundled(bundled, &at, layout, kept, unit, originals, depth + 1)?;
         }
     }
     Ok(())
 }
 
-/// Makes the files behind commands executable and mends their first lines.
+/// Makes the files behind commands executable and mends their first lines; returns how those that
+/// this changed were before.
 fn fix(
     bins: &[Bin],
     root: &str,
     layout: &mut Layout,
     kept: &HashMap<String, Vec<u8>>,
     unit: &mut Unit<'_>,
-) -> Result<()> {
+) -> Result<Vec<Original>> {
+    let mut originals: Vec<Original> = Vec::new();
     for bin in bins {
         let path = format!("{root}{}", bin.target);
-        let Some(mut file) = layout.file(&path) else {
+        let Some(before) = layout.file(&path) else {
             continue;
         };
-        file.permissions = 0o777;
+        let mut file = File { permissions: 0o777, ..before };
         if let Some(content) = kept.get(&path)
             && crlf_shebang(content) == Some(true)
         {
@@ -123,9 +127,15 @@ fn fix(
             let hash = unit.add(fixed.as_bytes())?;
             file = File { size: fixed.len() as u64, hash, ..file };
         }
+        let is_changed = file.permissions != before.permissions || file.hash != before.hash;
+        // Two commands may share a file: the first one finds it as it was.
+        if is_changed && originals.iter().all(|original| original.path != path) {
+            let File { permissions, size, hash } = before;
+            originals.push(Original { path: path.clone(), permissions, size, hash });
+        }
         layout.set_file(&path, file);
     }
-    Ok(())
+    Ok(originals)
 }
 
 /// Reads a package.json as npm does; `None` when it is missing or no JSON object.

@@ -3,6 +3,7 @@
 //! ```text
 //! payload: | version 1 | tree hash 32 | flags u16 | files u32 | bytes u64 | packed bytes u64
 //!          | name | version | bins × (name, target) | scripts × name | bundled × name |
+//!          | originals × (path, permissions u16, size u64, hash 32) |
 //! lists begin with a count u32, texts with a length u32; all little-endian, nothing follows
 //! flags:   1 package.json was read, 2 binding.gyp, 4 `gypfile: false`, 8 npm-shrinkwrap.json, 16 node_modules
 //! ```
@@ -11,16 +12,16 @@
 //! out: a rift with other rules finds nothing and takes the package in again.
 
 use rift_cas::log::{Log, PAYLOAD_BYTES_MAX, Record, Topic};
-use rift_tree::TreeHash;
+use rift_tree::{BlobHash, TreeHash};
 
 use super::bins::too_many;
 use super::error::Result;
 use super::integrity::Integrity;
 
 /// Changes whenever the same tarball would give another tree.
-const LAYOUT_VERSION: u8 = 1;
+const LAYOUT_VERSION: u8 = 2;
 /// Changes whenever the payload does.
-const PAYLOAD_VERSION: u8 = 1;
+const PAYLOAD_VERSION: u8 = 2;
 
 /// A command of a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,19 @@ pub struct Bin {
     pub name: String,
     /// The file in the package, which need not be there.
     pub target: String,
+}
+
+/// A command's file as the tarball has it: what lies there when npm does not link the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// Its path in the package.
+    pub path: String,
+    /// Permission bits, before the umask.
+    pub permissions: u16,
+    /// Size in bytes.
+    pub size: u64,
+    /// The hash of its bytes.
+    pub hash: BlobHash,
 }
 
 /// What a package is, beside its files.
@@ -60,6 +74,8 @@ pub struct PackageFacts {
     pub scripts: Vec<String>,
     /// The names in `bundleDependencies`.
     pub bundled: Vec<String>,
+    /// Files of commands that are otherwise in the tree than in the tarball.
+    pub originals: Vec<Original>,
 }
 
 /// What the log knows of an integrity.
@@ -140,6 +156,13 @@ impl Known {
             count(&mut out, list.len());
             list.iter().for_each(|name| text(&mut out, name));
         }
+        count(&mut out, facts.originals.len());
+        for original in &facts.originals {
+            text(&mut out, &original.path);
+            out.extend_from_slice(&original.permissions.to_le_bytes());
+            out.extend_from_slice(&original.size.to_le_bytes());
+            out.extend_from_slice(original.hash.as_bytes());
+        }
         out
     }
 
@@ -175,6 +198,14 @@ impl Known {
             for _ in 0..reader.count()? {
                 list.push(reader.text()?);
             }
+        }
+        for _ in 0..reader.count()? {
+            facts.originals.push(Original {
+                path: reader.text()?,
+                permissions: u16::from_le_bytes(reader.take()?),
+                size: u64::from_le_bytes(reader.take()?),
+                hash: BlobHash::from_bytes(reader.take()?),
+            });
         }
         reader.0.is_empty().then_some(Self { tree, facts })
     }
@@ -218,6 +249,12 @@ mod tests {
             bins: vec![Bin { name: "a".into(), target: "b/c".into() }],
             scripts: vec!["install".into(), "test".into()],
             bundled: vec!["@s/x".into()],
+            originals: vec![Original {
+                path: "b/c".into(),
+                permissions: 0o666,
+                size: 5,
+                hash: BlobHash::from_bytes([4; 32]),
+            }],
             ..PackageFacts::default()
         };
         Known { tree: TreeHash::from_bytes([3; 32]), facts }
