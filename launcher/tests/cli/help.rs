@@ -1,4 +1,4 @@
-//! Help, manual and completions. `RIFT_UPDATE_GOLDEN=1 cargo test` writes the golden texts anew.
+//! Help, manual and completions. `RIFT_TEST_WRITE_GOLDEN=1 cargo test` writes the golden texts anew.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ const LINES_MAX: usize = 45;
 fn help_is_as_agreed_and_fits_a_screen() {
     let home = Home::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
-    let is_update = std::env::var_os("RIFT_UPDATE_GOLDEN").is_some();
+    let is_update = std::env::var_os("RIFT_TEST_WRITE_GOLDEN").is_some();
     let mut wrong = Vec::new();
     for command in COMMANDS {
         let text = home.run(command.iter().chain(&["--help"])).good();

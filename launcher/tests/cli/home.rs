@@ -13,7 +13,7 @@ pub(crate) struct Home {
 impl Home {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("work")).unwrap();
+        fs::create_dir(folder.path().join("project")).unwrap();
         Self { folder }
     }
 
@@ -23,7 +23,7 @@ impl Home {
 
     /// Returns a path in the working directory.
     pub(crate) fn work(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.folder.path().join("work").join(name)
+        self.folder.path().join("project").join(name)
     }
 
     /// Prepares a program that sees this home and nothing of the real one.

