@@ -105,7 +105,7 @@ pub fn compare(tree: &OpenTree, known: &Projection, threads: usize) -> Result<Di
         }
     };
     let mut found = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&work)).collect();
+        let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
         let mut total = work();
         for helper in helpers {
             let part = helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -204,9 +204,10 @@ impl Scan<'_> {
             Some(Kind::File { size, .. }) if kind == FileType::RegularFile => {
                 let mode = u32::from(self.options.permissions(&self.manifest, id));
                 let is_linked = self.known.has_links && stat.st_nlink > 1;
-                if u64::try_from(stat.st_size) != Ok(size) || stat.st_mode & 0o7777 != mode {
-                    Look::Different
-                } else if mtime_ns(&stat) != self.options.mtime_ns(&self.manifest, id) {
+                let is_alike = u64::try_from(stat.st_size) == Ok(size)
+                    && stat.st_mode & 0o7777 == mode
+                    && mtime_ns(&stat) == self.options.mtime_ns(&self.manifest, id);
+                if !is_alike {
                     Look::Different
                 } else if ctime_ns(&stat) <= self.known.done_ns || is_linked {
                     Look::Same

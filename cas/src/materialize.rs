@@ -251,7 +251,7 @@ impl<'t> Writer<'t> {
         let mut total = Written::default();
         std::thread::scope(|scope| {
             let helpers: Vec<_> =
-                (1..self.options.threads.max(1)).map(|_| scope.spawn(&work)).collect();
+                (1..self.options.threads.max(1)).map(|_| scope.spawn(work)).collect();
             total += work();
             for helper in helpers {
                 match helper.join() {
@@ -638,7 +638,7 @@ pub fn remove(path: &Path, threads: usize) -> Result<()> {
         Ok(())
     };
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(&work)).collect();
+        let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for helper in helpers {
             let helped = helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -1,5 +1,10 @@
 //! A tree's way back to the disk: materialize, compare, repair, change by difference, hard links.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions, not in what they call"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -109,10 +114,13 @@ fn an_untouched_projection_has_no_differences() {
     }
 }
 
+/// What it is called, and what it does to a projection.
+type Edit = (&'static str, fn(&Path));
+
 #[test]
 fn every_edit_is_found_and_mended() {
     let scene = Scene::new();
-    let edits: [(&str, fn(&Path)); 14] = [
+    let edits: [Edit; 14] = [
         ("content", |root| fs::write(root.join("package-3/package.json"), b"edited").unwrap()),
         ("content with the old size and mtime", |root| {
             let path = root.join("package-3/package.json");

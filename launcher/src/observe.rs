@@ -333,10 +333,9 @@ fn look(call: &Notification, shared: &mut Shared) {
     }
     let found = CALLS.iter().chain(OLD_CALLS).find(|watched| watched.number == number);
     for (directory, path, effect) in found.map_or(&[][..], |watched| watched.paths) {
-        match read_path(call, *directory, *path) {
-            Some(path) => look_at_path(&path, *effect, flags(call), shared),
-            // The call fails with EFAULT, or its caller is gone.
-            None => {}
+        // Otherwise the call fails with EFAULT, or its caller is gone.
+        if let Some(path) = read_path(call, *directory, *path) {
+            look_at_path(&path, *effect, flags(call), shared);
         }
     }
 }

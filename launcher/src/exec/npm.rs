@@ -59,12 +59,12 @@ pub(super) fn run(
             run.reasons.push("the command runs to be recorded".to_owned());
             run.natively(Some(&install))
         }
-        Recognized::Install(install) => run.from_the_store(&install),
+        Recognized::Install(install) => run.through_the_store(&install),
     }
 }
 
 impl NpmRun<'_> {
-    fn from_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
+    fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
         let bar = self.context.ui.progress("packages");
         let outcome = self.request(install, &|progress| {
             bar.set_length(progress.total as u64);

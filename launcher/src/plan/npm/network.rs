@@ -32,7 +32,11 @@ fn builtin_registry(tool: &Tool) -> Result<String> {
 ///
 /// # Errors
 /// When npm's own registry can't be found out.
-pub(crate) fn settings(registries: &Registries, tool: &Tool, env: &Env) -> Result<RegistrySettings> {
+pub(crate) fn settings(
+    registries: &Registries,
+    tool: &Tool,
+    env: &Env,
+) -> Result<RegistrySettings> {
     let builtin = builtin_registry(tool)?;
     let mut settings = RegistrySettings::new(registries.registry.as_deref().unwrap_or(&builtin));
     let reveal = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());

@@ -185,8 +185,11 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
     }
 }
 
+/// Trees, each with the folder of the project that it is shown at.
+type Trees = Vec<(String, OpenTree)>;
+
 /// Opens every tree of a plan; `None` when the store no longer has all of one, which makes it a miss.
-fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<(Vec<Lease>, Vec<(String, OpenTree)>)> {
+fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<(Vec<Lease>, Trees)> {
     let open = |root: &PlannedRoot| {
         let tree = root.tree()?;
         let lease = store.lease(tree).ok()?;
@@ -525,7 +528,7 @@ fn publish(
     layout: &Layout,
     packages: Packages<'_>,
     results: &BTreeMap<String, Arc<Built>>,
-) -> Result<(Vec<(String, OpenTree)>, u64)> {
+) -> Result<(Trees, u64)> {
     let Packages { import, fetched, records, known, .. } = packages;
     let mut parts: Vec<Parts> = layout
         .roots
@@ -672,7 +675,7 @@ fn finish(
     import: Import<'_>,
     records: &[rift_cas::log::Record],
     built: Vec<(String, Built)>,
-) -> Result<(Vec<(String, OpenTree)>, u64)> {
+) -> Result<(Trees, u64)> {
     let (imported, index) = import.finish(records)?;
     let mut trees = Vec::new();
     for (folder, built) in built {
@@ -690,7 +693,7 @@ fn run_scripts(
     to_run: &[Scripted],
     bases: &BTreeMap<String, Got>,
     report: &mut Report,
-) -> Result<Vec<(String, OpenTree)>, Stop> {
+) -> Result<Trees, Stop> {
     let import = request.store.import()?;
     let packages: Vec<&Scripted> = to_run.iter().collect();
     let base = |package: &Scripted| {
@@ -837,7 +840,7 @@ fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Repo
     let mut planned = plan_of(request, &layout, &trees, &report);
     planned.pending = waiting;
     let key = request.key();
-    let before = || Some(Planned::find(request.store, &key).ok()??.original?);
+    let before = || Planned::find(request.store, &key).ok()??.original;
     planned.original = original.or_else(before);
     planned.save(request.store, &key)?;
     report.original = planned.original;
