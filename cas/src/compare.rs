@@ -86,6 +86,18 @@ pub fn compare(tree: &OpenTree, known: &Projection, threads: usize) -> Result<Di
     let options = Options { threads, stamp_ns: known.stamp_ns, umask: known.umask, verify: false };
     let manifest = tree.manifest();
     let scan = Scan { tree, manifest, root, path, known, options };
+    let visit = |directory, found: &mut Differences| scan.directory(directory, found);
+    let mut found = each_directory(&manifest, threads, &visit)?;
+    drop_covered(&manifest, &mut found);
+    Ok(found)
+}
+
+/// Calls `visit` for every directory of a tree, from several threads, and gathers what it finds.
+fn each_directory(
+    manifest: &Manifest<'_>,
+    threads: usize,
+    visit: &(dyn Fn(EntryId, &mut Differences) -> Result<()> + Sync),
+) -> Result<Differences> {
     let directories: Vec<EntryId> = (0..manifest.len())
         .map(EntryId)
         .filter(|id| matches!(manifest.kind(*id), Some(Kind::Directory { .. })))
@@ -100,11 +112,11 @@ pub fn compare(tree: &OpenTree, known: &Projection, threads: usize) -> Result<Di
                 return Ok(found);
             };
             for directory in chunk {
-                scan.directory(*directory, &mut found)?;
+                visit(*directory, &mut found)?;
             }
         }
     };
-    let mut found = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
         let mut total = work();
         for helper in helpers {
@@ -115,9 +127,30 @@ pub fn compare(tree: &OpenTree, known: &Projection, threads: usize) -> Result<Di
             });
         }
         total
-    })?;
-    drop_covered(&manifest, &mut found);
-    Ok(found)
+    })
+}
+
+/// Gives every entry below `root`, which is the writer's tree, the writer's times.
+///
+/// Who has changed a projection from one tree to another calls it: a file that is another now must not
+/// have the time of the one that was there.
+///
+/// # Errors
+/// What the system says.
+pub fn restamp(writer: &Writer<'_>, root: &Path) -> Result<()> {
+    let manifest = writer.manifest();
+    let visit = |directory: EntryId, _: &mut Differences| {
+        let path = root.join(relative_path(&manifest, directory));
+        let opened = crate::materialize::open_directory(None, path.as_os_str(), &path)?;
+        for child in manifest.children(directory) {
+            let name = OsStr::from_bytes(manifest.name(child).unwrap_or_default());
+            let times = writer.times(child);
+            rustix::fs::utimensat(&opened, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| Error::io("set the time of", &path.join(name))(error))?;
+        }
+        Ok(())
+    };
+    each_directory(&manifest, writer.options().threads, &visit).map(drop)
 }
 
 /// Drops what lies below an entry that is written anew as a whole.

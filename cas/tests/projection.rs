@@ -206,8 +206,10 @@ fn a_projection_changes_by_the_difference_of_its_trees() {
     assert_eq!(found.changed.len(), 3);
     let untouched = scene.target().join("package-20/lib/index.js");
     let inode = untouched.metadata().unwrap().ino();
-    let writer = Writer::new(&changed, options());
+    let later = Options { stamp_ns: STAMP_NS + 1_000_000_000, ..options() };
+    let writer = Writer::new(&changed, later);
     compare::repair(&writer, &scene.target(), &found).unwrap();
+    compare::restamp(&writer, &scene.target()).unwrap();
     let sealed = Projection::seal(&writer, &scene.target()).unwrap();
     assert!(compare::compare(&changed, &sealed, 2).unwrap().is_empty());
     assert!(known.is_in_place() && untouched.metadata().unwrap().ino() == inode);

@@ -106,10 +106,10 @@ impl Request<'_> {
             }
             return self.apply(&known, &found, How::Mended);
         }
-        if let Some((known, found)) = self.change()? {
+        if let Some(found) = self.change()? {
             // A run that is killed in between leaves neither tree: the next one writes all of it.
             self.store.forget_projection(self.folder)?;
-            return self.apply(&known, &found, How::Changed);
+            return self.change_by(&found);
         }
         let linker = self.linker()?;
         let writer = self.writer(linker.as_ref(), self.options);
@@ -134,8 +134,9 @@ impl Request<'_> {
     }
 
     /// Finds what to change when the folder is an unedited projection of another, similar tree.
-    fn change(&self) -> Result<Option<(Projection, Differences)>> {
-        let Some(known) = self.known()? else {
+    fn change(&self) -> Result<Option<Differences>> {
+        // The times of linked files belong to the loose form of the other tree.
+        let Some(known) = self.known()?.filter(|known| !known.has_links) else {
             return Ok(None);
         };
         let Ok(Some(old)) = self.store.open_tree(known.tree) else {
@@ -147,7 +148,16 @@ impl Request<'_> {
             return Ok(None);
         }
         let edits = compare::compare(&old, &known, self.options.threads)?;
-        Ok(edits.is_empty().then_some((known, found)))
+        Ok(edits.is_empty().then_some(found))
+    }
+
+    /// Turns another tree into this one; all entries get the time of this run.
+    fn change_by(&self, found: &Differences) -> Result<Shown> {
+        let writer = self.writer(None, self.options);
+        let written = compare::repair(&writer, self.folder, found)?;
+        compare::restamp(&writer, self.folder)?;
+        self.seal(&writer)?;
+        Ok(Shown { how: How::Changed, written })
     }
 
     fn apply(&self, known: &Projection, found: &Differences, how: How) -> Result<Shown> {
