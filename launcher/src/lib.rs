@@ -11,6 +11,7 @@ pub mod observe;
 pub mod place;
 pub mod plan;
 pub mod probe;
+pub mod redact;
 pub mod report;
 mod sys;
 pub mod ui;

@@ -57,7 +57,7 @@ pub struct Summary {
     pub schema: u32,
     /// What became of the command.
     pub mode: Mode,
-    /// The command line; what is no Unicode is replaced.
+    /// The command line without its secrets; what is no Unicode is replaced.
     pub command: Vec<String>,
     /// What the figures count: `package`.
     pub unit: String,
@@ -87,7 +87,8 @@ impl Summary {
     /// Starts the summary of a command.
     #[must_use]
     pub fn new(mode: Mode, command: &[OsString]) -> Self {
-        let command = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let words = command.iter().map(|word| word.to_string_lossy().into_owned());
+        let command = crate::redact::words(words);
         Self {
             schema: SCHEMA,
             mode,

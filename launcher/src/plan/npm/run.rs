@@ -435,6 +435,11 @@ fn archived(layout: &Layout) -> Result<Vec<(usize, Wanted)>, Stop> {
         if placed.bundled_by.is_some() {
             continue;
         }
+        if placed.resolved.as_deref().is_some_and(crate::redact::has_login) {
+            // The hidden lockfile repeats the address, and the store must not hold it.
+            let why = format!("the lockfile holds a login in the address of `{}`", placed.path);
+            return Err(Stop::Native(why));
+        }
         let Some(integrity) = placed.integrity.clone() else {
             return Err(Stop::Native(format!("`{}` has no integrity", placed.path)));
         };
