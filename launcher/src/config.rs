@@ -36,6 +36,8 @@ pub enum Id {
     Cache,
     /// Whether results of install scripts are used and kept.
     ScriptCache,
+    /// Which variables install scripts read.
+    ScriptEnv,
     /// When content is checked.
     Verify,
     /// Whether falling back is failing.
@@ -72,6 +74,8 @@ pub enum Kind {
     Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Names, separated by commas.
+    Names,
 }
 
 impl fmt::Display for Kind {
@@ -81,6 +85,7 @@ impl fmt::Display for Kind {
             Self::Bytes => f.write_str("a size such as \"20GB\" or \"512MiB\""),
             Self::Count => f.write_str("a whole number up to 1024"),
             Self::Flag => f.write_str("true or false"),
+            Self::Names => f.write_str("names separated by commas"),
             Self::Choice(words) => write!(f, "one of \"{}\"", words.join("\", \"")),
         }
     }
@@ -106,7 +111,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 12] = [
+pub const KEYS: [Key; 13] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -160,6 +165,15 @@ pub const KEYS: [Key; 12] = [
         default: "true",
         scope: Scope::Anywhere,
         doc: "use recorded results of install scripts instead of running them again",
+    },
+    Key {
+        id: Id::ScriptEnv,
+        name: "script_env",
+        env: env_vars::RIFT_SCRIPT_ENV,
+        kind: Kind::Names,
+        default: "",
+        scope: Scope::Anywhere,
+        doc: "variables that install scripts read beside those that rift knows of, such as \"A,B\"",
     },
     Key {
         id: Id::Verify,
@@ -230,6 +244,8 @@ pub enum Value {
     Flag(bool),
     /// Of [`Kind::Choice`].
     Choice(&'static str),
+    /// Of [`Kind::Names`].
+    Names(Vec<String>),
 }
 
 impl fmt::Display for Value {
@@ -241,6 +257,7 @@ impl fmt::Display for Value {
             Self::Count(count) => write!(f, "{count}"),
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Choice(word) => write!(f, "{word:?}"),
+            Self::Names(names) => write!(f, "{:?}", names.join(",")),
         }
     }
 }
@@ -467,6 +484,15 @@ impl Config {
         self.flag(Id::ScriptCache)
     }
 
+    /// Returns the variables that install scripts read beside those that rift knows of.
+    #[must_use]
+    pub fn script_env(&self) -> &[String] {
+        match self.value(Id::ScriptEnv) {
+            Value::Names(names) => names,
+            _ => &[],
+        }
+    }
+
     /// Tells whether content is checked on every read.
     #[must_use]
     pub fn verifies_always(&self) -> bool {
@@ -537,7 +563,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn from_toml(key: &Key, value: &DeValue<'_>, folder: &Path) -> anyhow::Result<Value> {
     match (key.kind, value) {
-        (Kind::Path | Kind::Bytes | Kind::Choice(_), DeValue::String(text)) => {
+        (Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names, DeValue::String(text)) => {
             parse(key, OsStr::new(text.as_ref()), folder)
         }
         (Kind::Bytes | Kind::Count, DeValue::Integer(number)) if number.radix() == 10 => {
@@ -578,6 +604,10 @@ fn parse(key: &Key, text: &OsStr, folder: &Path) -> anyhow::Result<Value> {
         },
         Kind::Choice(words) => {
             words.iter().find(|word| **word == text).map(|word| Value::Choice(word))
+        }
+        Kind::Names => {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            Some(Value::Names(names.map(str::to_owned).collect()))
         }
     };
     value.ok_or_else(wrong)

@@ -15,6 +15,8 @@ pub const RIFT_VIA: &str = "RIFT_VIA";
 pub const RIFT_CACHE: &str = "RIFT_CACHE";
 /// Whether recorded results of install scripts are used and kept.
 pub const RIFT_SCRIPT_CACHE: &str = "RIFT_SCRIPT_CACHE";
+/// Variables, separated by commas, that install scripts read beside those that rift knows of.
+pub const RIFT_SCRIPT_ENV: &str = "RIFT_SCRIPT_ENV";
 /// When content is checked against its hash.
 pub const RIFT_VERIFY: &str = "RIFT_VERIFY";
 /// Whether rift fails where it would otherwise run the real command.
@@ -51,13 +53,14 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 13] = [
+pub const OWN: [&str; 14] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
     RIFT_VIA,
     RIFT_CACHE,
     RIFT_SCRIPT_CACHE,
+    RIFT_SCRIPT_ENV,
     RIFT_VERIFY,
     RIFT_STRICT,
     RIFT_THREADS,

@@ -110,7 +110,7 @@ impl NpmRun<'_> {
             has_links: self.context.links(),
             has_cache: config.has_cache(),
             has_script_cache: config.has_script_cache(),
-            script_env: &[],
+            script_env: config.script_env(),
             progress,
         }
     }
