@@ -111,7 +111,7 @@ fn real_packages_are_what_npm_ci_writes() {
     let folder = tempfile::tempdir().unwrap();
     let (project, cache) = (folder.path().join("project"), folder.path().join("cache"));
     fs::create_dir(&project).unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/small");
     fs::copy(fixture.join("package.json"), project.join("package.json")).unwrap();
     let registry = npm(&["config", "get", "registry"], &project);
     let mut lock: Value =
