@@ -325,7 +325,10 @@ impl Relay {
     pub(crate) fn start() -> io::Result<Self> {
         CHILD.store(0, Ordering::SeqCst);
         PENDING.store(0, Ordering::SeqCst);
-        let leader = rustix::process::getsid(None)? == rustix::process::getpid();
+        // SAFETY: getsid(2) takes and gives numbers only. It gives 0 for a session that was begun outside of this PID
+        // namespace, for which rustix's type has no value.
+        let session = unsafe { libc::getsid(0) };
+        let leader = session == rustix::process::getpid().as_raw_pid();
         IS_LEADER.store(leader, Ordering::SeqCst);
         let mut relays = Self { old: Vec::new() };
         let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = relay;

@@ -42,9 +42,10 @@ pub fn repository() -> &'static Path {
 /// When the running binary is not inside a target directory.
 pub fn target_folder() -> anyhow::Result<PathBuf> {
     let binary = std::env::current_exe()?;
-    let target =
-        binary.ancestors().skip(1).find(|folder| folder.join("CACHEDIR.TAG").exists()).ok_or_else(
-            || anyhow::anyhow!("{} is not inside a cargo target directory", binary.display()),
-        )?;
+    // Not CACHEDIR.TAG: cargo leaves it out where the target directory was there before.
+    let profile = binary.ancestors().find(|folder| folder.join(".cargo-lock").exists());
+    let target = profile.and_then(Path::parent).ok_or_else(|| {
+        anyhow::anyhow!("{} is not inside a cargo target directory", binary.display())
+    })?;
     Ok(target.join("rift-tests"))
 }

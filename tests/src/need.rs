@@ -21,6 +21,8 @@ pub enum Need {
     NoNetwork,
     /// `strace` that may trace.
     Strace,
+    /// A PID namespace of its own for a process (`unshare --user --pid`).
+    PidNamespace,
 }
 
 impl Need {
@@ -44,6 +46,16 @@ impl Need {
             Self::NoNetwork => fails(
                 Command::new("unshare").args(["--net", "true"]),
                 "needs unshare(1) with --net",
+            ),
+            Self::PidNamespace => fails(
+                Command::new("unshare").args([
+                    "--user",
+                    "--map-root-user",
+                    "--pid",
+                    "--fork",
+                    "true",
+                ]),
+                "needs unshare(1) with --user --pid",
             ),
             Self::Strace => fails(
                 Command::new("strace").args(["-f", "-qqq", "-e", "trace=none", "true"]),
