@@ -91,17 +91,21 @@ fn main() -> Result<()> {
         figures: Vec::new(),
     };
     let wanted = npm::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
+    let save = |report: &table::Report| -> Result<()> {
+        if let Some(path) = &asked.markdown {
+            fs::write(path, report.markdown())?;
+        }
+        if let Some(path) = &asked.json {
+            fs::write(path, serde_json::to_vec_pretty(report)?)?;
+        }
+        Ok(())
+    };
     for fixture in fixtures {
         let suite = npm::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
-        suite.run(&mut report.rows, &mut report.figures)?;
+        suite.run(&mut report, &save)?;
     }
-    let markdown = report.markdown();
-    match &asked.markdown {
-        Some(path) => fs::write(path, markdown)?,
-        None => print!("{markdown}"),
-    }
-    if let Some(path) = &asked.json {
-        fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    if asked.markdown.is_none() {
+        print!("{}", report.markdown());
     }
     let failed: Vec<_> =
         report.rows.iter().filter_map(|row| Some((row, row.failure.as_ref()?))).collect();

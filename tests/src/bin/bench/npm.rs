@@ -5,7 +5,7 @@
 //! untimed; no `CI` variable; every case runs once unmeasured first, and what it made is then checked: equal to npm's
 //! tree by the strict differ, or, for tools with a layout of their own, every direct dependency resolves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +20,7 @@ use rift_tests::sandbox::{Sandbox, clear};
 use crate::floor::{self, Way};
 use crate::measure::{self, Sample};
 use crate::peers::Peers;
-use crate::table::{Figure, Row};
+use crate::table::{Figure, Report, Row};
 
 /// What was asked for.
 pub(crate) struct Wanted {
@@ -47,6 +47,9 @@ struct Case<'a> {
     before: Step<'a>,
     run: Run<'a>,
     check: Check,
+    /// Untimed, when the result has been looked at: by default removes it, so that no case finds the page cache and
+    /// the disk full of another's tree.
+    after: Box<dyn Fn() -> Result<()> + 'a>,
 }
 
 /// One fixture's measurements.
@@ -56,6 +59,12 @@ pub(crate) struct Suite<'a> {
     pub(crate) fixture: Fixture,
     pub(crate) wanted: &'a Wanted,
 }
+
+const WARM: &str = "warm";
+const COLD_STORE: &str = "cold store, warm npm cache";
+const EVERYTHING_COLD: &str = "everything cold";
+const LODASH: &str = "npm install lodash";
+const SCRIPTS: &str = "install scripts on";
 
 const NPM_CI: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--offline"];
 const NPM_CI_ONLINE: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
@@ -101,37 +110,55 @@ impl Suite<'_> {
         self.sandbox.run(&mut command)?.success().map(drop)
     }
 
-    /// Measures everything wanted.
-    pub(crate) fn run(&self, rows: &mut Vec<Row>, figures: &mut Vec<Figure>) -> Result<()> {
+    /// Measures everything wanted; `save` is called after each group, so that what was measured outlives a cut.
+    pub(crate) fn run(
+        &self,
+        report: &mut Report,
+        save: &dyn Fn(&Report) -> Result<()>,
+    ) -> Result<()> {
         let reference = self.project("reference")?;
         // Fills npm's cache: the only download of most cases.
         self.quietly(self.plain(&reference, Path::new("npm"), &NPM_CI_ONLINE[1..]))?;
-        let warm = self.warm_cases(&reference)?;
-        let others = self.other_cases(&reference)?;
-        for (cases, runs) in [(warm, self.wanted.runs), (others, self.wanted.runs.min(3))] {
-            for group in cases.iter().map(|case| case.group).collect::<BTreeSet<_>>() {
-                let of_group: Vec<&Case<'_>> =
-                    cases.iter().filter(|case| case.group == group).collect();
-                rows.extend(self.interleave(&of_group, runs));
-            }
+        let (all, few) = (self.wanted.runs, self.wanted.runs.min(3));
+        for (group, runs) in
+            [(WARM, all), (COLD_STORE, all), (EVERYTHING_COLD, all), (LODASH, few), (SCRIPTS, few)]
+        {
+            let cases = match group {
+                WARM => self.warm_cases(&reference)?,
+                COLD_STORE => self.cold_store_cases(&reference)?,
+                EVERYTHING_COLD => self.cold_cases(&reference)?,
+                LODASH => self.lodash_cases(&reference)?,
+                _ => self.script_cases(&reference)?,
+            };
+            report.rows.extend(self.interleave(&cases, runs));
+            save(report)?;
         }
         if self.wanted.figures {
-            self.figures(&reference, figures)?;
+            self.figures(&reference, &mut report.figures)?;
+            save(report)?;
         }
         clear(&self.folder(""))
     }
 
-    fn interleave(&self, cases: &[&Case<'_>], runs: usize) -> Vec<Row> {
+    fn interleave(&self, cases: &[Case<'_>], runs: usize) -> Vec<Row> {
         let mut rows: Vec<Row> = cases.iter().map(|case| self.warm_up(case)).collect();
         for round in 0..runs {
             for turn in 0..cases.len() {
                 let at = (turn + round) % cases.len();
-                let (case, row) = (cases[at], &mut rows[at]);
+                let (case, row) = (&cases[at], &mut rows[at]);
                 let sample = if row.failure.is_none() {
                     self.one(case, row.entries, round + 1)
                 } else {
                     Ok(None)
                 };
+                let what = format!("{}, {}: {}", row.fixture, case.group, case.name);
+                match &sample {
+                    Ok(Some(sample)) => {
+                        eprintln!("{}/{runs} {what}: {:.3} s", round + 1, sample.wall_s)
+                    }
+                    Ok(None) => {}
+                    Err(error) => eprintln!("{}/{runs} {what}: {error:#}", round + 1),
+                }
                 match sample {
                     Ok(sample) => row.samples.push(sample),
                     Err(error) => row.failure = Some(format!("{error:#}")),
@@ -146,8 +173,10 @@ impl Suite<'_> {
         let (fixture, group) = (self.fixture.name(), case.group);
         let mut row =
             Row { fixture, group, case: case.name, samples: Vec::new(), entries: 0, failure: None };
+        eprintln!("warming up {fixture}, {group}: {}", case.name);
         let tried = (case.before)(0).and_then(|()| (case.run)(0)).and_then(|_| self.check(case));
-        match tried.and_then(|()| entries(&case.project.join("node_modules"))) {
+        let counted = tried.and_then(|()| entries(&case.project.join("node_modules")));
+        match counted.and_then(|count| (case.after)().map(|()| count)) {
             Ok(count) => row.entries = count,
             Err(error) => row.failure = Some(format!("{error:#}")),
         }
@@ -163,6 +192,7 @@ impl Suite<'_> {
         // A changed package may have another number of files.
         let close = found.abs_diff(expected) * 50 <= expected;
         ensure!(close, "round {round} made {found} entries, not {expected}");
+        (case.after)()?;
         Ok(Some(sample))
     }
 
@@ -193,62 +223,82 @@ impl Suite<'_> {
         Ok(())
     }
 
-    fn remover<'a>(&self, project: &Path) -> Step<'a> {
-        let tree = project.join("node_modules");
-        Box::new(move |_| clear(&tree))
+    /// A case that starts without `node_modules` and is checked against npm's tree.
+    fn case<'a>(
+        &self,
+        group: &'static str,
+        name: &'static str,
+        project: PathBuf,
+        check: Check,
+        run: impl Fn(&Path) -> Result<Sample> + 'a,
+    ) -> Case<'a> {
+        let (tree, after) = (project.join("node_modules"), project.join("node_modules"));
+        let at = project.clone();
+        Case {
+            group,
+            name,
+            project,
+            before: Box::new(move |_| clear(&tree)),
+            run: Box::new(move |_| run(&at)),
+            check,
+            after: Box::new(move || clear(&after)),
+        }
+    }
+
+    /// The same, where caches are removed too before each run.
+    fn forgetting<'a>(&self, mut case: Case<'a>, caches: &[&str]) -> Case<'a> {
+        let mut gone: Vec<PathBuf> = caches.iter().map(|name| self.folder(name)).collect();
+        gone.push(case.project.join("node_modules"));
+        case.before = Box::new(move |_| gone.iter().try_for_each(|path| clear(path)));
+        case
+    }
+
+    /// `rift exec` with a warm store: the first run learns, the warm-up then is a hit already.
+    fn hit<'a>(
+        &'a self,
+        group: &'static str,
+        name: &'static str,
+        project: PathBuf,
+        check: Check,
+        (flags, words): (&'static [&'static str], &'static [&'static str]),
+    ) -> Case<'a> {
+        let run = move |at: &Path| self.measured(self.rift(at, "store", flags, words)?, at);
+        if let Err(error) = run(&project) {
+            eprintln!("learning for `{name}` failed: {error:#}");
+        }
+        self.case(group, name, project, check, run)
+    }
+
+    /// `npm ci` as it is.
+    fn npm_case(&self, group: &'static str, reference: &Path) -> Result<Case<'_>> {
+        let run = |at: &Path| self.measured(self.plain(at, Path::new("npm"), &NPM_CI[1..]), at);
+        let equal = Check::Equal(reference.to_path_buf());
+        Ok(self.case(group, "npm ci", self.project("npm")?, equal, run))
     }
 
     fn warm_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
         let equal = || Check::Equal(reference.to_path_buf());
-        let group = "warm";
-        for (name, flags) in
-            [("rift hit", &[][..]), ("rift hit, --via hardlink", &["--via", "hardlink"])]
-        {
+        let group = WARM;
+        for (name, folder, flags) in [
+            ("rift hit", "rift", &[][..]),
+            ("rift hit, --via hardlink", "rift-hardlink", &["--via", "hardlink"]),
+        ] {
             if self.wants(group, name) {
-                let project =
-                    self.project(if flags.is_empty() { "rift" } else { "rift-hardlink" })?;
-                let at = project.clone();
-                let run: Run<'_> =
-                    Box::new(move |_| self.measured(self.rift(&at, "store", flags, NPM_CI)?, &at));
-                // The first run learns; the warm-up then is a hit already.
-                if let Err(error) = run(0) {
-                    eprintln!("learning for `{name}` failed: {error:#}");
-                }
-                cases.push(Case {
-                    group,
-                    name,
-                    before: self.remover(&project),
-                    project,
-                    run,
-                    check: equal(),
-                });
+                cases.push(self.hit(group, name, self.project(folder)?, equal(), (flags, NPM_CI)));
             }
         }
         if self.wants(group, "rift repeat") {
             let project = self.project("rift-repeat")?;
-            let (at, before) = (project.clone(), Box::new(|_| Ok(())));
-            let run: Run<'_> =
-                Box::new(move |_| self.measured(self.rift(&at, "store", &[], NPM_CI)?, &at));
-            cases.push(Case { group, name: "rift repeat", project, before, run, check: equal() });
+            let mut case = self.hit(group, "rift repeat", project, equal(), (&[], NPM_CI));
+            (case.before, case.after) = (Box::new(|_| Ok(())), Box::new(|| Ok(())));
+            cases.push(case);
         }
         if self.wants(group, "rift, one package changed") {
             cases.push(self.changed_case()?);
         }
         if self.wants(group, "npm ci") {
-            let project = self.project("npm")?;
-            let at = project.clone();
-            let run: Run<'_> = Box::new(move |_| {
-                self.measured(self.plain(&at, Path::new("npm"), &NPM_CI[1..]), &at)
-            });
-            cases.push(Case {
-                group,
-                name: "npm ci",
-                before: self.remover(&project),
-                project,
-                run,
-                check: equal(),
-            });
+            cases.push(self.npm_case(group, reference)?);
         }
         for name in [
             "pnpm, hard links",
@@ -263,39 +313,23 @@ impl Suite<'_> {
         for (name, how) in [("cp -al", "-al"), ("cp -a", "-a")] {
             if self.wants(group, name) {
                 let project = self.project(&format!("cp{how}"))?;
-                let (at, from) = (project.clone(), reference.join("node_modules"));
-                let run: Run<'_> = Box::new(move |_| {
-                    let mut command = self.sandbox.command(&at, "cp");
+                let from = reference.join("node_modules");
+                cases.push(self.case(group, name, project, equal(), move |at| {
+                    let mut command = self.sandbox.command(at, "cp");
                     command.arg(how).arg(&from).arg(at.join("node_modules"));
-                    self.measured(command, &at)
-                });
-                cases.push(Case {
-                    group,
-                    name,
-                    before: self.remover(&project),
-                    project,
-                    run,
-                    check: equal(),
-                });
+                    self.measured(command, at)
+                }));
             }
         }
         for (name, way) in [("two-thread write", Way::Write), ("two-thread links", Way::Link)] {
             if self.wants(group, name) {
                 let project = self.project(&name.replace(' ', "-"))?;
-                let (at, from) = (project.clone(), reference.join("node_modules"));
+                let from = reference.join("node_modules");
                 // Kept for all rounds: memory given back and taken again would be charged to the writing.
                 let tree = floor::load(&from, way)?;
-                let run: Run<'_> = Box::new(move |_| {
+                cases.push(self.case(group, name, project, equal(), move |at| {
                     measure::here(|| floor::run(&tree, &from, &at.join("node_modules"), way))
-                });
-                cases.push(Case {
-                    group,
-                    name,
-                    before: self.remover(&project),
-                    project,
-                    run,
-                    check: equal(),
-                });
+                }));
             }
         }
         Ok(cases)
@@ -324,26 +358,20 @@ impl Suite<'_> {
             self.quietly(self.plain(&variant, Path::new("npm"), &[&words[..], &[&word]].concat()))?;
             self.quietly(self.plain(&variant, Path::new("npm"), &["cache", "add", &word]))?;
         }
-        // The store knows the tree of the fixture as it is.
-        if let Err(error) = self.measured(self.rift(&project, "store", &[], NPM_CI)?, &project) {
-            eprintln!("learning for `rift, one package changed` failed: {error:#}");
-        }
-        let at = project.clone();
-        let from = variants.clone();
-        let before: Step<'_> = Box::new(move |round| {
-            for name in ["package.json", "package-lock.json"] {
-                fs::copy(from.join(round.min(8).to_string()).join(name), at.join(name))?;
-            }
-            clear(&at.join("node_modules"))
-        });
-        let at = project.clone();
-        let run: Run<'_> =
-            Box::new(move |_| self.measured(self.rift(&at, "store", &[], NPM_CI)?, &at));
         // What npm makes of the first variant, which is the one that is checked.
         let native = variants.join("0");
         self.quietly(self.plain(&native, Path::new("npm"), &NPM_CI[1..]))?;
-        let check = Check::Equal(native);
-        Ok(Case { group: "warm", name: "rift, one package changed", project, before, run, check })
+        // The store knows the tree of the fixture as it is.
+        let name = "rift, one package changed";
+        let mut case = self.hit(WARM, name, project, Check::Equal(native), (&[], NPM_CI));
+        let at = case.project.clone();
+        case.before = Box::new(move |round| {
+            for name in ["package.json", "package-lock.json"] {
+                fs::copy(variants.join(round.min(8).to_string()).join(name), at.join(name))?;
+            }
+            clear(&at.join("node_modules"))
+        });
+        Ok(case)
     }
 
     /// bun or pnpm with a warm store and the lockfile that it made itself.
@@ -352,16 +380,8 @@ impl Suite<'_> {
         if name.starts_with("pnpm") {
             words.push("--offline");
         }
-        let at = project.clone();
-        let run: Run<'_> = Box::new(move |_| self.measured(self.plain(&at, &program, &words), &at));
-        Ok(Case {
-            group: "warm",
-            name,
-            before: self.remover(&project),
-            project,
-            run,
-            check: Check::Resolves,
-        })
+        let run = move |at: &Path| self.measured(self.plain(at, &program, &words), at);
+        Ok(self.case(WARM, name, project, Check::Resolves, run))
     }
 
     /// Prepares a project of bun's or pnpm's: settings, lockfile, warm store.
@@ -395,145 +415,108 @@ impl Suite<'_> {
         Ok((program.clone(), project, words))
     }
 
-    fn other_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
+    fn cold_store_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
-        let equal = || Check::Equal(reference.to_path_buf());
-        let forget = |project: &Path, caches: &[&str]| -> Step<'_> {
-            let mut gone: Vec<PathBuf> = caches.iter().map(|name| self.folder(name)).collect();
-            gone.push(project.join("node_modules"));
-            Box::new(move |_| gone.iter().try_for_each(|path| clear(path)))
-        };
-
-        let group = "cold store, warm npm cache";
+        let (group, store) = (COLD_STORE, "cold-store-store");
         for (name, flags) in [("rift", &[][..]), ("rift --record-only", &["--record-only"])] {
             if self.wants(group, name) {
-                let project = self.project("cold-store")?;
-                let at = project.clone();
-                let run: Run<'_> = Box::new(move |_| {
-                    self.measured(self.rift(&at, "cold-store-store", flags, NPM_CI)?, &at)
-                });
-                let before = forget(&project, &["cold-store-store"]);
-                cases.push(Case { group, name, project, before, run, check: equal() });
+                let run = move |at: &Path| self.measured(self.rift(at, store, flags, NPM_CI)?, at);
+                let (project, equal) =
+                    (self.project("cold-store")?, Check::Equal(reference.to_path_buf()));
+                let case = self.case(group, name, project, equal, run);
+                cases.push(self.forgetting(case, &[store]));
             }
         }
         if self.wants(group, "npm ci") {
-            let project = self.project("npm")?;
-            let at = project.clone();
-            let run: Run<'_> = Box::new(move |_| {
-                self.measured(self.plain(&at, Path::new("npm"), &NPM_CI[1..]), &at)
-            });
-            cases.push(Case {
-                group,
-                name: "npm ci",
-                before: self.remover(&project),
-                project,
-                run,
-                check: equal(),
-            });
+            cases.push(self.npm_case(group, reference)?);
         }
+        Ok(cases)
+    }
 
-        let group = "everything cold";
-        let cold_npm = self.folder("cold-npm");
-        if self.wants(group, "rift") {
-            let project = self.project("cold")?;
-            let (at, cache) = (project.clone(), cold_npm.clone());
-            let run: Run<'_> = Box::new(move |_| {
-                let mut command = self.rift(&at, "cold-everything-store", &[], NPM_CI_ONLINE)?;
-                command.env("npm_config_cache", &cache);
-                self.measured(command, &at)
-            });
-            let before = forget(&project, &["cold-everything-store", "cold-npm"]);
-            cases.push(Case { group, name: "rift", project, before, run, check: equal() });
+    fn cold_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
+        let mut cases = Vec::new();
+        let (group, store, cache) = (EVERYTHING_COLD, "cold-everything-store", "cold-npm");
+        for name in ["rift", "npm ci"] {
+            if self.wants(group, name) {
+                let run = move |at: &Path| {
+                    let mut command = match name {
+                        "rift" => self.rift(at, store, &[], NPM_CI_ONLINE)?,
+                        _ => self.plain(at, Path::new("npm"), &NPM_CI_ONLINE[1..]),
+                    };
+                    command.env("npm_config_cache", self.folder(cache));
+                    self.measured(command, at)
+                };
+                let equal = Check::Equal(reference.to_path_buf());
+                let case = self.case(group, name, self.project("cold")?, equal, run);
+                cases.push(self.forgetting(case, &[store, cache]));
+            }
         }
-        if self.wants(group, "npm ci") {
-            let project = self.project("cold")?;
-            let (at, cache) = (project.clone(), cold_npm.clone());
-            let run: Run<'_> = Box::new(move |_| {
-                let mut command = self.plain(&at, Path::new("npm"), &NPM_CI_ONLINE[1..]);
-                command.env("npm_config_cache", &cache);
-                self.measured(command, &at)
-            });
-            let before = forget(&project, &["cold-npm"]);
-            cases.push(Case { group, name: "npm ci", project, before, run, check: equal() });
-        }
-        for (name, of) in [("bun", "bun, hard links"), ("pnpm", "pnpm, hard links")] {
+        for (name, of, cache, flag) in [
+            ("bun", "bun, hard links", "cold-bun", "--cache-dir"),
+            ("pnpm", "pnpm, hard links", "cold-pnpm", "--store-dir"),
+        ] {
             if self.wants(group, name) {
                 let (program, project, mut words) = self.peer(of)?;
-                let store = self.folder(&format!("cold-{name}"));
-                let flag = if name == "bun" { "--cache-dir" } else { "--store-dir" };
-                let at = project.clone();
                 words.push(flag);
-                let cold = store.clone();
-                let run: Run<'_> = Box::new(move |_| {
-                    let mut command = self.plain(&at, &program, &words);
+                let run = move |at: &Path| {
+                    let (mut command, cold) =
+                        (self.plain(at, &program, &words), self.folder(cache));
                     // pnpm also keeps what the registry said.
                     command.arg(&cold).env("XDG_CACHE_HOME", cold.join("cache"));
-                    self.measured(command, &at)
-                });
-                let tree = project.join("node_modules");
-                let before: Step<'_> = Box::new(move |_| clear(&store).and_then(|()| clear(&tree)));
-                cases.push(Case { group, name, project, before, run, check: Check::Resolves });
+                    self.measured(command, at)
+                };
+                let case = self.case(group, name, project, Check::Resolves, run);
+                cases.push(self.forgetting(case, &[cache]));
             }
         }
+        Ok(cases)
+    }
 
-        let group = "npm install lodash";
-        for (name, under) in [("rift", true), ("npm", false)] {
-            if self.wants(group, name) {
+    fn lodash_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
+        const WORDS: &[&str] = &[
+            "npm",
+            "install",
+            "lodash@4.17.21",
+            "--ignore-scripts",
+            "--no-audit",
+            "--prefer-offline",
+        ];
+        let mut cases = Vec::new();
+        for name in ["rift", "npm"] {
+            if self.wants(LODASH, name) {
+                let run = move |at: &Path| {
+                    let command = match name {
+                        "rift" => self.rift(at, "store", &[], WORDS)?,
+                        _ => self.plain(at, Path::new("npm"), &WORDS[1..]),
+                    };
+                    self.measured(command, at)
+                };
                 let project = self.project(&format!("lodash-{name}"))?;
-                let words = [
-                    "npm",
-                    "install",
-                    "lodash@4.17.21",
-                    "--ignore-scripts",
-                    "--no-audit",
-                    "--prefer-offline",
-                ];
-                let (at, from) = (project.clone(), reference.to_path_buf());
-                let before: Step<'_> = Box::new(move |_| {
+                let mut case = self.case(LODASH, name, project, Check::Resolves, run);
+                let (at, from) = (case.project.clone(), reference.to_path_buf());
+                case.before = Box::new(move |_| {
                     clear(&at)?;
                     let copied = Command::new("cp").arg("-a").arg(&from).arg(&at).status()?;
                     ensure!(copied.success(), "cp -a ended with {copied}");
                     Ok(())
                 });
-                let at = project.clone();
-                let run: Run<'_> = Box::new(move |_| {
-                    let command = match under {
-                        true => self.rift(&at, "store", &[], &words)?,
-                        false => self.plain(&at, Path::new("npm"), &words[1..]),
-                    };
-                    self.measured(command, &at)
-                });
-                cases.push(Case { group, name, project, before, run, check: Check::Resolves });
+                cases.push(case);
             }
         }
+        Ok(cases)
+    }
 
-        let group = "install scripts on";
-        if self.wants(group, "rift hit") {
+    fn script_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
+        let mut cases = Vec::new();
+        if self.wants(SCRIPTS, "rift hit") {
             let native = self.project("scripts-native")?;
-            self.quietly(self.plain(
-                &native,
-                Path::new("npm"),
-                &["ci", "--no-audit", "--no-fund"],
-            ))?;
-            for (name, words, check) in [
-                ("rift hit", NPM_CI_SCRIPTS, Check::Equal(native)),
-                ("rift hit without scripts", NPM_CI, equal()),
+            self.quietly(self.plain(&native, Path::new("npm"), &NPM_CI_SCRIPTS[1..]))?;
+            for (name, folder, words, tree) in [
+                ("rift hit", "scripts", NPM_CI_SCRIPTS, native.as_path()),
+                ("rift hit without scripts", "rift", NPM_CI, reference),
             ] {
-                let project = self.project(if words == NPM_CI { "rift" } else { "scripts" })?;
-                let at = project.clone();
-                let run: Run<'_> =
-                    Box::new(move |_| self.measured(self.rift(&at, "store", &[], words)?, &at));
-                if let Err(error) = run(0) {
-                    eprintln!("learning for `{name}` failed: {error:#}");
-                }
-                cases.push(Case {
-                    group,
-                    name,
-                    before: self.remover(&project),
-                    project,
-                    run,
-                    check,
-                });
+                let equal = Check::Equal(tree.to_path_buf());
+                cases.push(self.hit(SCRIPTS, name, self.project(folder)?, equal, (&[], words)));
             }
         }
         Ok(cases)
