@@ -84,6 +84,24 @@ impl CrashDisk {
         Ok(disk)
     }
 
+    /// Makes one to measure on: its blocks are there already, and the loop device does not keep a second copy of
+    /// everything in the page cache of its image.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when there is no room.
+    pub fn to_measure_on(folder: &Path, bytes: u64) -> Result<Self> {
+        let disk = Self::new(folder, bytes)?;
+        done(root_command("fallocate").arg("--length").arg(bytes.to_string()).arg(&disk.image))?;
+        let source = root_command("findmnt")
+            .args(["--noheadings", "--output", "SOURCE"])
+            .arg(&disk.point)
+            .output()
+            .context("could not start findmnt")?;
+        let device = String::from_utf8(source.stdout)?;
+        done(root_command("losetup").arg("--direct-io=on").arg(device.trim()))?;
+        Ok(disk)
+    }
+
     /// Returns where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {

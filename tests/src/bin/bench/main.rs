@@ -14,12 +14,17 @@ mod peers;
 mod table;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
+use rift_tests::fault::CrashDisk;
 use rift_tests::fixture::Fixture;
 use rift_tests::sandbox::Sandbox;
+
+/// Room for the trees and caches of the medium fixture.
+const DISK_BYTES: u64 = 20 << 30;
 
 /// Measures rift beside its peers.
 #[derive(Parser)]
@@ -78,7 +83,19 @@ fn main() -> Result<()> {
         Which::Medium => vec![Fixture::Medium],
         Which::Both => vec![Fixture::Small, Fixture::Medium],
     };
-    let sandbox = Sandbox::new("bench")?;
+    let outer = Sandbox::new("bench")?;
+    let disk = match lacks_journal(&outer.path(""))? {
+        false => None,
+        true => Some(CrashDisk::to_measure_on(&outer.path("disk"), DISK_BYTES).context(
+            "ext4 without a journal looks at every inode deleted in the last minutes before it makes a file, so \
+             measuring there needs a disk of its own, and that root",
+        )?),
+    };
+    let sandbox = match &disk {
+        None => outer,
+        // Declared last, so dropped first.
+        Some(disk) => Sandbox::in_folder(disk.path(), "bench")?,
+    };
     let peers = peers::Peers::install(&sandbox)?;
     let mut report = table::Report {
         machine: machine(&sandbox.path(""))?,
@@ -116,6 +133,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Tells whether a folder is on ext4 without a journal.
+fn lacks_journal(folder: &Path) -> Result<bool> {
+    let device = fs::metadata(folder)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let Ok(block) = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else {
+        return Ok(false);
+    };
+    let name = block.file_name().context("a block device has a name")?;
+    let task = fs::read_to_string(Path::new("/sys/fs/ext4").join(name).join("journal_task"));
+    Ok(task.is_ok_and(|task| task.trim() == "<none>"))
+}
+
 /// One line about the machine: processor, cores, kernel, file system, load.
 fn machine(scratch: &Path) -> Result<String> {
     let processor = fs::read_to_string("/proc/cpuinfo")?;
@@ -129,11 +158,13 @@ fn machine(scratch: &Path) -> Result<String> {
         .lines()
         .filter_map(|line| {
             let point = line.split(' ').nth(4)?;
-            let kind = line.split(" - ").nth(1)?.split(' ').next()?;
-            scratch.starts_with(point).then_some((point.len(), kind))
+            let (kind, source) = line.split(" - ").nth(1)?.split_once(' ')?;
+            let is_loop = source.starts_with("/dev/loop");
+            let name = format!("{kind}{}", if is_loop { " on a loop device" } else { "" });
+            scratch.starts_with(point).then_some((point.len(), name))
         })
         .max()
-        .map_or("unknown", |(_, kind)| kind);
+        .map_or_else(|| "unknown".to_owned(), |(_, name)| name);
     let load = fs::read_to_string("/proc/loadavg")?;
     let load = load.split(' ').next().unwrap_or("?").to_owned();
     let (model, kernel) = (model.unwrap_or("unknown processor"), kernel.trim());
