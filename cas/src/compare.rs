@@ -388,7 +388,6 @@ fn has_bytes(mut file: File, mut expected: &[u8]) -> io::Result<bool> {
 pub fn repair(writer: &Writer<'_>, root: &Path, found: &Differences) -> Result<Written> {
     let manifest = writer.manifest();
     let threads = writer.options().threads;
-    let mut written = Written::default();
     let mut parents: HashSet<EntryId> = found.touched.iter().copied().collect();
     for extra in &found.extra {
         let parent = extra.parent().unwrap_or(Path::new(""));
@@ -396,13 +395,10 @@ pub fn repair(writer: &Writer<'_>, root: &Path, found: &Differences) -> Result<W
         remove(&root.join(extra), threads)?;
     }
     for id in &found.changed {
-        let parent = manifest.parent(*id).unwrap_or(EntryId::ROOT);
-        let path = root.join(relative_path(&manifest, parent));
-        let opened = crate::materialize::open_directory(None, path.as_os_str(), &path)?;
         remove(&root.join(relative_path(&manifest, *id)), threads)?;
-        written += writer.write_entry(opened.as_fd(), *id, &path)?;
-        parents.insert(parent);
+        parents.insert(manifest.parent(*id).unwrap_or(EntryId::ROOT));
     }
+    let written = writer.write_entries(root, &found.changed)?;
     for id in parents {
         let path = root.join(relative_path(&manifest, id));
         let opened = crate::materialize::open_directory(None, path.as_os_str(), &path)?;

@@ -5,7 +5,7 @@
 //! A full unit is written to the current pack in one piece, so a pack keeps the order of the trees.
 //! Nothing is visible before [`Import::finish`] has written every pack to the disk and named it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -16,12 +16,12 @@ use rift_tree::builder::Built;
 use rift_tree::sidecar::Stamp;
 use rift_tree::{BlobHash, PackId, TreeHash};
 
-use crate::blobs::{BlobIndex, LOOSE_FROM};
+use crate::blobs::{BlobIndex, Found, LOOSE_FROM};
 use crate::error::{Error, Result};
 use crate::log::Record;
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
 use crate::store::{Store, Temporary};
-use crate::sys;
+use crate::sys::{self, Mapped};
 use crate::tree::PACKED_MANIFEST_MAX;
 
 /// A unit is written once it holds this many bytes.
@@ -100,7 +100,8 @@ impl Import<'_> {
     /// Starts a unit.
     #[must_use]
     pub fn unit(&self) -> Unit<'_> {
-        Unit { import: self, buffer: Vec::new(), entries: Vec::new(), start: None, loose: None }
+        let (buffer, entries) = (Vec::new(), Vec::new());
+        Unit { import: self, buffer, entries, start: None, loose: None, recent: None }
     }
 
     /// Tells whether the store has it or this import brings it; if not, the caller now brings it.
@@ -117,8 +118,8 @@ impl Import<'_> {
         }
     }
 
-    /// Writes a unit to the current pack.
-    fn write_unit(&self, buffer: &[u8], entries: &[Packed]) -> Result<()> {
+    /// Writes a unit to the current pack; returns the pack and where the unit begins in it.
+    fn write_unit(&self, buffer: &[u8], entries: &[Packed]) -> Result<(Arc<OpenPack>, u64)> {
         let (pack, offset) = self.reserve(buffer.len() as u64, entries)?;
         let file = &pack.temporary.file;
         if let Err(error) = file.write_all_at(buffer, offset) {
@@ -126,7 +127,7 @@ impl Import<'_> {
             return Err(Error::io("write", &pack.temporary.path)(error));
         }
         sys::start_writeback(file, offset, buffer.len() as u64);
-        Ok(())
+        Ok((pack, offset))
     }
 
     /// Reserves room in the current pack, starting a new one when it is full.
@@ -239,6 +240,37 @@ struct LooseWriter {
     length: u64,
 }
 
+/// Where a blob is that a unit has brought.
+enum Recent {
+    /// In the unit's buffer.
+    Buffer { offset: usize, length: usize },
+    /// In a pack that is being filled.
+    Pack { pack: Arc<OpenPack>, offset: u64, length: usize },
+    /// A file of its own.
+    Loose,
+}
+
+/// Bytes of a blob, and what keeps them.
+pub(crate) enum AtHand<'u> {
+    Buffer(&'u [u8]),
+    Read(Vec<u8>),
+    Packed(Found),
+    Loose(Mapped),
+}
+
+impl std::ops::Deref for AtHand<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Buffer(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+            Self::Packed(found) => found.bytes(),
+            Self::Loose(mapped) => mapped,
+        }
+    }
+}
+
 /// A run of files on its way into a pack. One thread fills it.
 pub struct Unit<'i> {
     import: &'i Import<'i>,
@@ -247,9 +279,42 @@ pub struct Unit<'i> {
     /// Where the current file begins in the buffer.
     start: Option<usize>,
     loose: Option<LooseWriter>,
+    /// What the unit has brought since it was told to remember.
+    recent: Option<HashMap<[u8; 32], Recent>>,
 }
 
 impl Unit<'_> {
+    /// Remembers from here on where blobs went, for [`Ahead`](crate::ahead::Ahead).
+    pub fn remember(&mut self) {
+        self.recent.get_or_insert_default();
+    }
+
+    /// Returns a blob's bytes if this unit has brought it, or the store had it.
+    pub(crate) fn at_hand(&self, hash: BlobHash, size: u64) -> Option<AtHand<'_>> {
+        let Import { store, index, .. } = self.import;
+        let bytes = match self.recent.as_ref().and_then(|recent| recent.get(hash.as_bytes())) {
+            Some(Recent::Buffer { offset, length }) => {
+                AtHand::Buffer(self.buffer.get(*offset..offset + length)?)
+            }
+            Some(Recent::Pack { pack, offset, length }) => {
+                let mut bytes = vec![0; *length];
+                pack.temporary.file.read_exact_at(&mut bytes, *offset).ok()?;
+                AtHand::Read(bytes)
+            }
+            Some(Recent::Loose) => {
+                AtHand::Loose(Mapped::new(&File::open(store.loose_path(hash)).ok()?).ok()?)
+            }
+            None => AtHand::Packed(index.find(hash.as_bytes(), PackedKind::Blob)?),
+        };
+        (bytes.len() as u64 == size).then_some(bytes)
+    }
+
+    fn note(&mut self, hash: &[u8; 32], place: Recent) {
+        if let Some(recent) = &mut self.recent {
+            recent.insert(*hash, place);
+        }
+    }
+
     /// Begins a file. `size` is what is expected; the file may turn out otherwise.
     ///
     /// # Errors
@@ -372,6 +437,7 @@ impl Unit<'_> {
                 return self.repack(loose, hash);
             }
             self.end_loose(loose.temporary, hash)?;
+            self.note(hash.as_bytes(), Recent::Loose);
             return Ok((hash, loose.length));
         }
         let start = self.start.take().unwrap_or(self.buffer.len());
@@ -381,6 +447,8 @@ impl Unit<'_> {
             true => {
                 let kind = PackedKind::Blob;
                 self.entries.push(Packed { hash, offset: start as u64, length, kind });
+                let length = self.buffer.len() - start;
+                self.note(&hash, Recent::Buffer { offset: start, length });
             }
             false => self.buffer.truncate(start),
         }
@@ -451,7 +519,15 @@ impl Unit<'_> {
         let end = self.entries.last().map_or(0, |last| (last.offset + last.length) as usize);
         self.buffer.truncate(end);
         if !self.entries.is_empty() {
-            self.import.write_unit(&self.buffer, &self.entries)?;
+            let (pack, base) = self.import.write_unit(&self.buffer, &self.entries)?;
+            if let Some(recent) = &mut self.recent {
+                for Packed { hash, offset, length, .. } in &self.entries {
+                    // Below LOOSE_FROM, so it fits.
+                    let (offset, length) = (base + offset, *length as usize);
+                    let pack = Arc::clone(&pack);
+                    recent.insert(*hash, Recent::Pack { pack, offset, length });
+                }
+            }
         }
         self.buffer.clear();
         self.entries.clear();

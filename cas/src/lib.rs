@@ -2,9 +2,10 @@
 //!
 //! A store is a local directory of immutable, self-checking files (see [`store`] for the layout).
 //! [`import`] brings blobs and trees in, [`ingest`] reads a directory, [`materialize`] writes a tree,
-//! [`compare`] finds how a directory differs from a tree, [`gc`] and [`verify`] keep the store small
+//! [`ahead`] writes its files while others are still on their way, [`compare`] finds how a directory differs from a tree, [`gc`] and [`verify`] keep the store small
 //! and whole. Several processes use one store at once without a daemon.
 
+pub mod ahead;
 pub mod blobs;
 pub mod compare;
 pub mod error;

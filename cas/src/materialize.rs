@@ -29,11 +29,14 @@ use crate::tree::OpenTree;
 
 /// Files of this many bytes or more are reflinked where the file system can: below it, writing the
 /// bytes costs less than sharing them.
-const REFLINK_FROM: u64 = 64 << 10;
+pub(crate) const REFLINK_FROM: u64 = 64 << 10;
 /// How many subtrees each thread gets, roughly: enough to end together, few enough to cost nothing.
 const SUBTREES_PER_THREAD: u64 = 24;
 /// What making one entry costs, in bytes of writing.
 const ENTRY_WEIGHT: u64 = 8 << 10;
+/// How a new file is opened.
+pub(crate) const CREATE: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::CLOEXEC);
 
 /// How a tree is written.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +61,17 @@ impl Options {
     /// Returns the mtime that an entry of `manifest` gets, in nanoseconds since the epoch.
     pub(crate) fn mtime_ns(&self, manifest: &Manifest<'_>, id: EntryId) -> i64 {
         manifest.mtime_ns(id).unwrap_or(self.stamp_ns)
+    }
+
+    /// Returns the same for futimens(2).
+    pub(crate) fn times(&self, manifest: &Manifest<'_>, id: EntryId) -> Timestamps {
+        let mtime_ns = self.mtime_ns(manifest, id);
+        let time = Timespec {
+            tv_sec: mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
+        };
+        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        Timestamps { last_access: omit, last_modification: time }
     }
 }
 
@@ -172,6 +186,19 @@ impl<'t> Writer<'t> {
         let mut written = Written::default();
         self.write_one(Place { opened: parent, loose, path }, id, &mut written)?;
         Ok(written)
+    }
+
+    /// Writes entries and all that is below them to their places below `root`, from several threads; nothing has their
+    /// names yet, and none is below another.
+    ///
+    /// # Errors
+    /// As [`Writer::write_tree`].
+    pub(crate) fn write_entries(&self, root: &Path, ids: &[EntryId]) -> Result<Written> {
+        let part = |id: &EntryId| {
+            let path = root.join(relative_path(&self.manifest, *id));
+            Part { directory: *id, path, is_flat: false }
+        };
+        self.write_parts(&ids.iter().map(part).collect::<Vec<_>>())
     }
 
     /// Opens the loose form's directory `id` when files are linked.
@@ -367,26 +394,18 @@ impl<'t> Writer<'t> {
         let bytes = self.bytes(blob, size, folder)?;
         let mode = self.options.permissions(&self.manifest, id);
         // The owner's write bit lets a read-only file be written through this descriptor only.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let has_xattrs = self.manifest.xattrs(id).next().is_some();
         // setxattr(2) needs a writable inode even through a descriptor that may write.
         let create = if has_xattrs { mode | 0o200 } else { mode };
         let created = Mode::from_raw_mode(u32::from(create & 0o777));
-        let file = rustix::fs::openat(parent, name, flags, created).map_err(io("make"))?;
+        let file = rustix::fs::openat(parent, name, CREATE, created).map_err(io("make"))?;
         let shared = if size >= REFLINK_FROM { self.reflink(&file, blob, size) } else { 0 };
         // What was shared is at most what there is.
-        let mut rest = bytes.get(shared as usize..).unwrap_or_default();
+        let rest = bytes.get(shared as usize..).unwrap_or_default();
         if shared > 0 {
             rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(shared)).map_err(io("write"))?;
         }
-        while !rest.is_empty() {
-            match rustix::io::write(&file, rest) {
-                Ok(0) => return Err(io("write")(Errno::NOSPC)),
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(io("write")(error)),
-            }
-        }
+        write_all(&file, rest).map_err(io("write"))?;
         for (name, value) in self.manifest.xattrs(id) {
             let flags = rustix::fs::XattrFlags::empty();
             match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, flags) {
@@ -444,13 +463,7 @@ impl<'t> Writer<'t> {
     }
 
     pub(crate) fn times(&self, id: EntryId) -> Timestamps {
-        let mtime_ns = self.options.mtime_ns(&self.manifest, id);
-        let time = Timespec {
-            tv_sec: mtime_ns.div_euclid(1_000_000_000),
-            tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
-        };
-        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-        Timestamps { last_access: omit, last_modification: time }
+        self.options.times(&self.manifest, id)
     }
 
     fn make_directory(
@@ -508,6 +521,19 @@ impl<'t> Writer<'t> {
     }
 }
 
+/// Writes all of `bytes` from where the file stands.
+pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Returns the path of an entry below the root of its tree.
 pub(crate) fn relative_path(manifest: &Manifest<'_>, id: EntryId) -> PathBuf {
     let mut names = Vec::new();
@@ -530,7 +556,7 @@ pub(crate) fn open_directory(
 }
 
 /// Returns a folder name beside `target` that nothing has yet.
-fn beside(target: &Path, purpose: &str) -> PathBuf {
+pub(crate) fn beside(target: &Path, purpose: &str) -> PathBuf {
     let name = target.file_name().unwrap_or_default();
     let mut own = std::ffi::OsString::from(".");
     own.push(name);
@@ -561,7 +587,7 @@ pub fn replace(writer: &Writer<'_>, target: &Path) -> Result<Written> {
 }
 
 /// Gives the finished `fresh` the name `target`.
-fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Result<()> {
+pub(crate) fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Result<()> {
     let flags = rustix::fs::RenameFlags::NOREPLACE;
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, fresh, cwd, target, flags) {
@@ -585,7 +611,7 @@ fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Result<()> {
 }
 
 /// Removes what killed runs left beside `target`; puts its old folder back if it was moved aside last.
-fn remove_leftovers(target: &Path) -> Result<()> {
+pub(crate) fn remove_leftovers(target: &Path) -> Result<()> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
         return Ok(());
     };

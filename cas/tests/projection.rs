@@ -11,13 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use rift_cas::ahead::Ahead;
 use rift_cas::compare::{self, Differences};
+use rift_cas::import::Unit;
 use rift_cas::ingest;
 use rift_cas::materialize::{self, Options, Writer};
 use rift_cas::projection::Projection;
 use rift_cas::store::Store;
 use rift_cas::tree::OpenTree;
-use rift_tree::builder::Builder;
+use rift_tree::Manifest;
+use rift_tree::builder::{Builder, Built, Item};
+use rift_tree::compose::Composer;
 
 const STAMP_NS: i64 = 1_700_000_000_000_000_000;
 
@@ -269,4 +273,98 @@ fn a_record_counts_while_its_directory_is_the_same() {
     assert_eq!(scene.store.projection(&target).unwrap(), None);
     scene.store.forget_projection(&target).unwrap();
     assert_eq!(scene.store.projections().unwrap(), []);
+}
+
+/// Brings a package of these files; returns its tree.
+fn package(unit: &mut Unit<'_>, files: &[(&str, &[u8], u16)]) -> Built {
+    let mut builder = Builder::stamped();
+    for (path, bytes, permissions) in files {
+        let hash = unit.add(bytes).unwrap();
+        let item = Item::File { permissions: *permissions, size: bytes.len() as u64, hash };
+        if let Some((folder, _)) = path.rsplit_once('/') {
+            let item = Item::Directory { permissions: 0o777 };
+            builder.put(folder.as_bytes(), 0, item).unwrap();
+        }
+        builder.put(path.as_bytes(), 0, item).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
+fn what_was_written_ahead_ends_as_the_tree_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let store = Store::open(&root.join("store")).unwrap();
+    let (large, loose) = (vec![1; 5 << 20], vec![2; 9 << 20]);
+    for is_in_the_way in [false, true] {
+        let target = root.join("shown");
+        write(&root.join(".shown.rift-new-1/leftover"), b"of a killed run", 0o644);
+        let ahead = Ahead::start(&store, &target, options()).unwrap();
+        assert!(!root.join(".shown.rift-new-1").exists());
+        let import = store.import().unwrap();
+        let (mut unit, mut other) = (import.unit(), import.unit());
+        unit.remember();
+        let a = package(
+            &mut unit,
+            &[("index.js", b"a", 0o666), ("large", &large, 0o666), ("loose", &loose, 0o666)],
+        );
+        let b = package(&mut unit, &[("bin/run", b"#!/bin/sh\r\n", 0o777), ("b", b"", 0o644)]);
+        let shared = package(&mut other, &[("only/elsewhere", b"other unit", 0o666)]);
+        let gone = package(&mut unit, &[("gone", b"gone", 0o666)]);
+        ahead.write(&unit, &b, Path::new("a/node_modules/b"));
+        ahead.write(&unit, &a, Path::new("a"));
+        ahead.write(&unit, &shared, Path::new("@scope/shared"));
+        ahead.write(&unit, &gone, Path::new("gone"));
+        let beside = root.join(format!(".shown.rift-new-{}", std::process::id()));
+        assert_eq!(fs::metadata(beside.join("a/large")).unwrap().len(), 5 << 20);
+        if is_in_the_way {
+            write(&beside.join("b/bin/run"), b"somebody else's", 0o644);
+            ahead.write(&unit, &b, Path::new("b"));
+        }
+        let mut composer = Composer::new(0o777);
+        for (path, built) in
+            [("a", &a), ("a/node_modules/b", &b), ("@scope/shared", &shared), ("b", &b)]
+        {
+            composer.graft(path.as_bytes(), Manifest::parse(&built.bytes).unwrap()).unwrap();
+        }
+        let hash = unit.add(b"#!/bin/sh\n").unwrap();
+        let item = Item::File { permissions: 0o755, size: 10, hash };
+        composer.put(b"a/node_modules/b/bin/run", item).unwrap();
+        let link = Item::Symlink { target: b"../a/index.js".to_vec() };
+        composer.put(b".bin/a", link).unwrap();
+        let built = composer.finish().unwrap().built;
+        unit.flush().unwrap();
+        other.flush().unwrap();
+        drop((unit, other));
+        let (_, index) = import.finish(&[]).unwrap();
+        store.publish_located(&built, &index).unwrap();
+        let tree = store.open_tree(built.hash).unwrap().unwrap();
+        let writer = Writer::new(&tree, options());
+
+        // Another tree is there by now: it goes, as ever.
+        write(&target.join("old"), b"old", 0o644);
+        let written = ahead.complete(&writer).unwrap();
+        assert_eq!(written.entries, u64::from(tree.manifest().len()));
+        materialize::replace(&writer, &root.join("expected")).unwrap();
+        assert_eq!(look(&target), look(&root.join("expected")));
+        assert!(!beside.exists());
+    }
+}
+
+#[test]
+fn nothing_is_left_of_what_was_written_ahead_in_vain() {
+    let scene = Scene::new();
+    let ahead = Ahead::start(&scene.store, &scene.target(), options()).unwrap();
+    let import = scene.store.import().unwrap();
+    let mut unit = import.unit();
+    unit.remember();
+    let tree = package(&mut unit, &[("index.js", b"a", 0o666)]);
+    ahead.write(&unit, &tree, Path::new("../outside"));
+    ahead.write(&unit, &tree, Path::new("inside"));
+    drop(unit);
+    drop((import, ahead));
+    let names = fs::read_dir(scene.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["source", "store"]);
 }

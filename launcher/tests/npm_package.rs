@@ -23,7 +23,7 @@ use rift_cas::Store;
 use rift_cas::materialize::{Options, Writer};
 use rift_launcher::plan::npm::package::error::PackageError;
 use rift_launcher::plan::npm::package::fetch::{
-    Cause, Failure, Fetched, Source, Wanted, fetch_all, find,
+    Cause, Failure, Fetched, Source, Wanted, Watch, fetch_all, find,
 };
 use rift_launcher::plan::npm::package::registry::{Auth, RegistryError, RegistrySettings};
 use rift_launcher::plan::npm::package::{Integrity, tarball};
@@ -93,7 +93,14 @@ fn fetch(
     let import = store.import().unwrap();
     let log = store.log().unwrap();
     let known = |integrity: &Integrity| find(&log, &import, integrity);
-    let fetched = fetch_all(wanted, &import, &known, settings, cache, &|_| {})?;
+    let fetched = fetch_all(
+        wanted,
+        &import,
+        &known,
+        settings,
+        cache,
+        Watch { progress: &|_| {}, taken: None },
+    )?;
     import.finish(&fetched.records).unwrap();
     Ok(fetched)
 }

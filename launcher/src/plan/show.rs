@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rift_cas::Store;
+use rift_cas::ahead::Ahead;
 use rift_cas::compare::{self, Differences};
 use rift_cas::loose::Linker;
 use rift_cas::materialize::{self, Options, Writer};
@@ -94,11 +95,11 @@ impl Request<'_> {
             .filter(|known| known.umask == self.options.umask && known.has_links == self.has_links))
     }
 
-    /// Shows the tree.
+    /// Shows the tree; what was written ahead saves work where all of it has to be written.
     ///
     /// # Errors
     /// What the system says; see [`materialize::replace`] for what is there then.
-    pub fn show(&self) -> Result<Shown> {
+    pub fn show(&self, ahead: Option<Ahead>) -> Result<Shown> {
         if let Some((known, found)) = self.differences()? {
             if found.is_empty() {
                 let written = materialize::Written::default();
@@ -113,7 +114,10 @@ impl Request<'_> {
         }
         let linker = self.linker()?;
         let writer = self.writer(linker.as_ref(), self.options);
-        let written = materialize::replace(&writer, self.folder)?;
+        let written = match ahead {
+            Some(ahead) => ahead.complete(&writer)?,
+            None => materialize::replace(&writer, self.folder)?,
+        };
         self.seal(&writer)?;
         Ok(Shown { how: How::Written, written })
     }
@@ -125,7 +129,7 @@ impl Request<'_> {
     /// What the system says.
     pub fn adopt(&self) -> Result<()> {
         let Some(known) = self.known()? else {
-            return self.show().map(drop);
+            return self.show(None).map(drop);
         };
         self.store.forget_projection(self.folder)?;
         let known = Projection { tree: self.tree.hash(), ..known };

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rift_cas::import::Import;
+use rift_cas::ahead::Ahead;
+use rift_cas::import::{Import, Unit};
 use rift_cas::materialize::{self, Options, Written};
 use rift_cas::tree::OpenTree;
 use rift_cas::{Lease, Store};
@@ -23,11 +24,11 @@ use super::args::Command;
 use super::compose::{self, Graft, Parts};
 use super::driver::{Driver, Script, Start};
 use super::env::Env;
-use super::layout::{Layout, Owner};
+use super::layout::{Layout, Owner, Placed};
 use super::machine;
 use super::network;
 use super::package::facts::Original as OriginalFile;
-use super::package::fetch::{self, Fetched, Got, Progress, Source, Wanted};
+use super::package::fetch::{self, Fetched, Got, Progress, Source, Wanted, Watch};
 use super::planned::{Original, Planned, PlannedRoot, hardware};
 use super::read::Install;
 use super::script_results::{self, Place, ScriptFailed, Scripted};
@@ -215,7 +216,7 @@ fn hit(request: &Request<'_>, planned: &Planned, trees: &[(String, OpenTree)]) -
     }
     if !report.is_up_to_date {
         for (folder, tree) in trees {
-            show_root(request, folder, tree, &mut report)?;
+            show_root(request, folder, tree, None, &mut report)?;
         }
     }
     for (folder, tree) in trees {
@@ -277,11 +278,12 @@ fn show_root(
     request: &Request<'_>,
     folder: &str,
     tree: &OpenTree,
+    ahead: Option<Ahead>,
     report: &mut Report,
 ) -> Result<()> {
     let target = request.install.root.join(folder);
     let shown = show_request(request, &target, tree)
-        .show()
+        .show(ahead)
         .with_context(|| format!("could not project `{folder}`"))?;
     report.how = report.how.max(Some(shown.how));
     report.written += shown.written;
@@ -309,7 +311,8 @@ struct Packages<'s> {
 
 fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
-    let packages = take_in(request, &layout, false)?;
+    let mut ahead = start_ahead(request, &layout)?;
+    let packages = take_in(request, &layout, Some(&ahead))?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
     tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;
@@ -323,7 +326,7 @@ fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Repo
     let (trees, stored_bytes) = publish(request, &layout, packages, &BTreeMap::new())?;
     report.stored_bytes += stored_bytes;
     for (folder, tree) in &trees {
-        show_root(request, folder, tree, &mut report)?;
+        show_root(request, folder, tree, ahead.remove(folder), &mut report)?;
     }
     let trees = match to_run.is_empty() {
         true => trees,
@@ -338,6 +341,22 @@ fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Repo
     report.original.clone_from(&planned.original);
     run_project_scripts(request, &planned, &mut report)?;
     Ok(report)
+}
+
+/// Begins to fill the folders of the layout that are going to be written as a whole.
+fn start_ahead(request: &Request<'_>, layout: &Layout) -> Result<BTreeMap<String, Ahead>> {
+    let mut started = BTreeMap::new();
+    for root in &layout.roots {
+        let target = request.install.root.join(&root.dir);
+        let has_parent = target.parent().is_some_and(Path::is_dir);
+        let is_shown = !matches!(request.store.projection(&target), Ok(None));
+        if has_parent && !is_shown && !request.has_links {
+            let ahead = Ahead::start(request.store, &target, request.options)
+                .with_context(|| format!("could not begin `{}`", root.dir))?;
+            started.insert(root.dir.clone(), ahead);
+        }
+    }
+    Ok(started)
 }
 
 /// Counts where the packages came from.
@@ -381,11 +400,11 @@ fn plan_of(
     planned
 }
 
-/// Brings every package of a layout into the store.
+/// Brings every package of a layout into the store; with folders to fill also from registries.
 fn take_in<'s>(
     request: &Request<'s>,
     layout: &Layout,
-    is_offline: bool,
+    ahead: Option<&BTreeMap<String, Ahead>>,
 ) -> Result<Packages<'s>, Stop> {
     let install = request.install;
     let import = request.store.import()?;
@@ -396,14 +415,26 @@ fn take_in<'s>(
         false => None,
     };
     let mut settings = network::settings(&install.registries, &install.tool, request.env)?;
-    settings.is_offline |= is_offline;
+    settings.is_offline |= ahead.is_none();
     let cache = Some(&*install.registries.cache);
+    let write = |number: usize, tree: &Built, unit: &Unit<'_>| {
+        let placed: &Placed = &layout.packages[numbers[number]];
+        // What scripts make of a package is another tree.
+        let is_plain = !placed.has_install_script || install.settings.ignore_scripts;
+        let folder = &layout.roots[placed.root].dir;
+        let ahead = ahead.and_then(|ahead| ahead.get(folder)).filter(|_| is_plain);
+        if let (Some(ahead), Ok(path)) = (ahead, below(folder, &placed.path)) {
+            ahead.write(unit, tree, Path::new(&path));
+        }
+    };
+    let has_folders = ahead.is_some_and(|ahead| !ahead.is_empty());
+    let watch = Watch { progress: request.progress, taken: has_folders.then_some(&write) };
     let Fetched { packages, records, downloaded_bytes } =
-        fetch::fetch_all(&wanted, &import, &find, &settings, cache, request.progress)
+        fetch::fetch_all(&wanted, &import, &find, &settings, cache, watch)
             .map_err(|failure| Stop::Native(describe(&failure)))?;
     let mut fetched = BTreeMap::new();
-    for (number, got) in numbers.into_iter().zip(packages) {
-        fetched.insert(number, got.map_err(|failure| Stop::Native(describe(&failure)))?);
+    for (number, got) in numbers.iter().zip(packages) {
+        fetched.insert(*number, got.map_err(|failure| Stop::Native(describe(&failure)))?);
     }
     check(layout, &fetched, install.settings.ignore_scripts)?;
     let scripted = match install.settings.ignore_scripts {
@@ -728,7 +759,7 @@ fn run_scripts(
     let records = if request.has_script_cache { ran.records } else { Vec::new() };
     import.finish(&records)?;
     // Composed anew from what the store has by now: the packages, and the results just kept.
-    let packages = take_in(request, layout, true)?;
+    let packages = take_in(request, layout, None)?;
     let (trees, stored_bytes) = publish(request, layout, packages, &ran.results)?;
     report.stored_bytes += stored_bytes;
     for (folder, tree) in &trees {
@@ -830,7 +861,7 @@ pub fn learn(request: &Request<'_>, elapsed: Option<Duration>) -> Result<Result<
 
 fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
-    let packages = take_in(request, &layout, true)?;
+    let packages = take_in(request, &layout, None)?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
     tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;

@@ -38,6 +38,8 @@ struct Arguments {
 enum Suite {
     /// `rift exec -- npm ci` beside npm, bun, pnpm, cp and the floors of the file system.
     Npm(Npm),
+    /// Removes what a run that was cut has left.
+    Clean,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,7 +78,11 @@ fn main() -> Result<()> {
     {
         return measure::launched(rest);
     }
-    let Suite::Npm(asked) = Arguments::parse().suite;
+    let asked = match Arguments::parse().suite {
+        Suite::Npm(asked) => asked,
+        // A new sandbox removes those of dead processes.
+        Suite::Clean => return Sandbox::new("clean").map(drop),
+    };
     ensure!(asked.runs > 0, "--runs must be at least 1");
     let fixtures = match asked.fixture {
         Which::Small => vec![Fixture::Small],

@@ -150,6 +150,18 @@ pub fn find(log: &Log, import: &Import<'_>, integrity: &Integrity) -> Option<Kno
     is_here.then_some(known)
 }
 
+/// Is told that a package was taken in: its number among the wanted ones, its tree, and the unit that has its files.
+pub type Taken<'h> = dyn Fn(usize, &Built, &Unit<'_>) + Sync + 'h;
+
+/// Who wants to know how a fetch goes on.
+#[derive(Clone, Copy)]
+pub struct Watch<'h> {
+    /// Is told how far it is.
+    pub progress: &'h (dyn Fn(Progress) + Sync),
+    /// Is told of each package, from several threads.
+    pub taken: Option<&'h Taken<'h>>,
+}
+
 /// Fetches every package that `known` does not find.
 ///
 /// # Errors
@@ -160,12 +172,12 @@ pub fn fetch_all(
     known: &dyn Fn(&Integrity) -> Option<Known>,
     settings: &RegistrySettings,
     cache: Option<&Path>,
-    progress: &(dyn Fn(Progress) + Sync),
+    watch: Watch<'_>,
 ) -> Result<Fetched, Failure> {
     let mut slots: Vec<Slot> = Vec::with_capacity(wanted.len());
     let mut jobs: Vec<Job<'_>> = Vec::new();
     let mut numbers: HashMap<Integrity, usize> = HashMap::new();
-    for package in wanted {
+    for (place, package) in wanted.iter().enumerate() {
         let integrity = match Integrity::parse(&package.integrity) {
             Ok(integrity) => integrity,
             Err(error) if package.is_optional => {
@@ -177,6 +189,7 @@ pub fn fetch_all(
         if let Some(number) = numbers.get(&integrity) {
             let job = &mut jobs[*number];
             job.is_optional &= package.is_optional;
+            job.places.push(place);
             slots.push(Slot::Job(*number));
         } else if let Some(known) = known(&integrity) {
             let got = Got { known, built: None, source: Source::Store };
@@ -184,10 +197,11 @@ pub fn fetch_all(
         } else {
             numbers.insert(integrity.clone(), jobs.len());
             slots.push(Slot::Job(jobs.len()));
-            jobs.push(Job { package, integrity, is_optional: package.is_optional });
+            let is_optional = package.is_optional;
+            jobs.push(Job { package, integrity, is_optional, places: vec![place] });
         }
     }
-    let run = Run::new(&jobs, settings, cache, progress);
+    let run = Run::new(&jobs, settings, cache, watch);
     if !jobs.is_empty() {
         run.run(import)?;
     }
@@ -223,6 +237,8 @@ struct Job<'w> {
     package: &'w Wanted,
     integrity: Integrity,
     is_optional: bool,
+    /// Its numbers among the wanted packages.
+    places: Vec<usize>,
 }
 
 /// A request for the network thread.
@@ -273,7 +289,7 @@ type JobResult = Option<Result<Got, Arc<Failure>>>;
 struct Run<'r> {
     jobs: &'r [Job<'r>],
     cache: Option<&'r Path>,
-    progress: &'r (dyn Fn(Progress) + Sync),
+    watch: Watch<'r>,
     registry: Arc<Registry>,
     /// Jobs whose tarball npm's cache seems to have.
     cached: Mutex<VecDeque<usize>>,
@@ -293,12 +309,12 @@ impl<'r> Run<'r> {
         jobs: &'r [Job<'r>],
         settings: &RegistrySettings,
         cache: Option<&'r Path>,
-        progress: &'r (dyn Fn(Progress) + Sync),
+        watch: Watch<'r>,
     ) -> Self {
         Self {
             jobs,
             cache,
-            progress,
+            watch,
             registry: Arc::new(Registry::new(settings.clone())),
             cached: Mutex::default(),
             queue: Arc::default(),
@@ -346,6 +362,9 @@ impl<'r> Run<'r> {
     /// Takes in one tarball after the other until all are.
     fn work(&self, import: &Import<'_>) {
         let mut unit = import.unit();
+        if self.watch.taken.is_some() {
+            unit.remember();
+        }
         while let Some(task) = self.next_task() {
             match task {
                 Task::FromCache(number) => self.take_from_cache(number, import, &mut unit),
@@ -453,6 +472,9 @@ impl<'r> Run<'r> {
         if let Err(error) = import.add_manifest(unit, &package.tree) {
             return self.fail(number, PackageError::from(error));
         }
+        if let Some(taken) = self.watch.taken {
+            self.jobs[number].places.iter().for_each(|place| taken(*place, &package.tree, unit));
+        }
         let bytes = self.read_bytes.fetch_add(package.facts.packed_bytes, Ordering::Relaxed)
             + package.facts.packed_bytes;
         let known = Known { tree: package.tree.hash, facts: package.facts };
@@ -476,7 +498,11 @@ impl<'r> Run<'r> {
     fn end(&self, number: usize, result: Result<Got, Arc<Failure>>, bytes: u64) {
         lock(&self.results)[number] = Some(result);
         let open = self.open.fetch_sub(1, Ordering::Relaxed) - 1;
-        (self.progress)(Progress { done: self.jobs.len() - open, total: self.jobs.len(), bytes });
+        (self.watch.progress)(Progress {
+            done: self.jobs.len() - open,
+            total: self.jobs.len(),
+            bytes,
+        });
         if open == 0 {
             self.close();
         }
