@@ -338,25 +338,22 @@ impl Suite<'_> {
     /// One package of a version that the store does not have, but npm's cache does; another version in every round.
     fn changed_case(&self) -> Result<Case<'_>> {
         let project = self.project("rift-changed")?;
-        let package = if self.fixture == Fixture::Small { "globals@15" } else { "zod@3.23" };
+        // Packages without dependencies, so that nothing else of the lockfile changes.
+        let (name, range, series, end) = match self.fixture {
+            Fixture::Small => ("globals", "^15.0.0", "15", ".0"),
+            Fixture::Medium => ("zod", "^3.23.0", "3.23", ""),
+        };
         let variants = self.folder("variants");
         for round in 0..=self.wanted.runs.min(8) {
             let variant = variants.join(round.to_string());
             self.fixture.prepare(&variant)?;
-            let word = if self.fixture == Fixture::Small {
-                format!("{package}.{round}.0")
-            } else {
-                format!("{package}.{round}")
-            };
-            let words = [
-                "install",
-                "--ignore-scripts",
-                "--package-lock-only",
-                "--save-exact",
-                "--prefer-offline",
-            ];
-            self.quietly(self.plain(&variant, Path::new("npm"), &[&words[..], &[&word]].concat()))?;
+            let version = format!("{series}.{round}{end}");
+            let word = format!("{name}@{version}");
             self.quietly(self.plain(&variant, Path::new("npm"), &["cache", "add", &word]))?;
+            let asked = ["view", &word, "dist.integrity", "--prefer-offline"];
+            let mut view = self.plain(&variant, Path::new("npm"), &asked);
+            let integrity = self.sandbox.run(&mut view)?.success()?.stdout;
+            change_version(&variant, name, range, &version, integrity.trim())?;
         }
         // What npm makes of the first variant, which is the one that is checked.
         let native = variants.join("0");
@@ -607,6 +604,44 @@ impl Suite<'_> {
         clear(&all)?;
         Ok(bytes)
     }
+}
+
+/// Makes a project depend on one version of a package, and its lockfile have it.
+fn change_version(
+    project: &Path,
+    name: &str,
+    range: &str,
+    version: &str,
+    integrity: &str,
+) -> Result<()> {
+    let manifest = fs::read_to_string(project.join("package.json"))?;
+    let lock = fs::read_to_string(project.join("package-lock.json"))?;
+    let (wide, narrow) = (format!("\"{name}\":\"{range}\""), format!("\"{name}\":\"{version}\""));
+    ensure!(manifest.contains(&wide), "package.json has no {wide}");
+    fs::write(project.join("package.json"), manifest.replacen(&wide, &narrow, 1))?;
+    let place = format!("\"node_modules/{name}\": {{\n");
+    let at = lock.find(&place).with_context(|| format!("the lockfile has no {place}"))?;
+    let (head, entry) = lock.split_at(at + place.len());
+    let end = entry.find('}').context("an entry ends")?;
+    let (entry, rest) = entry.split_at(end);
+    let old = entry
+        .split_once("\"version\": \"")
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .map(|(old, _)| old)
+        .context("an entry has a version")?;
+    let mut changed = String::new();
+    for line in entry.split_inclusive('\n') {
+        match line.split_once("\"integrity\": ") {
+            Some((indent, _)) => {
+                changed.push_str(&format!("{indent}\"integrity\": \"{integrity}\",\n"))
+            }
+            None => changed.push_str(&line.replace(old, version)),
+        }
+    }
+    let wide = format!("\"{name}\": \"{range}\"");
+    let head = head.replacen(&wide, &format!("\"{name}\": \"{version}\""), 1);
+    fs::write(project.join("package-lock.json"), format!("{head}{changed}{rest}"))?;
+    Ok(())
 }
 
 fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<()>) -> Result<()> {
