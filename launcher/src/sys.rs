@@ -1,9 +1,9 @@
 //! What needs `unsafe` in the launcher: descriptors for a child, a seccomp filter in a child and the
-//! answers to its notifications, and signals.
+//! answers to its notifications, signals, and libdeflate.
 
 #![allow(
     unsafe_code,
-    reason = "pre_exec, seccomp(2), its ioctls and sigaction(2) have no safe form"
+    reason = "pre_exec, seccomp(2), its ioctls, sigaction(2) and libdeflate_gzip_decompress_ex have no safe form"
 )]
 
 use std::io;
@@ -11,6 +11,34 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+/// Unpacks the gzip member that `packed` begins with, if it has exactly as many bytes as `out` and is undamaged; returns
+/// how long the member is.
+pub(crate) fn gunzip(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+    let (mut read, mut written) = (0, 0);
+    // SAFETY: libdeflate.h: it takes nothing, and returns a decompressor or NULL.
+    let decompressor = unsafe { libdeflate_sys::libdeflate_alloc_decompressor() };
+    if decompressor.is_null() {
+        return None;
+    }
+    // SAFETY: libdeflate.h: it reads at most `in_nbytes` from `in` and writes at most `out_nbytes_avail` to `out`, and both
+    // slices are as long as is said; the two counts outlive the call.
+    let result = unsafe {
+        libdeflate_sys::libdeflate_gzip_decompress_ex(
+            decompressor,
+            packed.as_ptr().cast(),
+            packed.len(),
+            out.as_mut_ptr().cast(),
+            out.len(),
+            &raw mut read,
+            &raw mut written,
+        )
+    };
+    // SAFETY: it was allocated above and is not used again.
+    unsafe { libdeflate_sys::libdeflate_free_decompressor(decompressor) };
+    let is_done = result == libdeflate_sys::libdeflate_result_LIBDEFLATE_SUCCESS;
+    (is_done && written == out.len()).then_some(read)
+}
 
 /// A system call that waits for an answer: `struct seccomp_notif` of seccomp_unotify(2).
 #[repr(C)]

@@ -434,13 +434,17 @@ fn odd_tarballs_come_out_as_from_npms_own_pacote() {
     assert_eq!(lines.lines().count(), tarballs.len(), "{errors}");
 
     let store = Store::open(&path("store")).unwrap();
-    let (mut accepted, mut refused) = (0, 0);
+    let (mut accepted, mut refused, mut buffers) = (0, 0, tarball::Buffers::default());
     for (number, ((name, bytes), line)) in tarballs.iter().zip(lines.lines()).enumerate() {
         let npms: Value = serde_json::from_str(line).unwrap();
         let import = store.import().unwrap();
         let mut unit = import.unit();
-        let result =
-            tarball::import(&bytes[..], &Integrity::parse(&sri(bytes)).unwrap(), &mut unit);
+        let result = tarball::import(
+            &bytes[..],
+            &Integrity::parse(&sri(bytes)).unwrap(),
+            &mut unit,
+            &mut buffers,
+        );
         unit.flush().unwrap();
         drop(unit);
         import.finish(&[]).unwrap();
@@ -471,8 +475,10 @@ fn set_id_bits_nul_names_and_bombs_are_kept_out() {
     let store = Store::open(&folder.path().join("store")).unwrap();
     let import = store.import().unwrap();
     let mut unit = import.unit();
-    let mut take =
-        |bytes: &[u8]| tarball::import(bytes, &Integrity::parse(&sri(bytes)).unwrap(), &mut unit);
+    let mut buffers = tarball::Buffers::default();
+    let mut take = |bytes: &[u8]| {
+        tarball::import(bytes, &Integrity::parse(&sri(bytes)).unwrap(), &mut unit, &mut buffers)
+    };
     let mode = Entry { name: b"package/s", mode: b"0006755\0", ..Entry::default() };
     let package = take(&Archive::default().entry(&mode).end()).unwrap();
     let manifest = rift_tree::Manifest::parse(&package.tree.bytes).unwrap();
@@ -486,7 +492,12 @@ fn set_id_bits_nul_names_and_bombs_are_kept_out() {
     let large = take(&Archive::default().entry(&claim).end());
     assert!(matches!(large, Err(PackageError::TooLarge(_))), "{large:?}");
     let right = Archive::default().file("package/a", b"x").end();
-    let wrong = tarball::import(&right[..], &Integrity::parse(&sri(b"other")).unwrap(), &mut unit);
+    let wrong = tarball::import(
+        &right[..],
+        &Integrity::parse(&sri(b"other")).unwrap(),
+        &mut unit,
+        &mut tarball::Buffers::default(),
+    );
     assert!(matches!(wrong, Err(PackageError::Integrity { .. })), "{wrong:?}");
 }
 
@@ -509,7 +520,8 @@ fn commands_are_executable_and_have_clean_first_lines() {
     let import = store.import().unwrap();
     let mut unit = import.unit();
     let integrity = Integrity::parse(&sri(&tar)).unwrap();
-    let package = tarball::import(&tar[..], &integrity, &mut unit).unwrap();
+    let package =
+        tarball::import(&tar[..], &integrity, &mut unit, &mut tarball::Buffers::default()).unwrap();
     unit.flush().unwrap();
     drop(unit);
     import.finish(&[]).unwrap();

@@ -26,12 +26,12 @@ use super::error::PackageError;
 use super::facts::Known;
 use super::integrity::Integrity;
 use super::registry::{Registry, RegistryError, RegistrySettings, SOCKETS_MAX, reason, shown};
-use super::tarball;
+use super::tarball::{self, Buffers};
 
 /// How many bytes of one body may wait for a worker.
-const WINDOW_BYTES: u32 = 1 << 20;
+const WINDOW_BYTES: u32 = 4 << 20;
 /// How many bytes of all bodies together may wait.
-const BUDGET_BYTES: usize = 12 << 20;
+const BUDGET_BYTES: usize = 16 << 20;
 
 /// A package of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,7 +262,7 @@ struct Delivery {
 /// Deliveries that wait for a worker.
 #[derive(Default)]
 struct Queue {
-    ready: Mutex<VecDeque<Delivery>>,
+    ready: Mutex<Vec<Delivery>>,
     changed: Condvar,
 }
 
@@ -272,7 +272,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Queue {
     fn deliver(&self, ask: Ask, body: Result<Body, RegistryError>) {
-        lock(&self.ready).push_back(Delivery { ask, body });
+        lock(&self.ready).push(Delivery { ask, body });
         self.changed.notify_one();
     }
 }
@@ -361,14 +361,18 @@ impl<'r> Run<'r> {
 
     /// Takes in one tarball after the other until all are.
     fn work(&self, import: &Import<'_>) {
-        let mut unit = import.unit();
+        let (mut unit, mut buffers) = (import.unit(), Buffers::default());
         if self.watch.taken.is_some() {
             unit.remember();
         }
         while let Some(task) = self.next_task() {
             match task {
-                Task::FromCache(number) => self.take_from_cache(number, import, &mut unit),
-                Task::Delivered(delivery) => self.take_in(*delivery, import, &mut unit),
+                Task::FromCache(number) => {
+                    self.take_from_cache(number, import, &mut unit, &mut buffers);
+                }
+                Task::Delivered(delivery) => {
+                    self.take_in(*delivery, import, &mut unit, &mut buffers);
+                }
             }
         }
         // Others may rely on blobs that this unit brings, whatever came of its packages.
@@ -383,8 +387,10 @@ impl<'r> Run<'r> {
             if self.is_stopped.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) == 0 {
                 return None;
             }
-            if let Some(delivery) = ready.pop_front() {
-                return Some(Task::Delivered(Box::new(delivery)));
+            // The largest first, so that none is left to one worker alone at the end.
+            let size = |at: &usize| ready[*at].body.as_ref().map_or(0, |body| body.expected);
+            if let Some(at) = (0..ready.len()).max_by_key(size) {
+                return Some(Task::Delivered(Box::new(ready.swap_remove(at))));
             }
             if let Some(number) = lock(&self.cached).pop_front() {
                 return Some(Task::FromCache(number));
@@ -393,10 +399,16 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn take_from_cache(&self, number: usize, import: &Import<'_>, unit: &mut Unit<'_>) {
+    fn take_from_cache(
+        &self,
+        number: usize,
+        import: &Import<'_>,
+        unit: &mut Unit<'_>,
+        buffers: &mut Buffers,
+    ) {
         let job = &self.jobs[number];
         let file = self.cache.and_then(|cache| cacache::open(cache, &job.integrity));
-        match file.map(|file| tarball::import(file, &job.integrity, unit)) {
+        match file.map(|file| tarball::import(file, &job.integrity, unit, buffers)) {
             Some(Ok(package)) => self.keep(number, package, Source::Cache, import, unit),
             Some(Err(error)) if !error.is_about_this_copy() => self.fail(number, error),
             // Gone or damaged by now: npm would fetch it again too.
@@ -404,7 +416,13 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn take_in(&self, delivery: Delivery, import: &Import<'_>, unit: &mut Unit<'_>) {
+    fn take_in(
+        &self,
+        delivery: Delivery,
+        import: &Import<'_>,
+        unit: &mut Unit<'_>,
+        buffers: &mut Buffers,
+    ) {
         let Delivery { ask, body } = delivery;
         let number = ask.job;
         let settings = self.registry.settings();
@@ -415,7 +433,7 @@ impl<'r> Run<'r> {
             }
             Err(error) => return self.fail(number, error),
         };
-        match tarball::import(body, &self.jobs[number].integrity, unit) {
+        match tarball::import(body, &self.jobs[number].integrity, unit, buffers) {
             Ok(package) => {
                 self.downloaded_bytes.fetch_add(package.facts.packed_bytes, Ordering::Relaxed);
                 self.keep(number, package, Source::Registry, import, unit);
@@ -571,6 +589,7 @@ async fn read_body(
         owed: 0,
         window: Arc::clone(&window),
         is_at_end: false,
+        expected,
         _budget: budget,
     };
     let mut waiting = Some((ask, body));
@@ -628,6 +647,8 @@ struct Body {
     owed: u32,
     window: Arc<Semaphore>,
     is_at_end: bool,
+    /// How many bytes its server announced.
+    expected: u64,
     _budget: OwnedSemaphorePermit,
 }
 
