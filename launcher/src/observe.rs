@@ -95,14 +95,25 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts `command` without a watch.
+///
+/// # Errors
+/// As spawning a process.
+pub fn spawn_unwatched(mut command: Command) -> io::Result<Observed> {
+    Ok(Observed { child: command.spawn()?, watch: None })
+}
+
 /// Starts `command` with a watch on it, or, where the system does not permit one, without.
+///
+/// A process without `CAP_SYS_ADMIN` may install a filter only after it has given up gaining rights by
+/// set-user-ID programs (`PR_SET_NO_NEW_PRIVS`), so the command and its children can't gain any then.
 ///
 /// # Errors
 /// As spawning a process.
 pub fn spawn(mut command: impl FnMut() -> Command) -> io::Result<Observed> {
     match spawn_watched(command()) {
         Ok(observed) => Ok(observed),
-        Err(_) => Ok(Observed { child: command().spawn()?, watch: None }),
+        Err(_) => spawn_unwatched(command()),
     }
 }
 
@@ -565,8 +576,60 @@ mod tests {
         std::fs::create_dir(folder.path().join("own")).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let script = format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'");
-        let reason = observe(folder.path(), &script);
-        assert_eq!(reason, Some(format!("it used the network (127.0.0.1 port {port})")));
+        let closed = {
+            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            gone.local_addr().unwrap().port()
+        };
+        let is_v6 = std::net::UdpSocket::bind("[::1]:0").is_ok();
+        let send = |family: &str, port: u16, host: &str| {
+            format!(
+                "node -e \"const s = require('dgram').createSocket('{family}'); \
+                 s.send('x', {port}, '{host}', () => s.close())\""
+            )
+        };
+        let telling = [
+            (
+                format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'"),
+                format!("127.0.0.1 port {port}"),
+            ),
+            (
+                format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{closed}'"),
+                format!("127.0.0.1 port {closed}"),
+            ),
+            (
+                format!("bash -c 'exec 3<>/dev/udp/127.0.0.1/{port}'"),
+                format!("127.0.0.1 port {port}"),
+            ),
+            // A datagram without a connection.
+            (send("udp4", port, "127.0.0.1"), format!("127.0.0.1 port {port}")),
+            (send("udp6", port, "::1"), format!("::1 port {port}")),
+        ];
+        for (script, address) in telling.iter().take(if is_v6 { 5 } else { 4 }) {
+            let reason = observe(folder.path(), script);
+            assert_eq!(reason, Some(format!("it used the network ({address})")), "{script}");
+        }
+    }
+
+    #[test]
+    fn looking_a_name_up_is_no_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(folder.join("own")).unwrap();
+        let socket = folder.join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let local = format!(
+            "node -e \"const s = require('net').connect('{}', () => s.destroy())\"",
+            socket.display()
+        );
+        for script in [
+            "bash -c 'exec 3<>/dev/udp/127.0.0.1/53; echo x >&3'",
+            // What getaddrinfo(3) does to sort addresses.
+            "bash -c 'exec 3<>/dev/udp/127.0.0.1/0'",
+            &local,
+        ] {
+            assert_eq!(observe(&folder, script), None, "{script}");
+        }
+        assert!(listener.accept().is_ok(), "the local socket was reached");
     }
 }

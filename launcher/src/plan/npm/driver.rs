@@ -2,7 +2,8 @@
 //!
 //! One node process loads npm, which sets the environment that npm gives to scripts, and then runs
 //! the scripts it is told, one after the other. Between two scripts the watch on it begins anew, so
-//! whatever is seen belongs to one package. The rest of npm is never started.
+//! whatever is seen belongs to one package. The rest of npm is never started. Scripts whose result
+//! nobody keeps have no watch: one may take rights from them, see [`observe::spawn`].
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -73,6 +74,8 @@ pub(crate) struct Start<'a> {
     pub(crate) words: &'a [std::ffi::OsString],
     /// Where npm was called.
     pub(crate) folder: &'a Path,
+    /// Whether what scripts do has to be known.
+    pub(crate) is_watched: bool,
 }
 
 /// A running driver.
@@ -109,7 +112,11 @@ impl Driver {
             sys::pass_descriptors(&mut command, passed);
             command
         };
-        let observed = observe::spawn(command).context("could not start node")?;
+        let observed = match start.is_watched {
+            true => observe::spawn(command),
+            false => observe::spawn_unwatched(command()),
+        };
+        let observed = observed.context("could not start node")?;
         drop((request_end, answer_end));
         let answers = BufReader::new(answers);
         let mut driver = Self { observed, requests, answers, logs: PathBuf::new() };
@@ -191,7 +198,8 @@ mod tests {
         std::fs::write(package.join("package.json"), scripts).unwrap();
         let (node, npm_root) = tools();
         let words = ["ci".into(), "--ignore-scripts=false".into(), "--foo=bar".into()];
-        let start = Start { node: &node, npm_root: &npm_root, words: &words, folder: &folder };
+        let (node, npm_root, is_watched) = (&*node, &*npm_root, true);
+        let start = Start { node, npm_root, words: &words, folder: &folder, is_watched };
         let mut driver = Driver::start(start).unwrap();
         let script = |event| Script {
             path: package.clone(),

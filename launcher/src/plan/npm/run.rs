@@ -154,10 +154,10 @@ impl Request<'_> {
         Place { machine: self.machine(), root, umask: self.options.umask }
     }
 
-    fn start(&self) -> Start<'_> {
+    fn start(&self, is_watched: bool) -> Start<'_> {
         let install = self.install;
         let (node, npm_root) = (&*install.tool.node, &*install.tool.npm_dir);
-        Start { node, npm_root, words: self.words, folder: &install.root }
+        Start { node, npm_root, words: self.words, folder: &install.root, is_watched }
     }
 }
 
@@ -745,7 +745,7 @@ fn run_scripts(
         &packages,
         &base,
         &import,
-        request.start(),
+        request.start(request.has_script_cache),
         request.place(),
         foreground,
     );
@@ -826,7 +826,8 @@ fn run_project_scripts(
     if scripts.is_empty() {
         return Ok(());
     }
-    let mut driver = Driver::start(request.start())?;
+    // Their results are never kept, so nothing has to be known of them.
+    let mut driver = Driver::start(request.start(false))?;
     for (path, event, foreground) in scripts {
         let env = serde_json::Map::new();
         let script = Script { path, event, pkg: None, env, foreground };

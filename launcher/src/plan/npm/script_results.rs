@@ -254,6 +254,7 @@ pub(crate) fn run(
             }
             let reason = match seen {
                 Some(seen) => seen.reason(),
+                None if !start.is_watched => Some("its result was not to be kept".to_owned()),
                 None => Some("it could not be observed".to_owned()),
             };
             if let Some(reason) = reason {
