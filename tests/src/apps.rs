@@ -1,0 +1,25 @@
+//! The small C programs in `tests/apps`, compiled where a test needs one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+/// Compiles `tests/apps/NAME.c` and returns the program. Needs `cc`.
+///
+/// # Errors
+/// When it does not compile.
+pub fn compiled(name: &str) -> Result<PathBuf> {
+    let folder = crate::target_folder()?.join("apps");
+    fs::create_dir_all(&folder)?;
+    let source = crate::repository().join("tests/apps").join(format!("{name}.c"));
+    let program = folder.join(name);
+    // Tests run at once: each makes its own, and a name leads to a whole one at any time.
+    let own = folder.join(format!("{name}.{}", std::process::id()));
+    let mut cc = Command::new("cc");
+    let status = cc.args(["-O1", "-Wall", "-Wextra", "-o"]).arg(&own).arg(&source).status()?;
+    ensure!(status.success(), "{} does not compile", source.display());
+    fs::rename(&own, &program)?;
+    Ok(program)
+}
