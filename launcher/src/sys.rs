@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 /// Unpacks the gzip member that `packed` begins with, if it has exactly as many bytes as `out` and is undamaged; returns
 /// how long the member is.
@@ -216,7 +216,7 @@ pub(crate) fn let_continue(listener: &OwnedFd, id: u64) -> io::Result<()> {
 }
 
 /// The signals that are handed on to the child.
-const RELAYED: [i32; 7] = [
+const RELAYED: [i32; 11] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
@@ -224,6 +224,10 @@ const RELAYED: [i32; 7] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGWINCH,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
 ];
 
 /// The child that signals are handed on to; 0 while there is none.
@@ -237,17 +241,30 @@ static IS_LEADER: AtomicBool = AtomicBool::new(false);
 /// Whether SIGPIPE was ignored when this process began, before Rust's runtime ignored it.
 static IGNORED_SIGPIPE: AtomicBool = AtomicBool::new(false);
 
-/// Runs before `main` and before Rust's runtime, which ignores SIGPIPE.
+/// Which of the standard streams were closed when this process began, one bit each, before Rust's
+/// runtime opened `/dev/null` in their place.
+static CLOSED_STREAMS: AtomicU8 = AtomicU8::new(0);
+
+/// Runs before `main` and before Rust's runtime, which ignores SIGPIPE and opens what is closed.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
 #[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
 #[used]
-static LOOK_AT_SIGPIPE: extern "C" fn() = {
+static LOOK_BEFORE_MAIN: extern "C" fn() = {
     extern "C" fn look() {
         let ignored = disposition(libc::SIGPIPE).is_ok_and(|old| old.sa_sigaction == libc::SIG_IGN);
         IGNORED_SIGPIPE.store(ignored, Ordering::Relaxed);
+        for stream in STREAMS {
+            // SAFETY: fcntl(2) with F_GETFD takes numbers only; it fails with EBADF alone.
+            if unsafe { libc::fcntl(stream, libc::F_GETFD) } < 0 {
+                CLOSED_STREAMS.fetch_or(1 << stream, Ordering::Relaxed);
+            }
+        }
     }
     look
 };
+
+/// The standard streams.
+const STREAMS: [RawFd; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
 /// Returns what a signal does.
 fn disposition(signal: i32) -> io::Result<libc::sigaction> {
@@ -407,20 +424,55 @@ impl Drop for Relay {
     }
 }
 
-/// Gives `command` the SIGPIPE that this process was started with.
-pub(crate) fn restore_sigpipe(command: &mut Command) {
-    if !IGNORED_SIGPIPE.load(Ordering::Relaxed) {
-        // The standard library restores the default itself.
+/// Gives `command` what this process was started with and Rust's runtime has changed: the disposition
+/// of SIGPIPE, and standard streams that are closed.
+pub(crate) fn restore_start(command: &mut Command) {
+    let is_ignored = IGNORED_SIGPIPE.load(Ordering::Relaxed);
+    let closed = CLOSED_STREAMS.load(Ordering::Relaxed);
+    if !is_ignored && closed == 0 {
+        // The standard library restores SIGPIPE's default itself.
         return;
     }
-    let ignore = || {
+    let restore = move || {
+        for stream in STREAMS.into_iter().filter(|stream| closed & (1 << stream) != 0) {
+            // SAFETY: close(2) takes a number and is async-signal-safe (signal-safety(7)). It is
+            // `/dev/null` of Rust's runtime, which the program that follows never sees.
+            unsafe { libc::close(stream) };
+        }
+        if !is_ignored {
+            return Ok(());
+        }
         let ignoring = action(libc::SIG_IGN, 0);
         set_disposition(libc::SIGPIPE, &raw const ignoring).map(drop)
     };
-    // SAFETY: pre_exec asks for a closure that is sound between fork and exec: sigaction(2) is
-    // async-signal-safe (signal-safety(7)), and nothing is allocated.
-    unsafe { command.pre_exec(ignore) };
+    // SAFETY: pre_exec asks for a closure that is sound between fork and exec: close(2) and
+    // sigaction(2) are async-signal-safe (signal-safety(7)), and nothing is allocated.
+    unsafe { command.pre_exec(restore) };
 }
+
+/// Makes `command` die with this process, should that be killed: who kills rift means the command.
+///
+/// The thread that starts it has to be the one that waits for it, see PR_SET_PDEATHSIG(2const).
+#[cfg(target_os = "linux")]
+pub(crate) fn die_together(command: &mut Command) {
+    let us = rustix::process::getpid();
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // Killed before the call: nobody would tell.
+        if rustix::process::getppid() == Some(us) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::Other.into())
+        }
+    };
+    // SAFETY: pre_exec asks for a closure that is sound between fork and exec: it makes two system
+    // calls and allocates nothing.
+    unsafe { command.pre_exec(tie) };
+}
+
+/// Elsewhere the command outlives rift.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn die_together(_command: &mut Command) {}
 
 /// Dies of a signal, without leaving a core of this process; returns when that does not kill.
 pub(crate) fn die_of(signal: i32) {

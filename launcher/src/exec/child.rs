@@ -3,7 +3,8 @@
 //! The program is found as execvp(3) finds it and gets our standard streams. Rift outlives it: signals
 //! that a process sends to rift are handed on, and those that the terminal sends to the whole
 //! foreground group are left to reach the child by themselves, so that it gets each of them once. A
-//! child that dies of a signal makes rift die of the same one.
+//! child that dies of a signal makes rift die of the same one, and a rift that is killed takes the
+//! child with it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -168,7 +169,8 @@ fn start_failure(program: &OsStr, error: &io::Error) -> Ending {
 /// # Errors
 /// As spawning a process and waitpid(2).
 pub fn supervise(command: &mut Command) -> io::Result<Ending> {
-    sys::restore_sigpipe(command);
+    sys::restore_start(command);
+    sys::die_together(command);
     let relay = sys::Relay::start()?;
     let mut child = command.spawn()?;
     // Process ids are positive.
@@ -190,13 +192,13 @@ pub fn replace(command: &[OsString]) -> Ending {
     };
     let mut direct = Command::new(&found);
     direct.arg0(program).args(arguments);
-    sys::restore_sigpipe(&mut direct);
+    sys::restore_start(&mut direct);
     let error = direct.exec();
     if error.raw_os_error() != Some(libc::ENOEXEC) {
         return start_failure(program, &error);
     }
     let mut shell = through_shell(&found, arguments);
-    sys::restore_sigpipe(&mut shell);
+    sys::restore_start(&mut shell);
     start_failure(program, &shell.exec())
 }
 
