@@ -618,6 +618,45 @@ fn a_monorepo_equals_npms() {
     same_as_npm("a monorepo", &sandbox, &arrange, &["ci"]);
 }
 
+/// A linked folder's command with a first line in DOS form is rewritten as npm rewrites it, hit or not.
+#[test]
+fn commands_of_linked_folders_are_mended_as_by_npm() {
+    let sandbox = mini_sandbox("linked-bins");
+    let arrange = |at: &Path| {
+        prepare_mini(at).unwrap();
+        let member = at.join("packages/member");
+        fs::create_dir_all(&member).unwrap();
+        let bins = ["dos", "odd", "way", "unix", "mixed", "none"];
+        let bin: serde_json::Map<_, _> =
+            bins.iter().map(|name| ((*name).to_owned(), format!("{name}.js").into())).collect();
+        let manifest = serde_json::json!({"name": "member", "version": "1.0.0", "bin": bin});
+        fs::write(member.join("package.json"), manifest.to_string()).unwrap();
+        for (name, text) in [
+            ("dos.js", &b"#!/usr/bin/env node\r\nconsole.log(1)\r\n"[..]),
+            ("odd.js", b"#!/usr/bin/env node\r\n// \xff\xfe caf\xc3\xa9\r\n"),
+            ("behind.js", b"#!/usr/bin/env node\r\n"),
+            ("unix.js", b"#!/usr/bin/env node\nconsole.log(1)\r\n"),
+            ("mixed.js", b"console.log(1)\r\n#!/usr/bin/env node\r\n"),
+        ] {
+            fs::write(member.join(name), text).unwrap();
+        }
+        symlink("behind.js", member.join("way.js")).unwrap();
+        edit_json(&at.join("package.json"), |manifest| {
+            manifest["workspaces"] = serde_json::json!(["packages/*"]);
+            Ok(())
+        })
+        .unwrap();
+        let lock = ["install", "--package-lock-only", "--ignore-scripts", "--prefer-offline"];
+        sandbox.run(&mut sandbox.npm(at, &lock)).unwrap().success().unwrap();
+        assert!(fs::read(member.join("dos.js")).unwrap().contains(&b'\r'));
+    };
+    for name in ["a first run", "a hit"] {
+        same_as_npm(name, &sandbox, &arrange, &["ci", "--ignore-scripts"]);
+        let mended = fs::read(sandbox.path("rift-side/outer/project/packages/member/behind.js"));
+        assert_eq!(mended.unwrap(), b"#!/usr/bin/env node\n", "{name}");
+    }
+}
+
 /// Root scripts run at every installation, hit or not, in npm's order and with npm's environment.
 #[test]
 fn root_scripts_run_as_under_npm() {

@@ -27,6 +27,7 @@ use super::env::Env;
 use super::layout::{Layout, Owner, Placed};
 use super::machine;
 use super::network;
+use super::package;
 use super::package::facts::Original as OriginalFile;
 use super::package::fetch::{self, Fetched, Got, Progress, Source, Wanted, Watch};
 use super::planned::{Original, Planned, PlannedRoot, hardware};
@@ -783,18 +784,60 @@ fn adopt(
     show_request(request, &target, tree).adopt()
 }
 
-/// Makes a command of the project's own executable, as npm does when it links it.
-fn make_executable(file: &Path, umask: u16) -> Result<()> {
+/// Does to a command of the project's own what npm does when it links it: makes it executable, and a
+/// first line `#!…` end in LF.
+fn mend_command(file: &Path, umask: u16) -> Result<()> {
     let mode = 0o777 & !u32::from(umask);
-    let stat = match file.metadata() {
+    // npm replaces what a symbolic link leads to.
+    let file = match file.canonicalize() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.with_context(|| format!("could not look at `{}`", file.display()))?,
     };
-    if stat.permissions().mode() & 0o777 == mode {
+    let stat =
+        file.metadata().with_context(|| format!("could not look at `{}`", file.display()))?;
+    if stat.permissions().mode() & 0o777 != mode {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))
+            .with_context(|| format!("could not make `{}` executable", file.display()))?;
+    }
+    if !stat.is_file() {
         return Ok(());
     }
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("could not make `{}` executable", file.display()))
+    let content =
+        std::fs::read(&file).with_context(|| format!("could not read `{}`", file.display()))?;
+    if package::bins::crlf_shebang(&content) != Some(true) {
+        return Ok(());
+    }
+    let text = package::bins::with_unix_shebang(&content);
+    replace_file(&file, text.as_bytes(), mode, &stat)
+        .with_context(|| format!("could not rewrite `{}`", file.display()))
+}
+
+/// Replaces a file as a whole, keeping its owner.
+fn replace_file(
+    file: &Path,
+    bytes: &[u8],
+    mode: u32,
+    before: &std::fs::Metadata,
+) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".rift-{}", std::process::id()));
+    let beside = file.with_file_name(name);
+    let write = || {
+        let mut new =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        new.write_all(bytes)?;
+        // Only root may give files away; npm goes on without it too.
+        let _is_kept = fchown(&new, Some(before.uid()), Some(before.gid())).is_ok();
+        new.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        new.sync_all()?;
+        std::fs::rename(&beside, file)
+    };
+    write().inspect_err(|_| {
+        // What is reported is the failure before.
+        let _is_gone = std::fs::remove_file(&beside).is_ok();
+    })
 }
 
 /// Runs the lifecycle scripts of linked folders and of the project, as npm does after every install.
@@ -805,7 +848,7 @@ fn run_project_scripts(
 ) -> Result<()> {
     let install = request.install;
     for file in &planned.linked_bins {
-        make_executable(file, request.options.umask)?;
+        mend_command(file, request.options.umask)?;
     }
     let mut scripts: Vec<(PathBuf, &'static str, bool)> = Vec::new();
     if !install.settings.ignore_scripts {

@@ -28,7 +28,7 @@ pub(super) fn is_manifest(path: &str) -> bool {
 
 /// Tells whether a file that begins so starts with `#!` and a line that ends in CRLF; `None` when more
 /// of it must be seen.
-pub(super) fn crlf_shebang(beginning: &[u8]) -> Option<bool> {
+pub(in crate::plan::npm) fn crlf_shebang(beginning: &[u8]) -> Option<bool> {
     let seen = &beginning[..beginning.len().min(SHEBANG_BYTES)];
     if !b"#!".starts_with(&seen[..seen.len().min(2)]) {
         return Some(false);
@@ -38,6 +38,13 @@ pub(super) fn crlf_shebang(beginning: &[u8]) -> Option<bool> {
         None if seen.len() == SHEBANG_BYTES => Some(false),
         None => None,
     }
+}
+
+/// Returns a file for which [`crlf_shebang`] holds as npm rewrites it.
+///
+/// npm reads and writes it as text, so bytes that are not UTF-8 become U+FFFD.
+pub(in crate::plan::npm) fn with_unix_shebang(content: &[u8]) -> String {
+    String::from_utf8_lossy(content).replacen("\r\n", "\n", 1)
 }
 
 /// Does to the files of `layout` what npm does, and gathers the facts.
@@ -122,8 +129,7 @@ fn fix(
         if let Some(content) = kept.get(&path)
             && crlf_shebang(content) == Some(true)
         {
-            // npm reads and writes it as text, so bytes that are not UTF-8 become U+FFFD.
-            let fixed = String::from_utf8_lossy(content).replacen("\r\n", "\n", 1);
+            let fixed = with_unix_shebang(content);
             let hash = unit.add(fixed.as_bytes())?;
             file = File { size: fixed.len() as u64, hash, ..file };
         }
