@@ -45,6 +45,107 @@ fn a_tree_comes_back_as_it_was() {
 }
 
 #[test]
+fn set_id_bits_are_left_out_of_a_tree_and_sticky_bits_are_kept() {
+    let home = Home::new();
+    let folder = home.work("source");
+    fs::create_dir_all(folder.join("folder")).unwrap();
+    fs::write(folder.join("file"), b"").unwrap();
+    let modes = [("file", 0o7755, 0o1755), ("folder", 0o7777, 0o1777)];
+    for (name, mode, _) in modes {
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    home.run(["ingest", "source", "--name", "bits"]).good();
+    home.run(["materialize", "bits", "copy"]).good();
+    for (name, before, after) in modes {
+        let mode = |tree: &str| fs::metadata(home.work(tree).join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("source"), mode("copy")), (before, after), "{name}");
+    }
+}
+
+#[test]
+fn owners_are_those_of_who_writes() {
+    let home = Home::new();
+    fs::create_dir(home.work("source")).unwrap();
+    fs::write(home.work("source/file"), b"").unwrap();
+    let stranger = std::os::unix::fs::chown(home.work("source/file"), Some(65_534), Some(65_534));
+    if stranger.is_err() {
+        eprintln!("skipped: only root may give files away");
+        return;
+    }
+    home.run(["ingest", "source", "--name", "owned"]).good();
+    home.run(["materialize", "owned", "copy"]).good();
+    let stat = fs::metadata(home.work("copy/file")).unwrap();
+    let own = fs::metadata(home.work("")).unwrap();
+    assert_eq!((stat.uid(), stat.gid()), (own.uid(), own.gid()));
+}
+
+#[test]
+fn names_of_one_file_become_files_of_their_own() {
+    let home = Home::new();
+    let folder = home.work("source");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("one"), b"same").unwrap();
+    fs::hard_link(folder.join("one"), folder.join("two")).unwrap();
+    home.run(["ingest", "source", "--name", "links"]).good();
+    home.run(["materialize", "links", "copy"]).good();
+    fs::write(home.work("copy/one"), b"edited").unwrap();
+    assert_eq!(fs::read(home.work("copy/two")).unwrap(), b"same");
+    assert_eq!(fs::metadata(home.work("copy/two")).unwrap().nlink(), 1);
+}
+
+#[test]
+fn pipes_and_sockets_are_refused_by_name() {
+    let home = Home::new();
+    fs::create_dir(home.work("pipes")).unwrap();
+    fs::create_dir(home.work("sockets")).unwrap();
+    let made = home.command("mkfifo").arg("pipes/it").status().unwrap();
+    assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(home.work("sockets/it")).unwrap();
+    let mut folders = vec!["pipes", "sockets"];
+    fs::create_dir(home.work("devices")).unwrap();
+    let device = home.command("mknod").args(["devices/it", "c", "1", "3"]).output().unwrap();
+    if device.status.success() {
+        folders.push("devices");
+    } else {
+        eprintln!("devices are left out: mknod(1) may not make one here");
+    }
+    for folder in folders {
+        let error = home.run(["ingest", folder, "--name", "refused"]).bad(125);
+        assert!(error.contains(&format!("{folder}/it")), "{error}");
+        assert!(error.contains("a tree holds no devices, pipes or sockets"), "{error}");
+    }
+    assert_eq!(home.run(["refs"]).good(), "", "nothing was taken in");
+}
+
+#[test]
+fn attributes_of_files_are_kept_and_those_of_folders_are_not() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let home = Home::new();
+    fs::create_dir_all(home.work("source/folder")).unwrap();
+    fs::write(home.work("source/file"), b"").unwrap();
+    let places = ["source/file", "source/folder"];
+    let set =
+        |place: &str, name: &str| setxattr(home.work(place), name, b"value", XattrFlags::empty());
+    if places.iter().any(|place| set(place, "user.mine").is_err()) {
+        eprintln!("skipped: the file system of the temporary folder has no user.* attributes");
+        return;
+    }
+    // Only root may set one that is not user.*.
+    let has_trusted = set("source/file", "trusted.mine").is_ok();
+    home.run(["ingest", "source", "--name", "attributes"]).good();
+    home.run(["materialize", "attributes", "copy"]).good();
+    let get = |place: &str, name: &str| {
+        let mut value = [0; 16];
+        getxattr(home.work(place), name, &mut value[..]).ok().map(|length| value[..length].to_vec())
+    };
+    assert_eq!(get("copy/file", "user.mine").as_deref(), Some(&b"value"[..]));
+    assert_eq!(get("source/file", "trusted.mine").is_some(), has_trusted);
+    assert_eq!(get("copy/file", "trusted.mine"), None);
+    assert!(get("source/folder", "user.mine").is_some());
+    assert_eq!(get("copy/folder", "user.mine"), None);
+}
+
+#[test]
 fn trees_are_listed_and_read() {
     let home = with_site();
     assert_eq!(home.run(["ls", "site"]).good(), "deep\nlink\n");
