@@ -10,14 +10,16 @@
 //! and one that differs is written anew from the packs: the edit stays where it was made.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rift_tree::{EntryId, Manifest};
+use rift_tree::{BlobHash, EntryId, Manifest};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::blobs::hash_file;
 use crate::error::{Error, Result};
 use crate::ingest::mtime_ns;
 use crate::materialize::{Options, Writer, remove};
@@ -56,6 +58,23 @@ impl Linker {
         let name = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         rustix::fs::openat(&self.root, name, flags, Mode::empty())
             .map_err(|error| Error::io("open", &self.path.join(below))(error))
+    }
+}
+
+/// Tells whether file `name` of the loose directory `source` has this content.
+pub(crate) fn has_content(
+    source: BorrowedFd<'_>,
+    name: &OsStr,
+    expected: BlobHash,
+) -> Result<bool, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(source, name, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(false),
+        other => File::from(other?),
+    };
+    match hash_file(&file) {
+        Ok(hash) => Ok(hash == expected),
+        Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
     }
 }
 

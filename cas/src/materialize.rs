@@ -47,7 +47,7 @@ pub struct Options {
     pub stamp_ns: i64,
     /// The process's file mode creation mask, see umask(2).
     pub umask: u16,
-    /// Checks each blob against its hash before it is written.
+    /// Checks each blob against its hash before it is written, or the file that is linked to.
     pub verify: bool,
 }
 
@@ -365,9 +365,16 @@ impl<'t> Writer<'t> {
         let options = &self.options;
         let expected =
             (size, options.mtime_ns(&self.manifest, id), options.permissions(&self.manifest, id));
+        let io = |error: Errno| Error::io("link", &parent.path.join(name))(error);
+        if options.verify
+            && let Some(Kind::File { blob, .. }) = self.manifest.kind(id)
+            && let Some(hash) = self.manifest.blob_hash(blob)
+            && !loose::has_content(loose, name, hash).map_err(io)?
+        {
+            self.mend_loose(loose, id, &self.manifest, parent.path)?;
+        }
         for _ in 0..2 {
-            let linked = loose::link(loose, parent.opened, name, expected)
-                .map_err(|error| Error::io("link", &parent.path.join(name))(error))?;
+            let linked = loose::link(loose, parent.opened, name, expected).map_err(io)?;
             match linked {
                 Linked::Made => return Ok(true),
                 Linked::Unlinkable => return Ok(false),

@@ -32,6 +32,11 @@ fn options() -> Options {
     Options { threads: 2, stamp_ns: STAMP_NS, umask: materialize::umask(), verify: true }
 }
 
+/// As most runs have it: by size and time.
+fn trusting() -> Options {
+    Options { verify: false, ..options() }
+}
+
 fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut seen = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
@@ -225,8 +230,8 @@ fn a_projection_changes_by_the_difference_of_its_trees() {
 #[test]
 fn links_share_inodes_and_an_edited_source_is_mended_instead_of_spread() {
     let scene = Scene::new();
-    let linker = scene.store.linker(&scene.tree, options()).unwrap();
-    let writer = Writer::linking(&scene.tree, &linker, options());
+    let linker = scene.store.linker(&scene.tree, trusting()).unwrap();
+    let writer = Writer::linking(&scene.tree, &linker, trusting());
     let (first, second) = (scene.target(), scene.target().with_file_name("second"));
     let written = materialize::replace(&writer, &first).unwrap();
     assert_eq!(written.linked, 180);
@@ -245,6 +250,34 @@ fn links_share_inodes_and_an_edited_source_is_mended_instead_of_spread() {
     assert_eq!(found.changed.len(), 1);
     compare::repair(&writer, &first, &found).unwrap();
     assert_eq!(look(&first), pristine);
+}
+
+/// Neither linking nor checking reads a linked file's content; [`Options::verify`] and a comparison by content do.
+#[test]
+fn an_edit_of_a_linked_file_with_size_and_time_put_back_is_found_by_content_only() {
+    let scene = Scene::new();
+    let linker = scene.store.linker(&scene.tree, trusting()).unwrap();
+    let writer = Writer::linking(&scene.tree, &linker, trusting());
+    let named = |name: &str| scene.target().with_file_name(name);
+    let first = scene.target();
+    materialize::replace(&writer, &first).unwrap();
+    let known = Projection::seal(&writer, &first).unwrap();
+    let path = "package-3/package.json";
+    let pristine = fs::read(first.join(path)).unwrap();
+    let time = fs::metadata(first.join(path)).unwrap().modified().unwrap();
+    fs::write(first.join(path), b"{\"n\":X}").unwrap();
+    let edited = fs::File::options().write(true).open(first.join(path)).unwrap();
+    edited.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+    assert!(compare::compare(&scene.tree, &known, 2).unwrap().is_empty(), "it is missed");
+    materialize::replace(&writer, &named("second")).unwrap();
+    assert_eq!(fs::read(named("second").join(path)).unwrap(), b"{\"n\":X}", "it spreads");
+
+    let careful = Writer::linking(&scene.tree, &linker, options());
+    let written = materialize::replace(&careful, &named("third")).unwrap();
+    assert_eq!(written.linked, 180);
+    assert_eq!(fs::read(named("third").join(path)).unwrap(), pristine);
+    materialize::replace(&writer, &named("fourth")).unwrap();
+    assert_eq!(fs::read(named("fourth").join(path)).unwrap(), pristine, "the source was mended");
 }
 
 #[test]

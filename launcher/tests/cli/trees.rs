@@ -145,6 +145,28 @@ fn attributes_of_files_are_kept_and_those_of_folders_are_not() {
     assert_eq!(get("copy/folder", "user.mine"), None);
 }
 
+/// What linking misses by default, `rift diff` finds, and `RIFT_VERIFY=always` keeps from spreading.
+#[test]
+fn a_hidden_edit_of_a_linked_file_is_found_by_diff() {
+    let home = with_site();
+    let link = |name: &str, verify: &str| {
+        let mut rift = home.rift();
+        rift.args(["materialize", "--via", "hardlink", "site", name]).env("RIFT_VERIFY", verify);
+        assert!(rift.status().unwrap().success());
+    };
+    link("one", "touched");
+    let tool = home.work("one/deep/tool");
+    let time = fs::metadata(&tool).unwrap().modified().unwrap();
+    fs::write(&tool, b"#!/bin/sh\nexit 1\n").unwrap();
+    let edited = fs::File::options().write(true).open(&tool).unwrap();
+    edited.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+    link("two", "touched");
+    let found = home.run(["diff", "site", "./two"]);
+    assert_eq!((found.code(), found.out().as_str()), (Some(1), "M deep/tool\n"));
+    link("three", "always");
+    assert_eq!(home.run(["diff", "site", "./three"]).good(), "");
+}
+
 #[test]
 fn trees_are_listed_and_read() {
     let home = with_site();
