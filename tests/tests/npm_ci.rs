@@ -501,6 +501,126 @@ fn whatever_node_modules_is_ends_as_under_npm() {
     }
 }
 
+/// npm empties a `node_modules` that it finds and fills the same folder; rift puts another in its place.
+#[test]
+fn a_full_write_gives_node_modules_another_inode() {
+    let sandbox = mini_sandbox("inode");
+    let kept = ["npm", "rift"].map(|who| {
+        let project = sandbox.path(who);
+        prepare_mini(&project).unwrap();
+        let tree = project.join("node_modules");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("other"), "").unwrap();
+        let before = fs::metadata(&tree).unwrap().ino();
+        let ran = match who {
+            "npm" => sandbox.run(&mut sandbox.npm(&project, &["ci"])).unwrap(),
+            _ => rift(&sandbox, &project, &["ci"]),
+        };
+        ran.success().unwrap();
+        assert!(!tree.join("other").exists());
+        fs::metadata(&tree).unwrap().ino() == before
+    });
+    assert_eq!(kept, [true, false]);
+    assert_same(&sandbox.path("npm"), &sandbox.path("rift"));
+}
+
+/// A `node_modules` that is a mount of its own, as in containers, is filled as npm fills it.
+#[test]
+fn a_mount_at_node_modules_ends_as_under_npm() {
+    if !have("a_mount_at_node_modules_ends_as_under_npm", &[Need::Root]) {
+        return;
+    }
+    let sandbox = mini_sandbox("mounted");
+    for round in ["first", "second", "third"] {
+        for who in ["npm", "rift"] {
+            let project = sandbox.path(who);
+            let tree = project.join("node_modules");
+            if round == "first" {
+                prepare_mini(&project).unwrap();
+                fs::create_dir(&tree).unwrap();
+                let mount = ["-t", "tmpfs", "-o", "size=64m", "tmpfs"];
+                assert!(Command::new("mount").args(mount).arg(&tree).status().unwrap().success());
+            }
+            if round == "second" {
+                fs::write(tree.join("react/index.js"), "edited").unwrap();
+            }
+            let ran = match who {
+                "npm" => sandbox.run(&mut sandbox.npm(&project, &["ci"])).unwrap(),
+                _ => rift(&sandbox, &project, &["ci"]),
+            };
+            assert!(ran.status.success(), "{round}: {ran}");
+            assert_ne!(fs::metadata(&tree).unwrap().dev(), fs::metadata(&project).unwrap().dev());
+        }
+        assert_same(&sandbox.path("npm"), &sandbox.path("rift"));
+    }
+}
+
+/// What npm keeps for itself in its cache, contents and logs, is not made.
+#[test]
+fn nothing_is_left_in_npms_cache() {
+    let sandbox = Sandbox::new("npm-cache").unwrap();
+    let project = sandbox.path("project");
+    prepare_mini(&project).unwrap();
+    let cache = sandbox.home().join(".npm");
+    for round in ["cold", "hit", "repeat"] {
+        rift(&sandbox, &project, &["ci"]).success().unwrap();
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 0, "{round}");
+        if round == "cold" {
+            clear(&project.join("node_modules")).unwrap();
+        }
+    }
+    sandbox.run(&mut sandbox.npm(&project, &["ci"])).unwrap().success().unwrap();
+    assert!(cache.join("_cacache").is_dir() && cache.join("_logs").is_dir(), "npm leaves both");
+}
+
+/// In an image build as root no store is put into a layer: npm runs, and one line says so.
+#[test]
+fn an_image_build_without_a_named_store_is_left_to_npm() {
+    let name = "an_image_build_without_a_named_store_is_left_to_npm";
+    if !have(name, &[Need::Root, Need::Tool("unshare"), Need::Tool("hostname")]) {
+        return;
+    }
+    let sandbox = mini_sandbox("image-build");
+    let (native, project) = (sandbox.path("native"), sandbox.path("project"));
+    for side in [&native, &project] {
+        prepare_mini(side).unwrap();
+    }
+    let native_run = sandbox.run(&mut sandbox.npm(&native, &["ci"])).unwrap().success().unwrap();
+    // BuildKit gives its steps this name.
+    let build = |variables: &[(&str, &Path)]| {
+        let mut command = sandbox.command(&project, "unshare");
+        let script = "hostname buildkitsandbox && exec \"$0\" exec -- npm ci";
+        command
+            .args(["--uts", "sh", "-c", script])
+            .arg(rift_tests::sandbox::rift_binary().unwrap());
+        command.env_remove("RIFT_STORE").envs(variables.iter().copied());
+        sandbox.run(&mut command).unwrap()
+    };
+    let before = fs::read_dir(sandbox.home()).unwrap().count();
+    for _round in 0..2 {
+        let ran = build(&[]).success().unwrap();
+        assert_same(&native, &project);
+        let (said, npms) = ran.stderr.split_once('\n').unwrap();
+        let expected = "warning: running without a store: there is no store here: this looks like an image build \
+                        (docker build), as root; name a folder with RIFT_STORE";
+        assert_eq!((said, npms), (expected, native_run.stderr.as_str()));
+        assert_eq!(fs::read_dir(sandbox.home()).unwrap().count(), before, "no store was made");
+    }
+    let strict = build(&[("RIFT_STRICT", Path::new("1"))]);
+    assert_eq!(strict.status.code(), Some(125), "{strict}");
+    // A cache mount of the build, for instance.
+    let store = sandbox.store();
+    for round in ["first", "hit"] {
+        clear(&project.join("node_modules")).unwrap();
+        let ran = build(&[("RIFT_STORE", &store)]).success().unwrap();
+        assert_same(&native, &project);
+        assert!(
+            ran.stderr.starts_with("rift: ") && !ran.stderr.contains("warning"),
+            "{round}: {ran}"
+        );
+    }
+}
+
 /// Places in a lockfile that lead out of the project write nothing there.
 #[test]
 fn no_place_in_a_lockfile_leads_out() {
