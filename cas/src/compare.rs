@@ -22,6 +22,7 @@ use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::blobs::hash_file;
 use crate::error::{Error, Result};
 use crate::ingest::mtime_ns;
 use crate::materialize::{Options, Writer, Written, relative_path, remove};
@@ -58,7 +59,8 @@ impl Differences {
 }
 
 struct Scan<'a> {
-    tree: &'a OpenTree,
+    /// Where the bytes are to compare with; without it, files are compared by their hash.
+    tree: Option<&'a OpenTree>,
     manifest: Manifest<'a>,
     root: OwnedFd,
     path: &'a Path,
@@ -80,11 +82,33 @@ enum Look {
 /// What the system says. A directory that was replaced by a symbolic link is a difference and is
 /// never followed.
 pub fn compare(tree: &OpenTree, known: &Projection, threads: usize) -> Result<Differences> {
+    scan(Some(tree), tree.manifest(), known, threads)
+}
+
+/// Compares a directory with a manifest, every file by its hash.
+///
+/// # Errors
+/// As [`compare`].
+pub(crate) fn compare_content(
+    manifest: Manifest<'_>,
+    known: &Projection,
+    threads: usize,
+) -> Result<Differences> {
+    // Nothing was changed so long ago, so no entry is taken for unchanged by its times.
+    let known = Projection { done_ns: i64::MIN, has_links: false, ..known.clone() };
+    scan(None, manifest, &known, threads)
+}
+
+fn scan(
+    tree: Option<&OpenTree>,
+    manifest: Manifest<'_>,
+    known: &Projection,
+    threads: usize,
+) -> Result<Differences> {
     let path = known.directory.as_path();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty()).map_err(Error::io("open", path))?;
     let options = Options { threads, stamp_ns: known.stamp_ns, umask: known.umask, verify: false };
-    let manifest = tree.manifest();
     let scan = Scan { tree, manifest, root, path, known, options };
     let visit = |directory, found: &mut Differences| scan.directory(directory, found);
     let mut found = each_directory(&manifest, threads, &visit)?;
@@ -266,20 +290,37 @@ impl Scan<'_> {
                 Ok(read.as_bytes() == target)
             }
             Some(Kind::File { size, blob }) => {
-                let sidecar = self.tree.sidecar();
-                let Some(expected) = self.tree.bytes(&sidecar, blob, size) else {
-                    let reason = "the store lost bytes of its tree";
-                    return Err(Error::Refused { path: path(), reason });
-                };
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                match rustix::fs::openat(parent, name, flags, Mode::empty()) {
-                    Ok(file) => has_bytes(File::from(file), expected)
-                        .map_err(|error| Error::io("read", &path())(error)),
+                let Ok(file) = rustix::fs::openat(parent, name, flags, Mode::empty()) else {
                     // Unreadable is not what rift made.
-                    Err(_) => Ok(false),
-                }
+                    return Ok(false);
+                };
+                self.is_blob(File::from(file), blob, size, &path)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// Tells whether a file holds the bytes of a blob.
+    fn is_blob(
+        &self,
+        file: File,
+        blob: u32,
+        size: u64,
+        path: &dyn Fn() -> PathBuf,
+    ) -> Result<bool> {
+        let Some(tree) = self.tree else {
+            let actual = hash_file(&file).map_err(|error| Error::io("read", &path())(error))?;
+            return Ok(self.manifest.blob_hash(blob) == Some(actual));
+        };
+        match tree.bytes(&tree.sidecar(), blob, size) {
+            Some(expected) => {
+                has_bytes(file, expected).map_err(|error| Error::io("read", &path())(error))
+            }
+            None => {
+                let reason = "the store lost bytes of its tree";
+                Err(Error::Refused { path: path(), reason })
+            }
         }
     }
 

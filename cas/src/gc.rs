@@ -609,7 +609,8 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
             dead.iter().filter(|file| wanted(&file.item)).map(|file| file.path.clone()).collect();
         chosen
     };
-    remove_all(paths(|item| matches!(item, Item::Sidecar(_) | Item::LooseForm(_))))?;
+    store.remove_loose(paths(|item| matches!(item, Item::LooseForm(_))))?;
+    remove_all(paths(|item| matches!(item, Item::Sidecar(_))))?;
     collected.trees = remove_all(paths(|item| matches!(item, Item::Tree(_))))?;
     collected.loose_blobs = remove_all(paths(|item| matches!(item, Item::Loose(_))))?;
     if !survey.dead_records.is_empty() {

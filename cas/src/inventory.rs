@@ -44,33 +44,59 @@ pub(crate) struct StoreFile {
     pub(crate) path: PathBuf,
     pub(crate) item: Item,
     stat: Metadata,
-    /// The bytes of a folder's files, once somebody asked.
-    below: OnceCell<u64>,
+    /// What a folder's files take, once somebody asked.
+    below: OnceCell<Sizes>,
 }
 
-/// Returns the bytes of all files below a folder; what can't be read counts as nothing.
-fn bytes_below(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(stat) if stat.is_dir() => bytes_below(&entry.path()),
-        Ok(stat) => stat.len(),
-        Err(_) => 0,
-    });
-    sizes.sum()
+/// Lengths, and what they take on the disk, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    bytes: u64,
+    disk_bytes: u64,
+}
+
+impl Sizes {
+    fn of(stat: &Metadata) -> Self {
+        Self { bytes: stat.len(), disk_bytes: stat.blocks().saturating_mul(512) }
+    }
+
+    /// Sums up all files below a folder; what can't be read counts as nothing.
+    fn below(folder: &Path) -> Self {
+        let mut sum = Self { bytes: 0, disk_bytes: 0 };
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.metadata() {
+                    Ok(stat) if stat.is_dir() => folders.push(entry.path()),
+                    Ok(stat) => {
+                        let file = Self::of(&stat);
+                        sum.bytes += file.bytes;
+                        sum.disk_bytes += file.disk_bytes;
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        sum
+    }
 }
 
 impl StoreFile {
-    /// Returns the length in bytes.
+    /// Returns the length in bytes; of a folder, that of all files below it.
     pub(crate) fn bytes(&self) -> u64 {
-        match self.item {
-            Item::LooseForm(_) => *self.below.get_or_init(|| bytes_below(&self.path)),
-            _ => self.stat.len(),
-        }
+        self.sizes().bytes
     }
 
     /// Returns what it takes on the disk, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.stat.blocks().saturating_mul(512)
+        self.sizes().disk_bytes
+    }
+
+    fn sizes(&self) -> Sizes {
+        match self.is_directory() {
+            true => *self.below.get_or_init(|| Sizes::below(&self.path)),
+            false => Sizes::of(&self.stat),
+        }
     }
 
     /// Returns when it was last written.

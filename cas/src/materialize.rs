@@ -117,7 +117,7 @@ pub struct Writer<'t> {
     manifest: Manifest<'t>,
     sidecar: Sidecar<'t>,
     options: Options,
-    linker: Option<&'t Linker>,
+    linker: Option<&'t Linker<'t>>,
     can_reflink: AtomicBool,
     /// The store's files, opened when the first large blob is shared.
     containers: Vec<OnceLock<Option<File>>>,
@@ -144,7 +144,7 @@ impl<'t> Writer<'t> {
 
     /// Starts writing `tree` with hard links to its loose form.
     #[must_use]
-    pub fn linking(tree: &'t OpenTree, linker: &'t Linker, options: Options) -> Self {
+    pub fn linking(tree: &'t OpenTree, linker: &'t Linker<'t>, options: Options) -> Self {
         let options = Options { stamp_ns: linker.stamp_ns(), ..options };
         Self { linker: Some(linker), ..Self::new(tree, options) }
     }
@@ -203,7 +203,10 @@ impl<'t> Writer<'t> {
 
     /// Opens the loose form's directory `id` when files are linked.
     fn loose_directory(&self, id: EntryId) -> Result<Option<OwnedFd>> {
-        self.linker.map(|linker| linker.open(&relative_path(&self.manifest, id))).transpose()
+        match self.linker {
+            Some(linker) => linker.open(&relative_path(&self.manifest, id)),
+            None => Ok(None),
+        }
     }
 
     /// Returns running sums: entry `i` costs `sums[i + 1] - sums[i]`.
@@ -327,10 +330,12 @@ impl<'t> Writer<'t> {
                 let path = parent.path.join(name);
                 self.make_directory(Some(parent.opened), name, id, &path)?;
                 let opened = open_directory(Some(parent.opened), name, &path)?;
-                let loose = parent
-                    .loose
-                    .map(|loose| open_directory(Some(loose), name, &path))
-                    .transpose()?;
+                let loose = match parent.loose {
+                    Some(loose) => {
+                        loose::open_below(loose, name).map_err(Error::io("open", &path))?
+                    }
+                    None => None,
+                };
                 let loose = loose.as_ref().map(AsFd::as_fd);
                 let place = Place { opened: opened.as_fd(), loose, path: &path };
                 for child in self.manifest.children(id) {
@@ -340,11 +345,11 @@ impl<'t> Writer<'t> {
             }
             Kind::File { size, .. } => {
                 written.bytes += size;
-                if self.link_file(parent, name, id, size)? {
+                if self.link_file(parent, name, id)? {
                     written.linked += 1;
                     return Ok(());
                 }
-                self.write_file_as(parent.opened, name, id, parent.path)
+                self.write_file_as(parent.opened, name, id, parent.path).map(drop)
             }
             Kind::Symlink { target } => {
                 let path = || parent.path.join(name);
@@ -358,40 +363,42 @@ impl<'t> Writer<'t> {
     }
 
     /// Links a file to the loose form; `false` when it has to be written.
-    fn link_file(&self, parent: Place<'_>, name: &OsStr, id: EntryId, size: u64) -> Result<bool> {
-        let Some(loose) = parent.loose else {
+    fn link_file(&self, parent: Place<'_>, name: &OsStr, id: EntryId) -> Result<bool> {
+        let (Some(loose), Some(linker)) = (parent.loose, self.linker) else {
             return Ok(false);
         };
-        let options = &self.options;
-        let expected =
-            (size, options.mtime_ns(&self.manifest, id), options.permissions(&self.manifest, id));
+        let Some(expected) = loose::expected(&self.manifest, id, &self.options) else {
+            return Ok(false);
+        };
         let io = |error: Errno| Error::io("link", &parent.path.join(name))(error);
-        if options.verify
+        if self.options.verify
             && let Some(Kind::File { blob, .. }) = self.manifest.kind(id)
             && let Some(hash) = self.manifest.blob_hash(blob)
             && !loose::has_content(loose, name, hash).map_err(io)?
+            && !linker.mend(self, loose, id)?
         {
-            self.mend_loose(loose, id, &self.manifest, parent.path)?;
+            return Ok(false);
         }
         for _ in 0..2 {
             let linked = loose::link(loose, parent.opened, name, expected).map_err(io)?;
             match linked {
                 Linked::Made => return Ok(true),
                 Linked::Unlinkable => return Ok(false),
-                Linked::Edited => self.mend_loose(loose, id, &self.manifest, parent.path)?,
+                Linked::Edited if !linker.mend(self, loose, id)? => return Ok(false),
+                Linked::Edited => {}
             }
         }
         Ok(false)
     }
 
-    /// Writes the bytes of file `id` as `name` into `parent`, which is at `folder`.
+    /// Writes the bytes of file `id` as `name` into `parent`, which is at `folder`; returns the file.
     pub(crate) fn write_file_as(
         &self,
         parent: BorrowedFd<'_>,
         name: &OsStr,
         id: EntryId,
         folder: &Path,
-    ) -> Result<()> {
+    ) -> Result<OwnedFd> {
         let Some(Kind::File { size, blob }) = self.manifest.kind(id) else {
             let reason = "the manifest of its tree is damaged";
             return Err(Error::Refused { path: folder.to_owned(), reason });
@@ -425,7 +432,8 @@ impl<'t> Writer<'t> {
             let mode = Mode::from_raw_mode(u32::from(mode));
             rustix::fs::fchmod(&file, mode).map_err(io("set the mode of"))?;
         }
-        rustix::fs::futimens(&file, &self.times(id)).map_err(io("set the time of"))
+        rustix::fs::futimens(&file, &self.times(id)).map_err(io("set the time of"))?;
+        Ok(file)
     }
 
     /// Shares a large blob's whole blocks with the store; returns how many bytes that were.

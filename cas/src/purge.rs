@@ -151,11 +151,11 @@ pub fn purge(store: &Store, what: &What) -> Result<Purged> {
     store.append(&banned)?;
     let mut purged = Purged { records: remove_records(store, &doomed)?, ..Purged::default() };
     purged.records += remove_log_records(store, what, &doomed)?;
-    let of_doomed = |file: &&StoreFile| match file.item {
-        Item::Sidecar(tree) | Item::LooseForm(tree) => doomed.contains(&tree),
-        _ => false,
-    };
-    remove_all(files.iter().filter(of_doomed).map(|file| file.path.clone()))?;
+    let forms = files
+        .iter()
+        .filter(|file| matches!(file.item, Item::LooseForm(tree) if doomed.contains(&tree)));
+    store.remove_loose(forms.map(|file| file.path.clone()))?;
+    remove_all(doomed.iter().map(|tree| store.sidecar_path(*tree)).filter(|path| path.exists()))?;
     let manifests: HashSet<PathBuf> = doomed.iter().map(|tree| store.tree_path(*tree)).collect();
     remove_all(manifests.into_iter().filter(|path| path.exists()))?;
     purged.trees = doomed.len();

@@ -1,10 +1,10 @@
 //! Verifies a store byte by byte, and repairs what can be.
 //!
 //! Everything that a store holds is read: packs with every blob and gap, loose blobs, manifests,
-//! sidecars, records, the log, the caches, and whatever strayed in. A repair salvages the whole blobs
-//! of a damaged pack, rebuilds caches and sidecars, and removes what can't be whole any more together
-//! with the plans and records that name it, so that the next run takes it for a miss and fetches it
-//! anew. Originals of what was damaged go to `quarantine`. After a repair a store verifies.
+//! sidecars, loose forms, records, the log, the caches, and whatever strayed in. A repair salvages the
+//! whole blobs of a damaged pack, rebuilds caches and sidecars, and removes what can't be whole any
+//! more together with the plans and records that name it, so that the next run takes it for a miss and
+//! fetches it anew. Originals of what was damaged go to `quarantine`. After a repair a store verifies.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -20,6 +20,7 @@ use crate::blobs::{BlobIndex, LOOSE_FROM, TableCheck, check_table, hash_file};
 use crate::error::{Error, Result};
 use crate::inventory::{Item, StoreFile, inventory};
 use crate::log::tree_of;
+use crate::loose::Wrong;
 use crate::pack::{Pack, PackWriter, PackedKind, Salvage};
 use crate::projection::Projection;
 use crate::record::{self, Kind};
@@ -96,6 +97,7 @@ pub struct Progress {
 const UNUSABLE: &str = "trees that need its bytes can't be shown until they are fetched again";
 const FETCHED_AGAIN: &str = "the next run that needs it fetches it again";
 const REBUILT: &str = "nothing is lost: it is made again from the rest";
+const SPREADS: &str = "directories that link to it show the same; its tree is whole in the packs";
 const SWEPT: &str = "nothing is lost: gc removes it";
 
 /// All packs that are whole.
@@ -132,6 +134,8 @@ pub fn verify(store: &Store, repair: bool, progress: &(dyn Fn(Progress) + Sync))
     let files = inventory(store)?;
     let is_read =
         |file: &&StoreFile| matches!(file.item, Item::Pack(_) | Item::Loose(_) | Item::Tree(_));
+    let forms = files.iter().filter(|file| matches!(file.item, Item::LooseForm(_)));
+    let form_bytes: u64 = forms.map(StoreFile::bytes).sum();
     let mut work: Vec<&StoreFile> = files.iter().filter(is_read).collect();
     work.sort_by_key(|file| std::cmp::Reverse(file.bytes()));
     let check = Check {
@@ -139,7 +143,7 @@ pub fn verify(store: &Store, repair: bool, progress: &(dyn Fn(Progress) + Sync))
         repair,
         progress,
         done_bytes: AtomicU64::new(0),
-        total_bytes: work.iter().map(|file| file.bytes()).sum(),
+        total_bytes: form_bytes + work.iter().map(|file| file.bytes()).sum::<u64>(),
         blobs: AtomicUsize::new(0),
         findings: Mutex::default(),
         damaged_packs: Mutex::default(),
@@ -155,6 +159,11 @@ pub fn verify(store: &Store, repair: bool, progress: &(dyn Fn(Progress) + Sync))
     let trees: Vec<TreeHash> = lock(&check.whole_trees).iter().copied().collect();
     in_parallel(&trees, |tree| check.tree(&index, &packs, *tree))?;
     check.sidecars_without_tree(&files)?;
+    for file in &files {
+        if let Item::LooseForm(tree) = file.item {
+            check.loose_form(file, tree)?;
+        }
+    }
     check.log(&index)?;
     for file in &files {
         if let Item::Record(kind, name) = &file.item {
@@ -245,9 +254,13 @@ impl Check<'_> {
             }
             (_, Ok(bytes)) => bytes,
         };
+        self.has_read(bytes);
+        Ok(())
+    }
+
+    fn has_read(&self, bytes: u64) {
         let done_bytes = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.progress)(Progress { done_bytes, total_bytes: self.total_bytes });
-        Ok(())
     }
 
     fn unreadable(&self, path: &Path, item: &Item, error: &io::Error) -> Result<()> {
@@ -560,6 +573,38 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Checks a tree's plain files. The tree itself was checked, and what is bad in it reported.
+    fn loose_form(&self, file: &StoreFile, tree: TreeHash) -> Result<()> {
+        let path = &file.path;
+        let Some(map) = map_if_there(&self.store.tree_path(tree))? else {
+            if path.symlink_metadata().is_ok() {
+                self.find(path, Severity::Litter, "its tree is gone".to_owned(), SWEPT);
+                if self.repair {
+                    self.store.remove_loose([path.clone()])?;
+                }
+            }
+            return Ok(());
+        };
+        if !lock(&self.whole_trees).contains(&tree) {
+            return Ok(());
+        }
+        let manifest = Manifest::parse(&map).map_err(Error::damaged(path))?;
+        let wrong = crate::loose::check(path, manifest);
+        self.has_read(file.bytes());
+        match wrong {
+            Ok(None) => return Ok(()),
+            Ok(Some(Wrong { is_hidden: true, what })) => self.damage(path, what, SPREADS),
+            // An edit through a hard link is one, too; whoever links next mends or leaves it.
+            Ok(Some(Wrong { what, .. })) => self.find(path, Severity::Litter, what, REBUILT),
+            Err(error) => {
+                let what = format!("it can't be read: {}", cause(&error));
+                self.damage(path, what, "no run can link to it");
+            }
+        }
+        // Runs that link to it go on; the next one makes it again from the packs.
+        if self.repair { self.quarantine(path) } else { Ok(()) }
     }
 
     /// Tells whether a tree that the log names can be used.

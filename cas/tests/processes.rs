@@ -15,8 +15,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rift_cas::materialize::{self, Writer};
 use rift_cas::purge::{self, What};
 use rift_cas::record::Kind;
+use rift_cas::tree::OpenTree;
 use rift_cas::verify::verify;
 use rift_cas::{Error, Store, gc};
 use rift_tree::BlobHash;
@@ -74,7 +76,11 @@ fn churn(store: &Store, seed: u64) {
     store.touch_plan(&name).unwrap();
     store.set_record(Kind::Run, &format!("run{seed}"), b"a run").unwrap();
     let lease = store.lease(tree).unwrap();
-    drop(store.open_tree(tree).unwrap());
+    if let Some(open) = store.open_tree(tree).unwrap()
+        && seed.is_multiple_of(2)
+    {
+        link_and_edit(store, &open, seed);
+    }
     drop(lease);
     match seed % 4 {
         0 => drop(collect_all(store)),
@@ -92,6 +98,19 @@ fn churn(store: &Store, seed: u64) {
         }
         _ => drop(gc::maybe(store, 300_000, 100_000).unwrap()),
     }
+}
+
+/// Shows a tree with hard links, and edits it in place so that the next one mends the loose form.
+fn link_and_edit(store: &Store, open: &OpenTree, seed: u64) {
+    let out = store.root().with_file_name(format!("linked-{}", std::process::id()));
+    for _ in 0..2 {
+        let linker = store.linker(open, options()).unwrap();
+        let writer = Writer::linking(open, &linker, options());
+        materialize::replace(&writer, &out).unwrap();
+        let edited = read_files(&out).into_keys().find(|name| name.contains('/')).unwrap();
+        std::fs::write(out.join(edited), seed.to_string()).unwrap();
+    }
+    materialize::remove(&out, 1).unwrap();
 }
 
 fn wait(mut child: std::process::Child) {

@@ -174,7 +174,7 @@ impl Request<'_> {
         Ok(Shown { how, written })
     }
 
-    fn linker(&self) -> Result<Option<Linker>> {
+    fn linker(&self) -> Result<Option<Linker<'_>>> {
         let make = || self.store.linker(self.tree, self.options);
         Ok(self.has_links.then(make).transpose()?)
     }
