@@ -231,7 +231,7 @@ impl Store {
     pub fn check_log(&self) -> Result<Vec<(PathBuf, SegmentCheck)>> {
         // Under the lock: what is half appended is no damage.
         let lock = self.path("actions/lock");
-        let _lock = lock_file(&lock, FlockOperation::LockExclusive)?;
+        let _lock = lock_file(&lock, FlockOperation::LockShared)?;
         let mut checks = Vec::new();
         for (_, path) in self.segments()? {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;

@@ -30,6 +30,7 @@ use crate::blobs::hash_file;
 use crate::compare::compare_content;
 use crate::error::{Error, Result};
 use crate::ingest::mtime_ns;
+use crate::leases::Lease;
 use crate::materialize::{Options, Writer, open_directory, relative_path, remove};
 use crate::projection::Projection;
 use crate::store::{Store, make_folder, sync_folder};
@@ -43,6 +44,8 @@ const THREADS: usize = 2;
 #[derive(Debug)]
 pub struct Linker<'s> {
     store: &'s Store,
+    /// Keeps gc from the form, and from the packs that it is mended from.
+    _lease: Lease,
     root: OwnedFd,
     path: PathBuf,
     stamp_ns: i64,
@@ -172,11 +175,16 @@ pub(crate) fn link(
 }
 
 impl Store {
-    /// Returns the loose form of a tree, making it first where it is missing.
+    /// Returns the loose form of a tree, making it first where it is missing; `None` when the store
+    /// has lost the tree since it was opened.
     ///
     /// # Errors
     /// What the system says, or damage that was met.
-    pub fn linker(&self, tree: &OpenTree, options: Options) -> Result<Linker<'_>> {
+    pub fn linker(&self, tree: &OpenTree, options: Options) -> Result<Option<Linker<'_>>> {
+        let lease = self.lease(tree.hash())?;
+        if !self.has_tree(tree.hash()) {
+            return Ok(None);
+        }
         let suffix = format!("-{:03o}", options.umask);
         let path = self.fanned("loose", tree.hash().as_bytes(), &suffix);
         if !path.exists() {
@@ -185,7 +193,8 @@ impl Store {
         }
         let root = open_directory(None, path.as_os_str(), &path)?;
         let stat = rustix::fs::fstat(&root).map_err(Error::io("look at", &path))?;
-        Ok(Linker { store: self, root, path, stamp_ns: mtime_ns(&stat) })
+        let stamp_ns = mtime_ns(&stat);
+        Ok(Some(Linker { store: self, _lease: lease, root, path, stamp_ns }))
     }
 
     fn make_loose(&self, tree: &OpenTree, path: &Path, options: Options) -> Result<()> {

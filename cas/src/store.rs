@@ -257,8 +257,22 @@ impl Drop for Temporary {
 pub(crate) fn lock_file(path: &Path, operation: FlockOperation) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path).map_err(Error::io("open", path))?;
+    let file = match options.open(path) {
+        // Who may only read a store can still keep others from changing it.
+        Err(error) if is_shared(&operation) && is_read_only(&error) => File::open(path),
+        other => other,
+    };
+    let file = file.map_err(Error::io("open", path))?;
     lock_open(&file, path, operation).map(|()| file)
+}
+
+fn is_shared(operation: &FlockOperation) -> bool {
+    matches!(operation, FlockOperation::LockShared | FlockOperation::NonBlockingLockShared)
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Locks an open file.

@@ -11,6 +11,7 @@ use rift_tree::{BlobHash, FormatError, Kind, Manifest, PackId, TreeHash};
 
 use crate::blobs::{BlobIndex, LOOSE_FROM};
 use crate::error::{Error, Result};
+use crate::leases::Lease;
 use crate::pack::PackedKind;
 use crate::store::{Store, make_folder};
 use crate::sys::Mapped;
@@ -62,6 +63,8 @@ pub struct OpenTree {
     sidecar: Mapped,
     containers: Vec<Mapped>,
     container_paths: Vec<std::path::PathBuf>,
+    /// Keeps the tree in the store, where that was asked for.
+    lease: Option<Lease>,
 }
 
 impl OpenTree {
@@ -71,7 +74,8 @@ impl OpenTree {
         manifest: Mapped,
         (sidecar, containers): (Mapped, Vec<Mapped>),
     ) -> Self {
-        let mut tree = Self { hash, manifest, sidecar, containers, container_paths: Vec::new() };
+        let container_paths = Vec::new();
+        let mut tree = Self { hash, manifest, sidecar, containers, container_paths, lease: None };
         let read = tree.sidecar();
         let listed = (0..read.container_count()).filter_map(|number| read.container(number));
         tree.container_paths = listed.map(|container| store.container_path(&container)).collect();
@@ -83,6 +87,12 @@ impl OpenTree {
         let file = File::open(self.container_paths.get(number)?).ok()?;
         let stamp = crate::sys::stamp(&file).ok()?;
         (stamp == self.containers.get(number)?.stamp).then_some(file)
+    }
+
+    /// Tells whether the tree stays in the store while it is open.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// Returns the tree hash.
@@ -169,12 +179,15 @@ impl Store {
     /// Opens a tree: its manifest, its sidecar, and every store file that holds bytes of it.
     ///
     /// What changed since it was published is verified by content first; a sidecar that is missing,
-    /// damaged or out of date is made again from the index.
+    /// damaged or out of date is made again from the index. Everything is mapped when this returns, so
+    /// what gc removes after that can still be read through the tree.
     ///
     /// # Errors
     /// [`Error::Damaged`] or [`Error::MissingBlob`] when the store can't show the tree whole, or what
     /// the system says. `Ok(None)` when the store does not have it.
     pub fn open_tree(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
+        // Between its manifest and its last pack gc must not rewrite anything.
+        let _guard = self.guard()?;
         let path = self.tree_path(hash);
         let Some(manifest) = map_if_there(&path)? else {
             return Ok(None);
@@ -192,6 +205,15 @@ impl Store {
             Some(tree) => Ok(Some(OpenTree::new(self, hash, manifest, tree))),
             None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
         }
+    }
+
+    /// Opens a tree that stays in the store while it is open, for who shows it and then names it.
+    ///
+    /// # Errors
+    /// As [`Store::open_tree`] and [`Store::lease`].
+    pub fn open_leased(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
+        let lease = Some(self.lease(hash)?);
+        Ok(self.open_tree(hash)?.map(|tree| OpenTree { lease, ..tree }))
     }
 
     /// Opens what the sidecar names; `None` when the sidecar has to be made again.

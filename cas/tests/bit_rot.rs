@@ -46,7 +46,7 @@ fn make(root: &Path, shown: &Path) -> (TreeHash, Files) {
     store.set_ref("name", tree).unwrap();
     project(&store, tree, shown);
     let open = store.open_tree(tree).unwrap().unwrap();
-    store.linker(&open, options()).unwrap();
+    store.linker(&open, options()).unwrap().unwrap();
     store.set_record(Kind::Run, "run", b"what a run did").unwrap();
     gc::maybe(&store, u64::MAX, 0).unwrap();
     assert_eq!(look(&store, false).findings, [], "the store is whole before it is damaged");

@@ -241,3 +241,25 @@ fn a_full_disk_is_an_error_and_no_damage() {
 fn a_disk_without_inodes_is_an_error_and_no_damage() {
     fill("size=64m,nr_inodes=60,mode=755", 5, 1000);
 }
+
+#[test]
+fn a_store_on_a_read_only_disk_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Mount::new(folder.path().join("disk"), &["-t", "tmpfs", "-o", "mode=755", "t"]);
+    let disk = match disk {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: needs root to mount a tmpfs: {reason}");
+            return;
+        }
+    };
+    let root = disk.0.join("store");
+    let files = some_files(1, 5, 1000);
+    let tree = publish(&Store::open(&root).unwrap(), "plan", &files).unwrap();
+    run("mount", &["-o", "remount,ro", disk.path()]).unwrap();
+    let store = Store::open_existing(&root).unwrap().unwrap();
+    assert_eq!(read_back(&store, tree, &folder.path().join("out")).unwrap(), Some(files));
+    assert!(verify(&store, false, &|_| ()).unwrap().is_clean());
+    let error = publish(&store, "other", &some_files(2, 5, 1000)).unwrap_err();
+    assert_eq!(error.errno(), 30, "{error:?}");
+}

@@ -47,7 +47,7 @@ fn what_a_root_names_stays_and_the_rest_goes() {
     }
     for tree in [trees[0], trees[4]] {
         let open = store.open_tree(tree).unwrap().unwrap();
-        store.linker(&open, options()).unwrap();
+        store.linker(&open, options()).unwrap().unwrap();
     }
     let loose_forms = || rift_cas::stats::stats(&store).unwrap().loose_forms;
     assert_eq!(loose_forms(), 2);

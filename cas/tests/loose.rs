@@ -12,6 +12,7 @@ mod support;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rift_cas::ingest;
@@ -85,7 +86,7 @@ impl Scene {
 
 /// Writes a tree with hard links.
 fn link(store: &Store, tree: &OpenTree, target: &Path) -> Result<Written, Error> {
-    let linker = store.linker(tree, options())?;
+    let linker = store.linker(tree, options())?.unwrap();
     materialize::replace(&Writer::linking(tree, &linker, options()), target)
 }
 
@@ -228,4 +229,75 @@ fn a_mended_form_is_whole_and_keeps_its_stamp() {
     let inode = |path: &str| scene.path(path).metadata().unwrap().ino();
     assert_eq!(inode("second/lib/one"), inode("third/lib/one"));
     assert_eq!(fs::read_dir(scene.store.root().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn linking_goes_on_while_gc_takes_what_nothing_names() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let done = AtomicBool::new(false);
+    let (mut forms_gone, mut collections) = (0, 0);
+    std::thread::scope(|scope| {
+        let linkers: Vec<_> = (0..2)
+            .map(|number| {
+                let (store, done) = (&store, &done);
+                let out = folder.path().join(format!("out{number}"));
+                scope.spawn(move || {
+                    let _stop = StopOnDrop(done);
+                    let rounds = if is_full() { 2000 } else { 60 };
+                    (0..rounds).map(|round| link_unnamed(store, &out, number, round)).sum::<usize>()
+                })
+            })
+            .collect();
+        while linkers.iter().any(|linker| !linker.is_finished()) && !done.load(Ordering::Relaxed) {
+            let before = rift_cas::stats::stats(&store).unwrap().loose_forms;
+            collect_all(&store);
+            let after = rift_cas::stats::stats(&store).unwrap().loose_forms;
+            forms_gone += before.saturating_sub(after);
+            collections += 1;
+        }
+        // One that is gone before its linker leases it is written for itself.
+        let linked: usize = linkers.into_iter().map(|linker| linker.join().unwrap()).sum();
+        assert!(linked > 60, "{linked}");
+    });
+    assert!(forms_gone > 5 && collections > 20, "{forms_gone} forms gone in {collections}");
+    // The last edits are in the forms.
+    assert!(verify(&store, true, &|_| ()).unwrap().is_whole());
+    collect_all(&store);
+    let stats = rift_cas::stats::stats(&store).unwrap();
+    assert_eq!((stats.trees, stats.packs, stats.loose_forms), (0, 0, 0));
+    assert_eq!(verify(&store, false, &|_| ()).unwrap().findings, []);
+}
+
+/// Shows a tree twice with hard links, with an edit in between, while nothing but the linker names it.
+/// Returns how often it could be linked: always when it was leased from the beginning.
+fn link_unnamed(store: &Store, out: &Path, number: u64, round: u64) -> usize {
+    let files = some_files(number * 10 + round % 3, 60, 900);
+    let import = store.import().unwrap();
+    let built = build(&import, &files).unwrap();
+    let (_, index) = import.finish(&[]).unwrap();
+    store.publish_located(&built, &index).unwrap();
+    let is_leased = round.is_multiple_of(2);
+    let open = match is_leased {
+        true => store.open_leased(built.hash),
+        false => store.open_tree(built.hash),
+    };
+    let open = open.unwrap().unwrap();
+    drop(index);
+    assert_eq!(open.is_leased(), is_leased);
+    let linker = store.linker(&open, options()).unwrap();
+    let Some(linker) = linker else {
+        assert!(!is_leased, "a leased tree is gone");
+        materialize::replace(&Writer::new(&open, options()), out).unwrap();
+        assert_eq!(read_files(out), files);
+        return 0;
+    };
+    let writer = Writer::linking(&open, &linker, options());
+    for _ in 0..2 {
+        let written = materialize::replace(&writer, out).unwrap();
+        assert_eq!(written.linked, 60);
+        assert_eq!(read_files(out), files);
+        fs::write(out.join(files.keys().next().unwrap()), "edited").unwrap();
+    }
+    1
 }

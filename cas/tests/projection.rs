@@ -230,7 +230,7 @@ fn a_projection_changes_by_the_difference_of_its_trees() {
 #[test]
 fn links_share_inodes_and_an_edited_source_is_mended_instead_of_spread() {
     let scene = Scene::new();
-    let linker = scene.store.linker(&scene.tree, trusting()).unwrap();
+    let linker = scene.store.linker(&scene.tree, trusting()).unwrap().unwrap();
     let writer = Writer::linking(&scene.tree, &linker, trusting());
     let (first, second) = (scene.target(), scene.target().with_file_name("second"));
     let written = materialize::replace(&writer, &first).unwrap();
@@ -256,7 +256,7 @@ fn links_share_inodes_and_an_edited_source_is_mended_instead_of_spread() {
 #[test]
 fn an_edit_of_a_linked_file_with_size_and_time_put_back_is_found_by_content_only() {
     let scene = Scene::new();
-    let linker = scene.store.linker(&scene.tree, trusting()).unwrap();
+    let linker = scene.store.linker(&scene.tree, trusting()).unwrap().unwrap();
     let writer = Writer::linking(&scene.tree, &linker, trusting());
     let named = |name: &str| scene.target().with_file_name(name);
     let first = scene.target();

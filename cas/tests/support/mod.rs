@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rift_cas::log::{Record, Topic};
@@ -210,4 +211,13 @@ pub(crate) fn child_task() -> Option<(String, PathBuf)> {
 /// Tells whether the long form of the tests was asked for.
 pub(crate) fn is_full() -> bool {
     std::env::var_os("RIFT_TEST_FULL").is_some()
+}
+
+/// Tells other threads to stop when it goes, even by a panic.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

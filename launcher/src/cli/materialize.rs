@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         umask: materialize::umask(),
         verify: context.config.verifies_always(),
     };
-    let linker = if links { Some(store.linker(&opened, options)?) } else { None };
+    let linker = if links { store.linker(&opened, options)? } else { None };
     let writer = match &linker {
         Some(linker) => Writer::linking(&opened, linker, options),
         None => Writer::new(&opened, options),

@@ -84,6 +84,8 @@ pub(crate) fn resolve(store: &Store, text: &str) -> anyhow::Result<TreeHash> {
 
 /// Returns the trees of the store whose hash begins so, also those that lie in packs.
 fn with_prefix(store: &Store, prefix: &str) -> anyhow::Result<BTreeSet<TreeHash>> {
+    // gc moves manifests from pack to pack.
+    let _guard = store.guard()?;
     let mut found = BTreeSet::new();
     let mut take = |name: &[u8]| {
         if name.starts_with(prefix.as_bytes())

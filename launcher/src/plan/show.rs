@@ -175,8 +175,10 @@ impl Request<'_> {
     }
 
     fn linker(&self) -> Result<Option<Linker<'_>>> {
-        let make = || self.store.linker(self.tree, self.options);
-        Ok(self.has_links.then(make).transpose()?)
+        match self.has_links {
+            true => Ok(self.store.linker(self.tree, self.options)?),
+            false => Ok(None),
+        }
     }
 
     fn writer<'w>(&'w self, linker: Option<&'w Linker>, options: Options) -> Writer<'w> {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rift_cas::Store;
 use rift_cas::ahead::Ahead;
 use rift_cas::import::{Import, Unit};
 use rift_cas::materialize::{self, Options, Written};
 use rift_cas::tree::OpenTree;
-use rift_cas::{Lease, Store};
 use rift_tree::TreeHash;
 use rift_tree::builder::{Built, Item};
 use serde_json::Value;
@@ -172,7 +172,7 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
     let key = request.key();
     let known = if request.has_cache { Planned::find(request.store, &key)? } else { None };
     if let Some(planned) = known.as_ref().filter(|planned| planned.pending.is_empty())
-        && let Some((_leases, trees)) = open_all(request.store, &planned.roots)
+        && let Some(trees) = open_all(request.store, &planned.roots)
     {
         request.store.touch_plan(&key)?;
         return hit(request, planned, &trees);
@@ -191,12 +191,10 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
 type Trees = Vec<(String, OpenTree)>;
 
 /// Opens every tree of a plan; `None` when the store no longer has all of one, which makes it a miss.
-fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<(Vec<Lease>, Trees)> {
+fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<Trees> {
     let open = |root: &PlannedRoot| {
-        let tree = root.tree()?;
-        let lease = store.lease(tree).ok()?;
-        let tree = store.open_tree(tree).ok()??;
-        Some((lease, (root.folder.clone(), tree)))
+        let tree = store.open_leased(root.tree()?).ok()??;
+        Some((root.folder.clone(), tree))
     };
     roots.iter().map(open).collect()
 }
@@ -717,7 +715,8 @@ fn finish(
     let mut trees = Vec::new();
     for (folder, built) in built {
         request.store.publish_located(&built, &index)?;
-        let opened = request.store.open_tree(built.hash)?;
+        // Scripts may run for long before the plan names it.
+        let opened = request.store.open_leased(built.hash)?;
         trees.push((folder, opened.context("the store lost a tree that was just published")?));
     }
     Ok((trees, imported.pack_bytes))
@@ -935,7 +934,7 @@ pub fn foresee(request: &Request<'_>) -> Result<Vec<String>> {
     let planned = Planned::find(request.store, &request.key())?;
     let complete = planned.as_ref().filter(|planned| planned.pending.is_empty());
     if let Some(planned) = complete
-        && let Some((_leases, trees)) = open_all(request.store, &planned.roots)
+        && let Some(trees) = open_all(request.store, &planned.roots)
     {
         let mut lines = vec![format!("a hit: {} packages are known", planned.packages)];
         for (folder, tree) in &trees {
