@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The index is a cache: a slot only points to an entry of a pack's own index, where the whole hash is
-//! compared, so a damaged index can hide a blob but never give a wrong one. Packs that it does not
-//! cover are read beside it; when these grow, it is written anew. It also remembers the stamp of each
-//! pack and loose blob: one that changed since it was published is verified before anything is served
-//! from it. While an index is open, gc deletes nothing.
+//! compared, so a damaged index can hide a blob but never give a wrong one; who removes what it does not
+//! find checks it first. Packs that it does not cover are read beside it; when these grow, it is written
+//! anew. It also remembers the stamp of each pack and loose blob: one that changed since it was published
+//! is verified before anything is served from it. While an index is open, gc deletes nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -140,11 +140,36 @@ impl BlobIndex {
         Self::open_without(store, fresh, &HashSet::new())
     }
 
+    /// Opens an index that hides nothing, for who removes what it does not find: the table is compared
+    /// with what the packs say, and left out where it says something else.
+    ///
+    /// # Errors
+    /// As [`BlobIndex::open`].
+    pub(crate) fn open_checked(store: &Store) -> Result<Self> {
+        let index = Self::open(store, &[])?;
+        let packs = index.packs().map(|pack| (pack.id(), Arc::clone(pack))).collect();
+        match &index.table {
+            Some(table) if !matches!(check_table(table, &packs), TableCheck::Right) => {
+                Self::open_parts(store, &[], &HashSet::new(), false)
+            }
+            _ => Ok(index),
+        }
+    }
+
     /// Opens the index as if some packs were not there.
     pub(crate) fn open_without(
         store: &Store,
         fresh: &[(PackId, Stamp)],
         hidden: &HashSet<PackId>,
+    ) -> Result<Self> {
+        Self::open_parts(store, fresh, hidden, true)
+    }
+
+    fn open_parts(
+        store: &Store,
+        fresh: &[(PackId, Stamp)],
+        hidden: &HashSet<PackId>,
+        has_table: bool,
     ) -> Result<Self> {
         let mut on_disk = list_packs(store)?;
         on_disk.retain(|id, _| !hidden.contains(id));
@@ -161,7 +186,9 @@ impl BlobIndex {
             purged: HashSet::new(),
             guard: None,
         };
-        index.read_table(&store.path("index/blobs"), &mut on_disk);
+        if has_table {
+            index.read_table(&store.path("index/blobs"), &mut on_disk);
+        }
         for (id, path) in on_disk {
             let published = stamps.known.get(id.as_bytes()).copied();
             index.packs.push(KnownPack { id, path, published, open: OnceLock::new() });

@@ -499,7 +499,7 @@ pub(crate) fn is_abandoned(file: &StoreFile) -> Result<bool> {
 pub fn collect(store: &Store, options: &Options) -> Result<Collected> {
     let (bytes_before, packs_rewritten) = {
         let _shared = store.guard()?;
-        let index = BlobIndex::open(store, &[])?;
+        let index = BlobIndex::open_checked(store)?;
         let survey = Survey::new(store, &index, options)?;
         let sparse = survey.sparse_packs(options);
         if options.dry_run {
@@ -516,7 +516,7 @@ pub fn collect(store: &Store, options: &Options) -> Result<Collected> {
     let Some(_exclusive) = store.guard_exclusive(options.wait)? else {
         return Ok(Collected { is_busy: true, bytes_before, ..Collected::default() });
     };
-    let index = BlobIndex::open(store, &[])?;
+    let index = BlobIndex::open_checked(store)?;
     let collected = sweep(store, &Survey::new(store, &index, options)?)?;
     let bytes_after = measure(store)?;
     Ok(Collected { packs_rewritten, bytes_before, bytes_after, ..collected })

@@ -135,7 +135,7 @@ impl Trees {
 /// again then.
 pub fn purge(store: &Store, what: &What) -> Result<Purged> {
     let _exclusive = store.guard_exclusive(true)?;
-    let index = BlobIndex::open(store, &[])?;
+    let index = BlobIndex::open_checked(store)?;
     let files = inventory(store)?;
     let trees = Trees::read(store, &index, &files)?;
     let doomed = trees.with(what);

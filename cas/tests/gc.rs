@@ -166,3 +166,31 @@ fn what_is_younger_than_the_grace_period_stays() {
     let read = read_back(&store, tree, &folder.path().join("out")).unwrap();
     assert_eq!(read, Some(files));
 }
+
+#[test]
+fn a_damaged_table_of_blobs_costs_no_blob() {
+    let folder = folder();
+    let root = folder.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let all: Vec<Files> = (0..3).map(|seed| some_files(seed, 6, 3000)).collect();
+    let trees: Vec<_> = all
+        .iter()
+        .enumerate()
+        .map(|(number, files)| publish(&store, &format!("plan{number}"), files).unwrap())
+        .collect();
+    collect_all(&store);
+    let table = root.join("index/blobs");
+    let mut bytes = std::fs::read(&table).unwrap();
+    let packs = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+    assert!(packs > 0);
+    // The header still checks, and every blob is hidden.
+    bytes[64 + packs * 56..].fill(0);
+    std::fs::remove_file(&table).unwrap();
+    std::fs::write(&table, bytes).unwrap();
+    let collected = collect_all(&store);
+    assert_eq!((collected.packs, collected.trees), (0, 0), "{collected:?}");
+    for (tree, files) in trees.iter().zip(&all) {
+        let read = read_back(&store, *tree, &folder.path().join("out")).unwrap();
+        assert_eq!(read.as_ref(), Some(files));
+    }
+}
