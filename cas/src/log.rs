@@ -8,6 +8,7 @@
 //! The CRC covers everything else. Appending is one write(2) at the end of the last segment under a
 //! lock, then fdatasync(2). A frame that a crash left torn is skipped by its CRC; the next append then
 //! starts a new segment, so nothing is ever written behind garbage. The last frame of a key counts.
+//! Nothing ties frames to each other: `docs/format.md` says what a reader may rely on.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -151,6 +152,8 @@ pub struct SegmentCheck {
     pub garbage_bytes: usize,
     /// Those of them that no whole frame follows: what a crash while appending leaves.
     pub torn_bytes: usize,
+    /// Segments that should lie between the one before and this: their numbers are left out.
+    pub missing_before: u64,
 }
 
 /// Calls `take` with the bytes of every whole frame, and its record where the topic is known.
@@ -233,9 +236,13 @@ impl Store {
         let lock = self.path("actions/lock");
         let _lock = lock_file(&lock, FlockOperation::LockShared)?;
         let mut checks = Vec::new();
-        for (_, path) in self.segments()? {
+        let mut next = None;
+        for (number, path) in self.segments()? {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            checks.push((path, check_segment(&bytes)));
+            // A compaction takes the oldest first, so what is left has no gaps.
+            let missing_before = number.saturating_sub(next.unwrap_or(number));
+            checks.push((path, SegmentCheck { missing_before, ..check_segment(&bytes) }));
+            next = Some(number.saturating_add(1));
         }
         Ok(checks)
     }

@@ -632,7 +632,15 @@ impl Check<'_> {
                 let what = format!("{} bytes in its middle are damaged", garbage - torn);
                 self.damage(&path, what, FETCHED_AGAIN);
             }
-            is_torn |= garbage > 0;
+            if check.missing_before > 0 {
+                let what = format!("{} segments before it are missing", check.missing_before);
+                self.damage(
+                    &path,
+                    what,
+                    "what was purged may come back; the rest is fetched again",
+                );
+            }
+            is_torn |= garbage > 0 || check.missing_before > 0;
         }
         let folder = self.store.path("actions");
         let log = self.store.log()?;

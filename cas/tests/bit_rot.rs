@@ -13,12 +13,14 @@
 mod support;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rift_cas::log::{Record, Topic};
 use rift_cas::record::Kind;
-use rift_cas::verify::{Report, Severity, verify};
+use rift_cas::verify::{self, Report, Severity, verify};
 use rift_cas::{Store, gc};
 use rift_tree::TreeHash;
 use support::*;
@@ -286,4 +288,31 @@ fn strays_and_litter_are_reported_and_moved_away() {
     look(&store, true);
     assert_eq!(look(&store, false).findings, []);
     assert_eq!(fs::read_dir(store.root().join("quarantine")).unwrap().count(), strays.len() + 1);
+}
+
+#[test]
+fn a_segment_that_is_gone_from_the_log_is_found() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let segment = |number: u32| store.root().join(format!("actions/{number:08}.log"));
+    for number in 1..=4 {
+        let key = [number as u8; 32];
+        let payload = vec![1; 33];
+        store.append(&[Record { topic: Topic::Purged, key, payload }]).unwrap();
+        // Behind a torn frame the next record begins a segment.
+        OpenOptions::new().append(true).open(segment(number)).unwrap().write_all(b"RFA1").unwrap();
+    }
+    verify(&store, false, &|_| ()).unwrap();
+    for gone in [2, 3] {
+        fs::remove_file(segment(gone)).unwrap();
+    }
+    let report = look(&store, false);
+    assert!(!report.is_whole(), "{report:#?}");
+    let is_gap = |finding: &&verify::Finding| finding.what == "2 segments before it are missing";
+    assert_eq!(report.findings.iter().filter(is_gap).count(), 1, "{report:#?}");
+    look(&store, true);
+    assert_eq!(look(&store, false).findings, []);
+    let log = store.log().unwrap();
+    let has = |key: u8| log.get(Topic::Purged, &[key; 32]).is_some();
+    assert_eq!([1, 2, 3, 4].map(has), [true, false, false, true]);
 }
