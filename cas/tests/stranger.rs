@@ -6,18 +6,20 @@
 )]
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rift_cas::log::{Record, Topic};
+use rift_cas::materialize::{self, Options, Writer};
+use rift_cas::projection::Projection;
 use rift_cas::record::Kind as RecordKind;
 use rift_cas::tree::OpenTree;
 use rift_cas::{Store, ingest};
-use rift_tree::builder::{Builder, Item};
-use rift_tree::{EntryId, Kind, Manifest};
+use rift_tree::builder::{Builder, Built, Item};
+use rift_tree::{BlobHash, EntryId, Kind, Manifest};
 
 fn program() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/apps/read_store.py")
@@ -113,6 +115,17 @@ fn make_source(root: &Path) {
     symlink("nowhere", root.join("dangling")).unwrap();
 }
 
+const SMALL: &[u8] = b"in a packed tree";
+
+/// A tree that only a pack has.
+fn small() -> Built {
+    let mut small = Builder::stamped();
+    let hash = BlobHash::from_bytes(*blake3::hash(SMALL).as_bytes());
+    let size = SMALL.len() as u64;
+    small.put(b"one", 0, Item::File { permissions: 0o644, size, hash }).unwrap();
+    small.finish().unwrap()
+}
+
 /// Takes `source` in; `xattrs` go to one file, whatever the file system can hold.
 fn take_in(store: &Store, source: &Path, is_stamped: bool, records: &[Record]) -> OpenTree {
     let import = store.import().unwrap();
@@ -126,11 +139,9 @@ fn take_in(store: &Store, source: &Path, is_stamped: bool, records: &[Record]) -
         builder.put_with_xattrs(&entry.path, entry.mtime_ns, entry.item, xattrs).unwrap();
     }
     let built = builder.finish().unwrap();
-    let mut small = Builder::stamped();
     let mut unit = import.unit();
-    let hash = unit.add(b"in a packed tree").unwrap();
-    small.put(b"one", 0, Item::File { permissions: 0o644, size: 16, hash }).unwrap();
-    import.add_manifest(&mut unit, &small.finish().unwrap()).unwrap();
+    unit.add(SMALL).unwrap();
+    import.add_manifest(&mut unit, &small()).unwrap();
     unit.flush().unwrap();
     drop(unit);
     let (_, index) = import.finish(records).unwrap();
@@ -163,6 +174,10 @@ fn a_stranger_reads_what_we_write() {
     store.set_ref("npm/exact tree", exact.hash()).unwrap();
     store.set_ref(".stamped", stamped.hash()).unwrap();
     store.set_record(RecordKind::Run, "a-run", b"{}").unwrap();
+    let lease = store.lease(exact.hash()).unwrap();
+    let shown = folder.path().canonicalize().unwrap().join("shown here");
+    let known = show_with_links(&store, &stamped, &shown);
+    link_form(&store, &exact);
 
     for tree in [&exact, &stamped] {
         let (hash, manifest) = (tree.hash().to_string(), tree.manifest());
@@ -179,14 +194,22 @@ fn a_stranger_reads_what_we_write() {
         let mut compared = 0;
         for (path, id) in found {
             let Some(Kind::File { size, blob }) = manifest.kind(id) else { panic!("{path:?}") };
-            let output =
-                run(&root, &[OsStr::new("cat"), OsStr::new(&hash), OsStr::from_bytes(path)]);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            assert_eq!(Some(&output.stdout[..]), tree.bytes(&tree.sidecar(), blob, size));
+            for how in ["cat", "find"] {
+                let output =
+                    run(&root, &[OsStr::new(how), OsStr::new(&hash), OsStr::from_bytes(path)]);
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                assert_eq!(Some(&output.stdout[..]), tree.bytes(&tree.sidecar(), blob, size));
+            }
             compared += 1;
         }
         assert!(compared > 0);
     }
+    let packed = read(&root, &["find", &small().hash.to_string(), "one"]);
+    assert_eq!(packed, b"in a packed tree");
+    let printed = String::from_utf8(read(&root, &["projections"])).unwrap();
+    let Projection { device, inode, stamp_ns, done_ns, umask, .. } = known;
+    let place = format!("{} {}", shown.display(), stamped.hash());
+    assert_eq!(printed, format!("{place} {device} {inode} {stamp_ns} {done_ns} {umask} 1\n"));
     let refs = String::from_utf8(read(&root, &["refs"])).unwrap();
     assert_eq!(
         refs,
@@ -200,10 +223,28 @@ fn a_stranger_reads_what_we_write() {
     let blobs: usize = store.blobs().unwrap().packs().map(|pack| pack.len()).sum();
     let expected = format!(
         "{{\"packs\": 2, \"packed blobs\": {}, \"packed manifests\": 1, \"loose blobs\": 1, \"trees\": 2, \
-         \"records\": 3, \"frames\": 2}}\n",
+         \"loose forms\": 2, \"records\": 4, \"frames\": 2}}\n",
         blobs - 1
     );
     assert_eq!(checked, expected);
+    drop(lease);
+}
+
+fn options() -> Options {
+    Options { threads: 2, stamp_ns: 1_700_000_000_123_456_789, umask: 0o027, verify: true }
+}
+
+fn link_form(store: &Store, tree: &OpenTree) {
+    store.linker(tree, options()).unwrap().unwrap();
+}
+
+fn show_with_links(store: &Store, tree: &OpenTree, directory: &Path) -> Projection {
+    let linker = store.linker(tree, options()).unwrap().unwrap();
+    let writer = Writer::linking(tree, &linker, options());
+    assert!(materialize::replace(&writer, directory).unwrap().linked > 0);
+    let known = Projection::seal(&writer, directory).unwrap();
+    store.set_projection(&known).unwrap();
+    known
 }
 
 #[test]
@@ -218,17 +259,26 @@ fn a_stranger_notices_damage() {
     let store = Store::open(&root).unwrap();
     let tree = take_in(&store, &source, false, &[]);
     store.set_ref("name", tree.hash()).unwrap();
+    link_form(&store, &tree);
+    // What is there so far lies in packs that no table lists yet.
+    drop(store.import().unwrap().finish(&[]).unwrap());
     read(&root, &["check"]);
     let hash = tree.hash().to_string();
+    let form = root.join("loose").join(&hash[..2]).join(format!("{hash}-027"));
     let pack = fs::read_dir(root.join("packs")).unwrap().next().unwrap().unwrap().path();
     let files = [
         root.join("trees").join(&hash[..2]).join(&hash),
         pack,
         root.join("refs/name"),
         root.join("format"),
+        root.join("trees").join(&hash[..2]).join(format!("{hash}.loc")),
+        root.join("index/blobs"),
+        form.join("file"),
     ];
     for file in files {
         let whole = fs::read(&file).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        let mode = file.metadata().unwrap().permissions();
         let mut damaged = whole.clone();
         damaged[whole.len() / 2] ^= 1;
         for bytes in [&damaged[..], &whole[..whole.len() - 1]] {
@@ -238,5 +288,8 @@ fn a_stranger_notices_damage() {
             assert_eq!(output.status.code(), Some(1), "{}", file.display());
         }
         fs::write(&file, whole).unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+        fs::set_permissions(&file, mode).unwrap();
+        read(&root, &["check"]);
     }
 }

@@ -6,6 +6,8 @@
     read_store.py STORE log             lists the last frame of every key
     read_store.py STORE list TREE       lists a tree, one JSON array a line
     read_store.py STORE cat TREE PATH   writes a file's bytes, found through the sidecar
+    read_store.py STORE find TREE PATH  the same without any cache: from the packs' own indexes
+    read_store.py STORE projections     lists what is shown where
     read_store.py hash FILE             prints a file's BLAKE3
 
 Only the standard library is used. Names are printed as Latin-1, so that every byte survives.
@@ -13,6 +15,7 @@ Only the standard library is used. Names are printed as Latin-1, so that every b
 
 import json
 import os
+import re
 import stat
 import struct
 import sys
@@ -284,16 +287,42 @@ class Store:
             need(kind in (0, 1) and zero == 0, "kind of a container")
             paths.append(self.fanned("blobs", file) if kind else self.at("packs", file.hex() + ".pack"))
             need(tuple(stamp) == stamp_of(paths[-1]), "stamp of a container")
+        need(len(set(paths)) == containers, "containers, each once")
         words = [one for one, in struct.iter_unpack("<Q", data[128 + 64 * containers:])]
-        need(len(words) == blobs, "length of a sidecar")
+        need(len(words) == blobs and all(word >> 44 < containers for word in words), "locations of a sidecar")
         return [(paths[word >> 44], word & (1 << 44) - 1) for word in words]
 
-    def cat(self, name, path):
-        manifest = self.manifest(name)
+    def packed(self, name, wanted):
+        """Sections 1 and 3: returns (path, offset, length) of an entry of any pack."""
+        for file in sorted(os.listdir(self.at("packs"))):
+            pack = Pack(self.at("packs", file), bytes.fromhex(file.removesuffix(".pack")))
+            for hash_, offset, length, kind in pack.entries:
+                if (hash_, kind) == (name, wanted):
+                    return self.at("packs", file), offset, length
+        raise Wrong(f"no pack has {name.hex()}")
+
+    def find_manifest(self, name):
+        if os.path.exists(self.fanned("trees", name)):
+            return self.manifest(name)
+        path, offset, length = self.packed(name, 1)
+        return Manifest(read(path)[offset:offset + length], name)
+
+    def find_blob(self, name, size):
+        if size >= 8 << 20:
+            return self.fanned("blobs", name), 0
+        path, offset, length = self.packed(name, 0)
+        need(length == size, "length of a packed blob")
+        return path, offset
+
+    def cat(self, name, path, has_sidecar):
+        manifest = self.manifest(name) if has_sidecar else self.find_manifest(name)
         number = manifest.lookup(path)
         need(number is not None and stat.S_ISREG(manifest.modes[number]), "no such file in the tree")
         blob = manifest.payloads[number]
-        place, offset = self.sidecar(name, manifest.blobs)[blob]
+        if has_sidecar:
+            place, offset = self.sidecar(name, manifest.blobs)[blob]
+        else:
+            place, offset = self.find_blob(manifest.hashes[blob], manifest.spans[number])
         with open(place, "rb") as file:
             file.seek(offset)
             data = file.read(manifest.spans[number])
@@ -301,8 +330,68 @@ class Store:
         need(len(data) > HASHED_MAX or blake3(data) == manifest.hashes[blob], "hash of a blob")
         return data
 
+    def projection(self, file):
+        """Section 5."""
+        text = self.record("projections", file).decode("ascii")
+        fields = dict(line.split(" ", 1) for line in text.splitlines())
+        path = re.sub(rb"%([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), fields["directory"].encode())
+        need(blake3(path).hex() == file, "name of a projection")
+        numbers = {name: int(fields[name]) for name in ("device", "inode", "stamp_ns", "done_ns", "umask", "links")}
+        return path, fields["tree"], numbers
+
+    def loose_form(self, folder, name):
+        """Section 4: checks every entry, and the hash of files that are not too large for this BLAKE3."""
+        need(re.fullmatch(r"[0-9a-f]{64}-[0-7]{3}", name) and name[:2] == os.path.basename(folder), "name of a loose form")
+        root, umask = os.path.join(folder, name), int(name[65:], 8)
+        manifest = self.manifest(bytes.fromhex(name[:64]))
+        stamp, lost = (os.stat(root).st_mtime_ns, umask) if manifest.is_stamped else (None, 0)
+        paths = set()
+        for one in range(manifest.entries):
+            path = os.path.join(os.fsencode(root), manifest.paths[one]).rstrip(b"/")
+            paths.add(path)
+            found, mode = os.lstat(path), manifest.modes[one]
+            need(stat.S_IFMT(found.st_mode) == stat.S_IFMT(mode), "type in a loose form")
+            if stat.S_ISLNK(mode):
+                need(os.readlink(path) == manifest.targets[manifest.payloads[one]], "link in a loose form")
+                continue
+            need(found.st_mode & 0o1777 == mode & 0o1777 & ~lost, "mode in a loose form")
+            if stat.S_ISREG(mode):
+                mtime = manifest.mtimes[one] if stamp is None else stamp
+                need((found.st_size, found.st_mtime_ns) == (manifest.spans[one], mtime), "size and mtime in a loose form")
+                need(found.st_size > HASHED_MAX or blake3(read(path)) == manifest.hashes[manifest.payloads[one]], "bytes in a loose form")
+        for above, folders, files in os.walk(os.fsencode(root)):
+            need(all(os.path.join(above, below) in paths for below in folders + files), "a name too many in a loose form")
+
+    def check_table(self):
+        """Section 8: the table says what the packs say, and nothing else."""
+        if not os.path.exists(self.at("index", "blobs")):
+            return
+        data = read(self.at("index", "blobs"))
+        packs, slots, entries = struct.unpack_from("<2IQ", data, 8)
+        start = 64 + 56 * packs
+        need(data[:8] == b"RIFTIDX1" and len(data) == start + 8 * slots and slots & slots - 1 == 0, "head of the table")
+        need(blake3(data[:24] + data[56:start]) == data[24:56], "checksum of the table")
+        wanted, listed = {}, 0
+        for number in range(packs):
+            name, *stamp = struct.unpack_from("<32s2Qq", data, 64 + 56 * number)
+            path = self.at("packs", name.hex() + ".pack")
+            need(tuple(stamp) == stamp_of(path), "stamp of a pack in the table")
+            for entry, (hash_, *_) in enumerate(Pack(path, name).entries):
+                tag, = struct.unpack_from("<H", hash_, 8)
+                wanted.setdefault(hash_, set()).add(tag << 48 | number << 28 | entry + 1)
+                listed += 1
+        table = [one for one, in struct.iter_unpack("<Q", data[start:])]
+        need(listed == entries == sum(map(bool, table)), "entries of the table")
+        for hash_, words in wanted.items():
+            slot, = struct.unpack_from("<Q", hash_)
+            while words:
+                need(table[slot & slots - 1], "a search that ends too early")
+                words.discard(table[slot & slots - 1])
+                slot += 1
+
     def check(self):
-        counts = dict.fromkeys(("packs", "packed blobs", "packed manifests", "loose blobs", "trees", "records", "frames"), 0)
+        kinds = ("packs", "packed blobs", "packed manifests", "loose blobs", "trees", "loose forms", "records", "frames")
+        counts = dict.fromkeys(kinds, 0)
         packed = set()
         for file in sorted(os.listdir(self.at("packs"))):
             pack = Pack(self.at("packs", file), bytes.fromhex(file.removesuffix(".pack")))
@@ -327,9 +416,21 @@ class Store:
                 loose = [hash_ for hash_ in manifest.hashes if hash_ not in packed]
                 need(all(os.path.exists(self.fanned("blobs", hash_)) for hash_ in loose), "every blob is here")
                 counts["trees"] += 1
+        for folder, forms, _ in os.walk(self.at("loose")):
+            if os.path.dirname(folder) == self.at("loose"):
+                for name in forms:
+                    self.loose_form(folder, name)
+                    counts["loose forms"] += 1
+                forms.clear()
+        self.check_table()
+        for file in ("stamps", "size"):
+            if os.path.exists(self.at("index", file)):
+                self.record("index", file)
+        for file in os.listdir(self.at("leases")):
+            need(re.fullmatch(rb"(tree [0-9a-f]{64}\n)+", read(self.at("leases", file))), "lines of a lease")
         for folder in ("refs", "plans", "projections", "runs"):
             for file in os.listdir(self.at(folder)):
-                self.record(folder, file)
+                self.projection(file) if folder == "projections" else self.record(folder, file)
                 counts["records"] += 1
         frames, garbage = self.log()
         need(garbage == 0, "garbage in the log")
@@ -353,8 +454,12 @@ def main(arguments):
     elif command == "list":
         for line in store.manifest(bytes.fromhex(rest[0])).lines():
             print(line)
-    elif command == "cat":
-        sys.stdout.buffer.write(store.cat(bytes.fromhex(rest[0]), os.fsencode(rest[1])))
+    elif command == "projections":
+        for file in sorted(os.listdir(store.at("projections"))):
+            path, tree, numbers = store.projection(file)
+            print(path.decode("latin-1"), tree, *numbers.values())
+    elif command in ("cat", "find"):
+        sys.stdout.buffer.write(store.cat(bytes.fromhex(rest[0]), os.fsencode(rest[1]), command == "cat"))
     else:
         raise Wrong(f"no such command: {command}")
 
