@@ -24,7 +24,7 @@ use rustix::fs::AtFlags;
 
 use crate::error::{Error, Result};
 use crate::materialize::Writer;
-use crate::record::Kind;
+use crate::record::{Kind, decode_percent};
 use crate::store::Store;
 
 /// A tree shown at a directory.
@@ -120,17 +120,7 @@ impl Projection {
 }
 
 fn unescape(text: &str) -> Option<PathBuf> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+    decode_percent(text).map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)))
 }
 
 fn record_name(directory: &Path) -> String {

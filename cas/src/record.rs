@@ -87,17 +87,22 @@ fn file_name(name: &str) -> String {
 
 /// Returns the name that `file_name` made this of; `None` when it did not.
 pub(crate) fn unescape(file: &str) -> Option<String> {
-    let mut name = Vec::new();
-    let mut bytes = file.bytes();
+    String::from_utf8(decode_percent(file)?).ok().filter(|name| file_name(name) == file)
+}
+
+/// Returns the bytes that text with `%XX` in it stands for; `None` when digits are missing.
+pub(crate) fn decode_percent(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::new();
+    let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
             let digits = [bytes.next()?, bytes.next()?];
-            name.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+            decoded.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
         } else {
-            name.push(byte);
+            decoded.push(byte);
         }
     }
-    String::from_utf8(name).ok().filter(|name| file_name(name) == file)
+    Some(decoded)
 }
 
 impl Store {

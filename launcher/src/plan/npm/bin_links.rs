@@ -3,6 +3,7 @@
 //! Invariant: a command's name is one path part and its file is relative, inside the package. [`super::layout`] calls.
 
 use super::json::Json;
+use super::package::bins::normalize;
 use super::why::Why;
 
 /// A command: its name and its file inside the package.
@@ -56,18 +57,7 @@ fn base_of(path: &str) -> &str {
 
 /// Makes a path relative and keeps it inside.
 fn secure(path: &str) -> String {
-    let path = path.replace(['\\', ':'], "/");
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    normalize(&path.replace(['\\', ':'], "/"))
 }
 
 #[cfg(test)]

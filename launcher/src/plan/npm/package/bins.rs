@@ -221,7 +221,7 @@ fn bins(manifest: &Value, root: &str, layout: &Layout) -> Vec<Bin> {
 }
 
 /// Resolves `.` and `..` as if the path began at the root of everything.
-fn normalize(path: &str) -> String {
+pub(crate) fn normalize(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
