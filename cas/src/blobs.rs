@@ -376,7 +376,7 @@ impl BlobIndex {
             payload.extend_from_slice(name);
             put_stamp(&mut payload, *stamp);
         }
-        store.publish_bytes(&store.path("index/stamps"), &record::encode(&payload))
+        store.publish_passing(&store.path("index/stamps"), &record::encode(&payload))
     }
 
     fn refresh_table(&self, store: &Store) -> Result<bool> {

@@ -27,7 +27,7 @@ use crate::pack::{ALIGN, ALIGN_FROM, Pack, PackWriter, PackedKind};
 use crate::projection::Projection;
 use crate::record::{self, Kind};
 use crate::roots::trees_of_plan;
-use crate::store::Store;
+use crate::store::{Store, sync_folder};
 use crate::sys::Mapped;
 use crate::tree::{checked_sidecar, map_if_there, points_into};
 
@@ -597,6 +597,8 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
         (Kind::Run, &survey.old_runs),
     ];
     for (kind, names) in records {
+        // The names of new records may not have reached the disk: an older one must not come back when what it names is gone.
+        sync_folder(&store.record_path(kind, "any"))?;
         remove_all(names.iter().map(|name| store.record_path(kind, name)))?;
     }
     remove_all(survey.leftovers.iter().cloned())?;
@@ -711,7 +713,7 @@ impl Size {
     fn write(self, store: &Store) -> Result<()> {
         let Self { bytes, measured_secs, collected_secs } = self;
         let text = format!("bytes {bytes}\nmeasured {measured_secs}\ncollected {collected_secs}\n");
-        store.publish_bytes(&store.path("index/size"), &record::encode(text.as_bytes()))
+        store.publish_passing(&store.path("index/size"), &record::encode(text.as_bytes()))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::pack::{PackWriter, PackedKind};
 use crate::projection::Projection;
 use crate::record::Kind;
 use crate::roots::trees_of_plan;
-use crate::store::Store;
+use crate::store::{Store, sync_folder};
 use crate::tree::{map_if_there, packed_manifest};
 
 /// What to purge.
@@ -187,6 +187,8 @@ fn doomed_blobs(what: &What, trees: &Trees, doomed: &HashSet<TreeHash>) -> HashS
 fn remove_records(store: &Store, doomed: &HashSet<TreeHash>) -> Result<usize> {
     let mut count = 0;
     for kind in [Kind::Plan, Kind::Ref, Kind::Projection] {
+        // As in gc: the names of new records may not have reached the disk.
+        sync_folder(&store.record_path(kind, "any"))?;
         for (name, _) in store.records(kind)? {
             let payload = match store.record(kind, &name) {
                 Ok(Some(payload)) => payload,

@@ -125,7 +125,8 @@ impl Store {
         }
     }
 
-    /// Writes a record, replacing one of the same name.
+    /// Writes a record, replacing one of the same name. Only a ref is sure to outlive a power loss that follows; the
+    /// others are made again where they are missed.
     ///
     /// # Errors
     /// [`Error::Refused`] for a name over 160 bytes, or what the system says.
@@ -134,7 +135,12 @@ impl Store {
         if name.is_empty() || name.len() > 160 {
             return Err(Error::Refused { path, reason: "a name has 1 to 160 bytes" });
         }
-        self.publish_bytes(&path, &encode(payload))
+        match kind {
+            Kind::Ref => self.publish_bytes(&path, &encode(payload)),
+            Kind::Plan | Kind::Projection | Kind::Run => {
+                self.publish_passing(&path, &encode(payload))
+            }
+        }
     }
 
     /// Removes a record; one that is not there is as good.

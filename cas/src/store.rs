@@ -82,9 +82,11 @@ impl Store {
         check_place(&root)?;
         let store = Self { lock: root.join("lock"), root };
         for folder in FOLDERS {
-            make_folder(&store.root.join(folder))?;
+            make_unsynced(&store.root.join(folder))?;
         }
         check_folders(&store.root)?;
+        sync_folder(&store.root)?;
+        // Its own sync is that of all folders too.
         store.publish_bytes(&store.root.join("format"), format!("{FORMAT}\n").as_bytes())?;
         Ok(store)
     }
@@ -208,6 +210,17 @@ impl Store {
         temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
         temporary.publish(path)
     }
+
+    /// As [`Store::publish_bytes`], for what can be made again: a power loss may take the file as if it had never been
+    /// written, or bring back the one that it replaced, but never leaves half of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn publish_passing(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
+        temporary.put(path, 0o444)
+    }
 }
 
 /// A file without a name of its own yet; it goes when dropped unpublished.
@@ -225,7 +238,13 @@ impl Temporary {
     }
 
     /// Writes the file to the disk and gives it a mode and its name.
-    pub(crate) fn publish_as(mut self, path: &Path, mode: u32) -> Result<()> {
+    pub(crate) fn publish_as(self, path: &Path, mode: u32) -> Result<()> {
+        self.put(path, mode)?;
+        sync_folder(path)
+    }
+
+    /// Writes the file to the disk and gives it a mode and a name that may not last.
+    fn put(mut self, path: &Path, mode: u32) -> Result<()> {
         let permissions = fs::Permissions::from_mode(mode);
         self.file.set_permissions(permissions).map_err(Error::io("set the mode of", &self.path))?;
         self.file.sync_data().map_err(Error::io("write to the disk", &self.path))?;
@@ -240,7 +259,7 @@ impl Temporary {
         };
         renamed.map_err(Error::io("publish", path))?;
         self.is_published = true;
-        sync_folder(path)
+        Ok(())
     }
 }
 
@@ -288,11 +307,16 @@ pub(crate) fn lock_open(file: &File, path: &Path, operation: FlockOperation) -> 
 
 /// Makes a folder of the store; one that is there already is as good.
 pub(crate) fn make_folder(path: &Path) -> Result<()> {
+    make_unsynced(path)?;
+    sync_folder(path)
+}
+
+fn make_unsynced(path: &Path) -> Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::io("make", path)(error))
         }
-        _ => sync_folder(path),
+        _ => Ok(()),
     }
 }
 
