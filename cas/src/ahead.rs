@@ -1,26 +1,28 @@
 //! A head start: files of packages are written where their tree is going to be, while other packages of it are
 //! still on their way.
 //!
-//! Nothing relies on what is written ahead. It lies in a folder beside the target, what is not at hand is left out, and
-//! [`Ahead::complete`] looks at every entry of the finished tree, as a repeat does, and writes what is missing. Without
-//! it the network waits for the disk and then the disk for the network.
+//! Nothing relies on what is written ahead. It lies in a folder beside the target, which nobody else may enter; what is
+//! not at hand is left out; and [`Ahead::complete`] compares what was written with the finished tree and writes the
+//! difference. Without it the network waits for the disk and then the disk for the network.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rift_tree::builder::Built;
+use rift_tree::compose::Composer;
 use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::compare;
+use crate::compare::{self, Differences};
 use crate::error::{Error, Result};
 use crate::import::Unit;
 use crate::materialize::{self, CREATE, Options, REFLINK_FROM, Writer, Written};
-use crate::projection::Projection;
 use crate::store::Store;
 use crate::sys;
 
@@ -34,7 +36,16 @@ pub struct Ahead {
     shared_from: u64,
     /// Something could not be written: the finished tree is written as a whole, and tells why.
     is_broken: AtomicBool,
-    has_written: AtomicBool,
+    placed: Mutex<Placed>,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+struct Placed {
+    /// The manifests of packages, by their places.
+    packages: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The places of files that were left out.
+    left_out: Vec<Vec<u8>>,
 }
 
 impl Ahead {
@@ -53,7 +64,7 @@ impl Ahead {
             options,
             shared_from: u64::MAX,
             is_broken: AtomicBool::new(false),
-            has_written: AtomicBool::new(false),
+            placed: Mutex::default(),
         };
         if ahead.can_reflink(store)? {
             ahead.shared_from = REFLINK_FROM;
@@ -77,7 +88,6 @@ impl Ahead {
         if self.is_broken.load(Ordering::Relaxed) {
             return;
         }
-        self.has_written.store(true, Ordering::Relaxed);
         if self.try_write(unit, tree, path).is_err() {
             self.is_broken.store(true, Ordering::Relaxed);
         }
@@ -95,38 +105,57 @@ impl Ahead {
             make_directory(None, at.as_os_str(), 0o777, &at)?;
         }
         let opened = materialize::open_directory(None, at.as_os_str(), &at)?;
-        self.write_directory(opened.as_fd(), &manifest, EntryId::ROOT, unit, &at)
+        let mut left_out = Vec::new();
+        let top = (EntryId::ROOT, at.as_path());
+        self.write_directory(opened.as_fd(), &manifest, top, unit, &mut left_out)?;
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = path.as_os_str().as_bytes();
+        placed.left_out.extend(left_out.iter().map(|inner| [place, b"/", inner].concat()));
+        placed.packages.insert(place.to_vec(), tree.bytes.clone());
+        Ok(())
     }
 
     fn write_directory(
         &self,
         opened: BorrowedFd<'_>,
         manifest: &Manifest<'_>,
-        id: EntryId,
+        (id, path): (EntryId, &Path),
         unit: &Unit<'_>,
-        path: &Path,
+        left_out: &mut Vec<Vec<u8>>,
     ) -> Result<()> {
         for child in manifest.children(id) {
             let name = manifest.name(child).filter(|name| rift_tree::name::is_valid(name));
             let name = OsStr::from_bytes(name.unwrap_or_default());
-            match manifest.kind(child) {
+            let is_written = match manifest.kind(child) {
                 Some(Kind::File { size, blob }) if size < self.shared_from => {
-                    self.write_file(opened, manifest, (child, blob, size), unit, path)?;
+                    self.write_file(opened, manifest, (child, blob, size), unit, path)?
                 }
                 Some(Kind::Directory { .. }) => {
                     let below = path.join(name);
                     let mode = self.options.permissions(manifest, child) | 0o700;
                     make_directory(Some(opened), name, mode, &below)?;
                     let opened = materialize::open_directory(Some(opened), name, &below)?;
-                    self.write_directory(opened.as_fd(), manifest, child, unit, &below)?;
+                    let at = (child, below.as_path());
+                    self.write_directory(opened.as_fd(), manifest, at, unit, left_out)?;
+                    true
                 }
-                _ => {}
+                _ => false,
+            };
+            if !is_written {
+                let relative = materialize::relative_path(manifest, child);
+                left_out.push(relative.as_os_str().as_bytes().to_vec());
             }
+        }
+        let mode = self.options.permissions(manifest, id);
+        if mode & 0o700 != 0o700 {
+            let mode = Mode::from_raw_mode(u32::from(mode));
+            rustix::fs::fchmod(opened, mode).map_err(Error::io("set the mode of", path))?;
         }
         let times = self.options.times(manifest, id);
         rustix::fs::futimens(opened, &times).map_err(Error::io("set the time of", path))
     }
 
+    /// Writes a file; `false` where its bytes are not at hand.
     fn write_file(
         &self,
         parent: BorrowedFd<'_>,
@@ -134,13 +163,13 @@ impl Ahead {
         (id, blob, size): (EntryId, u32, u64),
         unit: &Unit<'_>,
         folder: &Path,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let name = OsStr::from_bytes(manifest.name(id).unwrap_or_default());
         let mode = self.options.permissions(manifest, id);
         let is_plain = mode & (self.options.umask | 0o1000) == 0;
         let hash = manifest.blob_hash(blob).filter(|_| is_plain);
         let Some(bytes) = hash.and_then(|hash| unit.at_hand(hash, size)) else {
-            return Ok(());
+            return Ok(false);
         };
         let io =
             |action: &'static str| move |error: Errno| Error::io(action, &folder.join(name))(error);
@@ -148,7 +177,8 @@ impl Ahead {
         let file = rustix::fs::openat(parent, name, CREATE, created).map_err(io("make"))?;
         materialize::write_all(&file, &bytes).map_err(io("write"))?;
         let times = self.options.times(manifest, id);
-        rustix::fs::futimens(&file, &times).map_err(io("set the time of"))
+        rustix::fs::futimens(&file, &times).map_err(io("set the time of"))?;
+        Ok(true)
     }
 
     /// Makes the folder the writer's tree and gives it the target's name, as [`materialize::replace`] does.
@@ -157,30 +187,53 @@ impl Ahead {
     /// What the system says; the target is then as it was.
     pub fn complete(self, writer: &Writer<'_>) -> Result<Written> {
         let manifest = writer.manifest();
-        let is_of_use =
-            self.has_written.load(Ordering::Relaxed) && !self.is_broken.load(Ordering::Relaxed);
-        if !is_of_use || writer.has_links() || writer.options().stamp_ns != self.options.stamp_ns {
+        let is_alike = !writer.has_links() && writer.options().stamp_ns == self.options.stamp_ns;
+        let found = match is_alike && !self.is_broken.load(Ordering::Relaxed) {
+            true => self.differences(&manifest),
+            false => None,
+        };
+        let Some(found) = found else {
             let target = self.target.clone();
             drop(self);
             return materialize::replace(writer, &target);
-        }
-        let known = Projection {
-            tree: writer.tree().hash(),
-            directory: self.folder.clone(),
-            device: 0,
-            inode: 0,
-            stamp_ns: self.options.stamp_ns,
-            // Nobody else has been here: size, mode and mtime are what was written.
-            done_ns: i64::MAX,
-            umask: self.options.umask,
-            has_links: false,
         };
-        let threads = self.options.threads;
-        let found = compare::compare(writer.tree(), &known, threads)?;
         compare::repair(writer, &self.folder, &found)?;
-        materialize::put_in_place(&self.folder, &self.target, threads)?;
+        materialize::put_in_place(&self.folder, &self.target, self.options.threads)?;
         let (entries, bytes) = (u64::from(manifest.len()), manifest.file_bytes());
         Ok(Written { entries, bytes, linked: 0 })
+    }
+
+    /// Finds how the folder differs from a tree; `None` where nothing was written, or where one package may have
+    /// written into another.
+    fn differences(&self, tree: &Manifest<'_>) -> Option<Differences> {
+        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        if placed.packages.is_empty() {
+            return None;
+        }
+        let mut here = Composer::new(tree.mode(EntryId::ROOT)?);
+        let mut touched = vec![EntryId::ROOT];
+        for (place, bytes) in &placed.packages {
+            for (at, _) in place.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+                let (above, below) = (&place[..at], &place[at + 1..]);
+                let host = placed.packages.get(above).map(|bytes| Manifest::parse(bytes));
+                if host.is_some_and(|host| host.ok().is_none_or(|it| it.lookup(below).is_some())) {
+                    return None;
+                }
+                touched.extend(tree.lookup(above));
+            }
+            touched.extend(tree.lookup(place));
+            here.graft(place, Manifest::parse(bytes).ok()?).ok()?;
+        }
+        let here = here.finish().ok()?.built;
+        let mut found = compare::between(&Manifest::parse(&here.bytes).ok()?, tree);
+        found.changed.extend(placed.left_out.iter().filter_map(|path| tree.lookup(path)));
+        // Who made these did not know what else would come into them.
+        found.touched.extend(touched);
+        found.changed.sort();
+        found.changed.dedup();
+        compare::drop_covered(tree, &mut found);
+        found.touched.dedup();
+        Some(found)
     }
 }
 

@@ -178,7 +178,7 @@ pub fn restamp(writer: &Writer<'_>, root: &Path) -> Result<()> {
 }
 
 /// Drops what lies below an entry that is written anew as a whole.
-fn drop_covered(manifest: &Manifest<'_>, found: &mut Differences) {
+pub(crate) fn drop_covered(manifest: &Manifest<'_>, found: &mut Differences) {
     let changed: HashSet<EntryId> = found.changed.iter().copied().collect();
     let is_covered = |id: EntryId| {
         let mut at = id;

@@ -314,9 +314,9 @@ fn package(unit: &mut Unit<'_>, files: &[(&str, &[u8], u16)]) -> Built {
     for (path, bytes, permissions) in files {
         let hash = unit.add(bytes).unwrap();
         let item = Item::File { permissions: *permissions, size: bytes.len() as u64, hash };
-        if let Some((folder, _)) = path.rsplit_once('/') {
+        for (at, _) in path.match_indices('/') {
             let item = Item::Directory { permissions: 0o777 };
-            builder.put(folder.as_bytes(), 0, item).unwrap();
+            builder.put(&path.as_bytes()[..at], 0, item).unwrap();
         }
         builder.put(path.as_bytes(), 0, item).unwrap();
     }
@@ -329,7 +329,7 @@ fn what_was_written_ahead_ends_as_the_tree_itself() {
     let root = folder.path().canonicalize().unwrap();
     let store = Store::open(&root.join("store")).unwrap();
     let (large, loose) = (vec![1; 5 << 20], vec![2; 9 << 20]);
-    for is_in_the_way in [false, true] {
+    for (is_in_the_way, is_bundled) in [(false, false), (true, false), (false, true)] {
         let target = root.join("shown");
         write(&root.join(".shown.rift-new-1/leftover"), b"of a killed run", 0o644);
         let ahead = Ahead::start(&store, &target, options()).unwrap();
@@ -346,6 +346,11 @@ fn what_was_written_ahead_ends_as_the_tree_itself() {
         let gone = package(&mut unit, &[("gone", b"gone", 0o666)]);
         ahead.write(&unit, &b, Path::new("a/node_modules/b"));
         ahead.write(&unit, &a, Path::new("a"));
+        let bundling = package(&mut unit, &[("node_modules/b/gone", b"bundled", 0o666)]);
+        if is_bundled {
+            ahead.write(&unit, &bundling, Path::new("c"));
+            ahead.write(&unit, &b, Path::new("c/node_modules/b"));
+        }
         ahead.write(&unit, &shared, Path::new("@scope/shared"));
         ahead.write(&unit, &gone, Path::new("gone"));
         let beside = root.join(format!(".shown.rift-new-{}", std::process::id()));
@@ -357,6 +362,8 @@ fn what_was_written_ahead_ends_as_the_tree_itself() {
         let mut composer = Composer::new(0o777);
         for (path, built) in
             [("a", &a), ("a/node_modules/b", &b), ("@scope/shared", &shared), ("b", &b)]
+                .into_iter()
+                .chain([("c", &bundling), ("c/node_modules/b", &b)])
         {
             composer.graft(path.as_bytes(), Manifest::parse(&built.bytes).unwrap()).unwrap();
         }
