@@ -26,6 +26,8 @@ use crate::tree::PACKED_MANIFEST_MAX;
 
 /// A unit is written once it holds this many bytes.
 const UNIT_BYTES: usize = 4 << 20;
+/// How many large blobs wait for their names until the import is finished; each is an open file.
+const WAITING_MAX: usize = 64;
 /// How many shards the set of new hashes has, so that threads rarely wait for each other.
 const SHARDS: usize = 16;
 
@@ -50,6 +52,8 @@ pub struct Import<'s> {
     index: BlobIndex,
     new: [Mutex<HashSet<Claim>>; SHARDS],
     packs: Mutex<Vec<Arc<OpenPack>>>,
+    /// Large blobs that wait for their names.
+    loose: Mutex<Vec<(Temporary, BlobHash)>>,
     /// A write failed: packs have holes where their entries should be.
     is_broken: AtomicBool,
 }
@@ -79,6 +83,7 @@ impl Store {
             index: self.blobs()?,
             new: std::array::from_fn(|_| Mutex::new(HashSet::new())),
             packs: Mutex::new(Vec::new()),
+            loose: Mutex::new(Vec::new()),
             is_broken: AtomicBool::new(false),
         })
     }
@@ -190,18 +195,24 @@ impl Import<'_> {
         }
         records.iter().try_for_each(|record| self.refuse_purged(&record.key))?;
         let packs = std::mem::take(&mut *lock(&self.packs));
-        let mut imported = Imported::default();
-        let mut fresh = Vec::new();
-        for pack in packs {
-            let Some(pack) = Arc::into_inner(pack) else {
-                let path = self.store.path("packs");
-                return Err(Error::Refused { path, reason: "a unit is still being written" });
-            };
-            imported.packs += 1;
-            let (id, stamp) = self.seal(pack)?;
-            imported.pack_bytes += stamp.size;
-            fresh.push((id, stamp));
-        }
+        let waiting = std::mem::take(&mut *lock(&self.loose));
+        // Side by side: the disk takes them together.
+        let (sealed, named) = std::thread::scope(|scope| {
+            let name = |(temporary, hash)| self.name_loose(temporary, hash);
+            let named: Vec<_> =
+                waiting.into_iter().map(|one| scope.spawn(move || name(one))).collect();
+            let sealed: Result<Vec<_>> = packs.into_iter().map(|pack| self.seal(pack)).collect();
+            let joined = named.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            (sealed, joined.collect::<Result<()>>())
+        });
+        let fresh = sealed?;
+        named?;
+        let imported = Imported {
+            packs: fresh.len(),
+            pack_bytes: fresh.iter().map(|(_, stamp)| stamp.size).sum(),
+        };
         let index = match fresh.is_empty() {
             true => self.index,
             false => {
@@ -219,8 +230,22 @@ impl Import<'_> {
         Ok((imported, index))
     }
 
+    /// Gives a large blob its name.
+    fn name_loose(&self, temporary: Temporary, hash: BlobHash) -> Result<()> {
+        let path = self.store.loose_path(hash);
+        let file = temporary.file.try_clone().map_err(Error::io("open", &path))?;
+        temporary.publish(&path)?;
+        let stamp = sys::stamp(&file).map_err(Error::io("look at", &path))?;
+        self.index.trust_loose(hash, stamp);
+        Ok(())
+    }
+
     /// Writes index and tail of a pack and publishes it.
-    fn seal(&self, pack: OpenPack) -> Result<(PackId, Stamp)> {
+    fn seal(&self, pack: Arc<OpenPack>) -> Result<(PackId, Stamp)> {
+        let Some(pack) = Arc::into_inner(pack) else {
+            let path = self.store.path("packs");
+            return Err(Error::Refused { path, reason: "a unit is still being written" });
+        };
         let OpenPack { temporary, state } = pack;
         let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (footer, id) = pack::footer(&state.entries, state.end);
@@ -247,7 +272,7 @@ enum Recent {
     /// In a pack that is being filled.
     Pack { pack: Arc<OpenPack>, offset: u64, length: usize },
     /// A file of its own.
-    Loose,
+    Loose(File),
 }
 
 /// Bytes of a blob, and what keeps them.
@@ -291,7 +316,6 @@ impl Unit<'_> {
 
     /// Returns a blob's bytes if this unit has brought it, or the store had it.
     pub(crate) fn at_hand(&self, hash: BlobHash, size: u64) -> Option<AtHand<'_>> {
-        let Import { store, index, .. } = self.import;
         let bytes = match self.recent.as_ref().and_then(|recent| recent.get(hash.as_bytes())) {
             Some(Recent::Buffer { offset, length }) => {
                 AtHand::Buffer(self.buffer.get(*offset..offset + length)?)
@@ -301,10 +325,8 @@ impl Unit<'_> {
                 pack.temporary.file.read_exact_at(&mut bytes, *offset).ok()?;
                 AtHand::Read(bytes)
             }
-            Some(Recent::Loose) => {
-                AtHand::Loose(Mapped::new(&File::open(store.loose_path(hash)).ok()?).ok()?)
-            }
-            None => AtHand::Packed(index.find(hash.as_bytes(), PackedKind::Blob)?),
+            Some(Recent::Loose(file)) => AtHand::Loose(Mapped::new(file).ok()?),
+            None => AtHand::Packed(self.import.index.find(hash.as_bytes(), PackedKind::Blob)?),
         };
         (bytes.len() as u64 == size).then_some(bytes)
     }
@@ -436,8 +458,12 @@ impl Unit<'_> {
             if loose.length < LOOSE_FROM {
                 return self.repack(loose, hash);
             }
-            self.end_loose(loose.temporary, hash)?;
-            self.note(hash.as_bytes(), Recent::Loose);
+            // It may be gone from here before it is asked for; the descriptor is not.
+            let file = loose.temporary.file.try_clone();
+            self.end_loose(loose.temporary, hash, loose.length)?;
+            if let Ok(file) = file {
+                self.note(hash.as_bytes(), Recent::Loose(file));
+            }
             return Ok((hash, loose.length));
         }
         let start = self.start.take().unwrap_or(self.buffer.len());
@@ -458,8 +484,8 @@ impl Unit<'_> {
         Ok((BlobHash::from_bytes(hash), length))
     }
 
-    /// Names a large blob, unless the store has it whole.
-    fn end_loose(&self, temporary: Temporary, hash: BlobHash) -> Result<()> {
+    /// Keeps a large blob for the end of the import, unless the store has it whole.
+    fn end_loose(&self, temporary: Temporary, hash: BlobHash, length: u64) -> Result<()> {
         let Import { store, index, .. } = self.import;
         self.import.refuse_purged(hash.as_bytes())?;
         match index.open_loose(store, hash) {
@@ -468,12 +494,14 @@ impl Unit<'_> {
             Ok(None) | Err(Error::HashMismatch { .. }) => {}
             Err(error) => return Err(error),
         }
-        let path = store.loose_path(hash);
-        let file = temporary.file.try_clone().map_err(Error::io("open", &path))?;
-        temporary.publish(&path)?;
-        let stamp = sys::stamp(&file).map_err(Error::io("look at", &path))?;
-        index.trust_loose(hash, stamp);
-        Ok(())
+        sys::start_writeback(&temporary.file, 0, length);
+        let mut waiting = lock(&self.import.loose);
+        if waiting.len() < WAITING_MAX {
+            waiting.push((temporary, hash));
+            return Ok(());
+        }
+        drop(waiting);
+        self.import.name_loose(temporary, hash)
     }
 
     /// Puts a file that was announced as large, and is not, where small ones go.
