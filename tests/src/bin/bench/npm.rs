@@ -534,7 +534,7 @@ impl Suite<'_> {
         note("bytes of the tree's files", total as f64 / 1e6, "MB");
         note("unique bytes of the tree's files", unique as f64 / 1e6, "MB");
         if self.wants("figures", "rift ingest") {
-            let mut rates = Vec::new();
+            let (mut rates, mut peaks, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
             for _run in 0..self.wanted.runs.min(3) {
                 let store = self.folder("ingest-store");
                 clear(&store)?;
@@ -543,14 +543,13 @@ impl Suite<'_> {
                 command.env("RIFT_STORE", &store);
                 let sample = self.measured(command, reference)?;
                 rates.push(total as f64 / 1e6 / sample.wall_s);
-                note(
-                    "rift ingest, peak memory",
-                    sample.rss_bytes_max.unwrap_or(0) as f64 / 1e6,
-                    "MB",
-                );
-                let size = disk_bytes(&[store])?;
-                note("store after ingest over unique bytes", size as f64 / unique as f64, "×");
+                peaks.extend(sample.rss_bytes_max.map(|bytes| bytes as f64 / 1e6));
+                sizes.push(disk_bytes(&[store])? as f64 / unique as f64);
             }
+            let peak = peaks.into_iter().fold(0.0, f64::max);
+            note("rift ingest, peak memory", peak, "MB");
+            let size = crate::table::median(sizes).unwrap_or(0.0);
+            note("store after ingest over unique bytes", size, "×");
             note("rift ingest, median", crate::table::median(rates).unwrap_or(0.0), "MB/s");
         }
         for name in ["rift", "rift, --via hardlink", "npm", "bun, hard links", "pnpm, hard links"] {
