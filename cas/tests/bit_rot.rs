@@ -1,7 +1,7 @@
 //! Every byte of a small store is flipped and every file cut at every length, one at a time: `verify`
 //! finds it, nothing crashes, nothing wrong is served, and a repaired store verifies.
 //!
-//! `RIFT_TEST_FULL=1` repairs after every single mutation, and leaves out no byte of the pack.
+//! `RIFT_TEST_FULL=1` repairs after hundreds of mutations of each file, and leaves out no byte of the pack.
 
 #![allow(
     clippy::unwrap_used,
@@ -185,7 +185,8 @@ fn a_repaired_store_verifies_and_serves_nothing_wrong() {
         .filter(|(name, length)| name != Path::new("format") && *length > 0)
         .collect();
     for (name, length) in names {
-        let step = if is_full() { 1 } else { length.div_ceil(10) };
+        // A repair needs a store of its own: every byte of all files would take hours.
+        let step = length.div_ceil(if is_full() { 300 } else { 10 });
         let places = (0..length).step_by(step).chain([length - 1]);
         for mutation in places.flat_map(|at| [Mutation::Flip(at), Mutation::Cut(at)]) {
             repair_one(&root, &shown, &name, mutation);
