@@ -105,7 +105,7 @@ fn publish_and_report(root: &Path, seed: u64) -> Result<(), Error> {
 fn what_was_reported_published_survives_a_power_loss() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image");
-    std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    std::fs::File::create(&image).unwrap().set_len(2 << 30).unwrap();
     let image = image.to_str().unwrap().to_owned();
     let at = folder.path().join("disk");
     let mount = || Mount::new(at.clone(), &["-o", "loop", &image]);
