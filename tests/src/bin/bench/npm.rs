@@ -1,6 +1,6 @@
 //! The npm suite: what `rift exec -- npm ci` takes, beside npm, bun, pnpm, cp and the floors.
 //!
-//! Fairness: one machine, one run, all cases of a group in every round, in an order that rotates; caches warm and no
+//! Fairness: one machine, one run, all cases of a group in every round, in an order drawn for it; caches warm and no
 //! network unless the case's name says otherwise; `node_modules` removed and the disk drained before each measurement,
 //! untimed; no `CI` variable; every case runs once unmeasured first, and what it made is then checked: equal to npm's
 //! tree by the strict differ, or, for tools with a layout of their own, every direct dependency resolves.
@@ -14,6 +14,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rift_tests::differ::{Options, compare};
+use rift_tests::fault::Dice;
 use rift_tests::fixture::{Fixture, direct_dependencies};
 use rift_tests::sandbox::{Sandbox, clear};
 
@@ -143,8 +144,7 @@ impl Suite<'_> {
     fn interleave(&self, cases: &[Case<'_>], runs: usize) -> Vec<Row> {
         let mut rows: Vec<Row> = cases.iter().map(|case| self.warm_up(case)).collect();
         for round in 0..runs {
-            for turn in 0..cases.len() {
-                let at = (turn + round) % cases.len();
+            for at in order(cases.len(), round) {
                 let (case, row) = (&cases[at], &mut rows[at]);
                 let sample = if row.failure.is_none() {
                     self.one(case, row.entries, round + 1)
@@ -506,8 +506,10 @@ impl Suite<'_> {
     fn script_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
         if self.wants(SCRIPTS, "rift hit") {
-            let native = self.project("scripts-native")?;
-            self.quietly(self.plain(&native, Path::new("npm"), &NPM_CI_SCRIPTS[1..]))?;
+            // What a compiler leaves holds the path of the project: npm runs where rift is going to.
+            let (native, project) = (self.project("scripts-native")?, self.project("scripts")?);
+            self.quietly(self.plain(&project, Path::new("npm"), &NPM_CI_SCRIPTS[1..]))?;
+            fs::rename(project.join("node_modules"), native.join("node_modules"))?;
             for (name, folder, words, tree) in [
                 ("rift hit", "scripts", NPM_CI_SCRIPTS, native.as_path()),
                 ("rift hit without scripts", "rift", NPM_CI, reference),
@@ -603,6 +605,17 @@ impl Suite<'_> {
         clear(&all)?;
         Ok(bytes)
     }
+}
+
+/// Returns the cases of a round in an order of its own, the same in every run.
+fn order(count: usize, round: usize) -> Vec<usize> {
+    let mut dice = Dice::new(round as u64);
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        // Below `count`, so it fits.
+        order.swap(last, dice.below(last as u64 + 1) as usize);
+    }
+    order
 }
 
 /// Makes a project depend on one version of a package, and its lockfile have it.
