@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rift_cas::ahead::Ahead;
@@ -389,6 +389,48 @@ fn what_was_written_ahead_ends_as_the_tree_itself() {
         assert_eq!(look(&target), look(&root.join("expected")));
         assert!(!beside.exists());
     }
+}
+
+/// A byte of a pack has changed on the disk, and nothing that stat(2) says of the pack.
+#[test]
+fn damaged_bytes_are_not_written_ahead_when_they_are_to_be_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    let store = Store::open(&root.join("store")).unwrap();
+    let import = store.import().unwrap();
+    let mut unit = import.unit();
+    unit.add(b"the bytes of a file").unwrap();
+    unit.flush().unwrap();
+    drop(unit);
+    import.finish(&[]).unwrap();
+    let pack = fs::read_dir(root.join("store/packs")).unwrap().next().unwrap().unwrap().path();
+    let modified = fs::metadata(&pack).unwrap().modified().unwrap();
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(&pack).unwrap();
+    let held = fs::read(&pack).unwrap();
+    let at = held.windows(19).position(|bytes| bytes == b"the bytes of a file").unwrap();
+    file.write_all_at(b"T", at as u64).unwrap();
+    file.set_modified(modified).unwrap();
+
+    let target = root.join("shown");
+    let ahead = Ahead::start(&store, &target, options()).unwrap();
+    let import = store.import().unwrap();
+    let mut unit = import.unit();
+    unit.remember();
+    let tree =
+        package(&mut unit, &[("old", b"the bytes of a file", 0o666), ("new", b"new", 0o666)]);
+    ahead.write(&unit, &tree, Path::new("a"));
+    unit.flush().unwrap();
+    drop(unit);
+    let (_, index) = import.finish(&[]).unwrap();
+    let mut composer = Composer::new(0o777);
+    composer.graft(b"a", Manifest::parse(&tree.bytes).unwrap()).unwrap();
+    let built = composer.finish().unwrap().built;
+    store.publish_located(&built, &index).unwrap();
+    let tree = store.open_tree(built.hash).unwrap().unwrap();
+    let completed = ahead.complete(&Writer::new(&tree, options()));
+    assert!(matches!(completed, Err(rift_cas::Error::HashMismatch { .. })), "{completed:?}");
+    assert!(!target.exists());
 }
 
 #[test]
