@@ -9,13 +9,13 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use crate::sys::{self, Notification};
@@ -125,39 +125,28 @@ pub(crate) fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&descriptor, 10)?)
 }
 
+/// Seccomp filters are a thread's own, and so is `no_new_privs`: one thread installs the filter and
+/// starts the command, which inherits it, and ends. The listener is in this process from the start.
 fn spawn_watched(mut command: Command) -> io::Result<Observed> {
-    let (mut told, tell) = io::pipe()?;
-    let (wait, mut release) = io::pipe()?;
-    // Other descriptors that the command passes on must not take their numbers.
-    let (tell, wait) = (above_standard(tell.into())?, above_standard(wait.into())?);
-    sys::install_filter(&mut command, filter(), tell.as_raw_fd(), wait.as_raw_fd());
-    // The child waits before it executes, and so does `spawn`: somebody else has to answer.
-    let taker = std::thread::spawn(move || -> io::Result<OwnedFd> {
-        let mut message = [0; 8];
-        told.read_exact(&mut message)?;
-        let [a, b, c, d, e, f, g, h] = message;
-        let pid = u32::from_ne_bytes([a, b, c, d]);
-        let listener = sys::take_descriptor(pid, i32::from_ne_bytes([e, f, g, h]));
-        release.write_all(&[u8::from(listener.is_ok())])?;
-        listener
-    });
-    let spawned = command.spawn();
-    drop(tell);
-    drop(wait);
-    let taken = taker.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
-    let mut child = spawned?;
-    let listener = match taken {
-        Ok(listener) => listener,
-        Err(error) => {
-            // Its calls would wait for ever.
-            child.kill()?;
-            child.wait()?;
-            return Err(error);
-        }
-    };
+    sys::try_listener(filter())?;
     let shared = Arc::new(Mutex::new(Shared { own: Own::default(), seen: Seen::default() }));
     let watched = Arc::clone(&shared);
-    let thread = std::thread::spawn(move || watch(&listener, &watched));
+    let (hand_over, listener) = mpsc::channel();
+    // It would inherit the filter of a thread that has one, and wait for itself. It has to be there
+    // before the command: starting that makes watched calls, such as opening /dev/null.
+    let thread = std::thread::spawn(move || {
+        // None comes when the filter is refused.
+        if let Ok(listener) = listener.recv() {
+            watch(&listener, &watched);
+        }
+    });
+    let starter = std::thread::spawn(move || {
+        let listener = sys::new_listener(&filter())?;
+        // Without a receiver the listener is closed, and watched calls fail with ENOSYS.
+        hand_over.send(listener).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        command.spawn()
+    });
+    let child = starter.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
     Ok(Observed { child, watch: Some(Watch { shared, _thread: thread }) })
 }
 
@@ -186,9 +175,18 @@ fn watch(listener: &OwnedFd, shared: &Mutex<Shared>) {
     // An error of the listener means that the processes are gone, or that their calls fail with
     // ENOSYS from now on: a script that fails so is not recorded.
     while let Ok(Some(call)) = sys::next_notification(listener) {
-        look(&call, &mut lock(shared));
+        // Locked until it is known whether the call went on: nobody asks in between.
+        let mut shared = lock(shared);
+        let memory = File::open(format!("/proc/{}/mem", call.pid));
+        if let Ok(memory) = &memory {
+            look(&call, memory, &mut shared);
+        }
         // ENOENT: the caller was killed while we looked.
-        let _is_gone = sys::let_continue(listener, call.id).is_err();
+        let is_gone = sys::let_continue(listener, call.id).is_err();
+        // Of another user's process, say, which takes CAP_SYS_PTRACE: proc_pid_mem(5).
+        if memory.is_err() && !is_gone {
+            shared.seen.unseen.get_or_insert("a process that rift may not look into");
+        }
     }
 }
 
@@ -323,7 +321,7 @@ fn filter() -> Vec<libc::sock_filter> {
 }
 
 /// Looks at a call before it goes on.
-fn look(call: &Notification, shared: &mut Shared) {
+fn look(call: &Notification, memory: &File, shared: &mut Shared) {
     if call.arch != ARCH {
         shared.seen.unseen.get_or_insert("system calls of another architecture");
         return;
@@ -333,35 +331,35 @@ fn look(call: &Notification, shared: &mut Shared) {
         libc::SYS_io_uring_setup => {
             shared.seen.unseen.get_or_insert("io_uring");
         }
-        libc::SYS_connect => look_at_address(call.pid, call.args[1], call.args[2], shared),
+        libc::SYS_connect => look_at_address(memory, call.args[1], call.args[2], shared),
         // sendto(2) without an address sends where connect(2) went.
         libc::SYS_sendto if call.args[4] != 0 => {
-            look_at_address(call.pid, call.args[4], call.args[5], shared);
+            look_at_address(memory, call.args[4], call.args[5], shared);
         }
         // A struct mmsghdr begins with a struct msghdr.
-        libc::SYS_sendmsg | libc::SYS_sendmmsg => look_at_message(call, shared),
+        libc::SYS_sendmsg | libc::SYS_sendmmsg => look_at_message(call, memory, shared),
         _ => {}
     }
     let found = CALLS.iter().chain(OLD_CALLS).find(|watched| watched.number == number);
     for (directory, path, effect) in found.map_or(&[][..], |watched| watched.paths) {
         // Otherwise the call fails with EFAULT, or its caller is gone.
-        if let Some(path) = read_path(call, *directory, *path) {
-            look_at_path(&path, *effect, flags(call), shared);
+        if let Some(path) = read_path(call, memory, *directory, *path) {
+            look_at_path(&path, *effect, flags(call, memory), shared);
         }
     }
 }
 
 /// Returns the flags of a call that opens.
-fn flags(call: &Notification) -> i32 {
+fn flags(call: &Notification, memory: &File) -> i32 {
     // Flags are an int: the upper half means nothing.
     let int = |argument: u64| argument as i32;
     match libc::c_long::from(call.number) {
         libc::SYS_openat => int(call.args[2]),
         libc::SYS_openat2 => {
             let mut how = [0; 8];
-            match read_memory(call.pid, call.args[2], &mut how) {
+            match memory.read_at(&mut how, call.args[2]) {
                 // openat2(2): flags beyond int are refused.
-                Some(8) => u64::from_ne_bytes(how) as i32,
+                Ok(8) => u64::from_ne_bytes(how) as i32,
                 _ => 0,
             }
         }
@@ -419,7 +417,12 @@ fn real_place(path: &Path, effect: Effect) -> Option<PathBuf> {
 }
 
 /// Reads the path that argument `at` points to, made absolute.
-fn read_path(call: &Notification, directory: Option<usize>, at: usize) -> Option<PathBuf> {
+fn read_path(
+    call: &Notification,
+    memory: &File,
+    directory: Option<usize>,
+    at: usize,
+) -> Option<PathBuf> {
     let mut bytes = [0; libc::PATH_MAX as usize];
     let mut length = 0;
     // A path may end just before memory that is not there.
@@ -427,7 +430,7 @@ fn read_path(call: &Notification, directory: Option<usize>, at: usize) -> Option
         let address = call.args[at].checked_add(length as u64)?;
         let rest_of_page = 4096 - (address % 4096) as usize;
         let end = (length + rest_of_page).min(bytes.len());
-        let read = read_memory(call.pid, address, &mut bytes[length..end])?;
+        let read = memory.read_at(&mut bytes[length..end], address).ok()?;
         if let Some(nul) = bytes[length..length + read].iter().position(|byte| *byte == 0) {
             length += nul;
             break;
@@ -450,16 +453,11 @@ fn read_path(call: &Notification, directory: Option<usize>, at: usize) -> Option
     if path.as_os_str().is_empty() { Some(base) } else { Some(base.join(path)) }
 }
 
-fn read_memory(pid: u32, address: u64, buffer: &mut [u8]) -> Option<usize> {
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    memory.read_at(buffer, address).ok()
-}
-
 /// Looks at the address that a process connects or sends to.
-fn look_at_address(pid: u32, at: u64, length: u64, shared: &mut Shared) {
+fn look_at_address(memory: &File, at: u64, length: u64, shared: &mut Shared) {
     let mut address = [0; 28];
     let length = usize::try_from(length).unwrap_or(0).min(address.len());
-    if read_memory(pid, at, &mut address[..length]) != Some(length) {
+    if !memory.read_at(&mut address[..length], at).is_ok_and(|read| read == length) {
         return;
     }
     if let Some(reached) = reached(&address[..length]) {
@@ -468,16 +466,16 @@ fn look_at_address(pid: u32, at: u64, length: u64, shared: &mut Shared) {
 }
 
 /// Looks at the address in the `struct msghdr` of sendmsg(2) or sendmmsg(2).
-fn look_at_message(call: &Notification, shared: &mut Shared) {
+fn look_at_message(call: &Notification, memory: &File, shared: &mut Shared) {
     let mut header = [0; 16];
-    if read_memory(call.pid, call.args[1], &mut header) != Some(header.len()) {
+    if !memory.read_at(&mut header, call.args[1]).is_ok_and(|read| read == header.len()) {
         return;
     }
     let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = header;
     let name = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     let length = u64::from(u32::from_ne_bytes([i, j, k, l]));
     if name != 0 {
-        look_at_address(call.pid, name, length, shared);
+        look_at_address(memory, name, length, shared);
     }
 }
 
@@ -568,6 +566,31 @@ mod tests {
                 std::fs::remove_file(left).unwrap();
             }
         }
+    }
+
+    /// The filter ends with the thread that started the command, and the command gets no listener.
+    #[test]
+    fn a_watch_leaves_nothing_in_either_process() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("own")).unwrap();
+        let state = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let is_told =
+                |line: &&str| line.starts_with("NoNewPrivs") || line.starts_with("Seccomp");
+            status.lines().filter(is_told).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let before = state();
+        assert_eq!(observe(folder.path(), "ls -l /proc/$$/fd > own/descriptors"), None);
+        assert_eq!(state(), before);
+        let descriptors = std::fs::read_to_string(folder.path().join("own/descriptors")).unwrap();
+        assert!(descriptors.contains("pipe:"), "{descriptors}");
+        assert!(!descriptors.contains("seccomp"), "{descriptors}");
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_an_error_and_holds_nobody_up() {
+        let missing = spawn_watched(Command::new("/nowhere/at/all")).map(drop);
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

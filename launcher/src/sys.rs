@@ -1,4 +1,4 @@
-//! What needs `unsafe` in the launcher: descriptors for a child, a seccomp filter in a child and the
+//! What needs `unsafe` in the launcher: descriptors for a child, a thread's seccomp filter and the
 //! answers to its notifications, signals, and libdeflate.
 
 #![allow(
@@ -90,34 +90,44 @@ pub(crate) fn pass_descriptors(command: &mut Command, descriptors: [(RawFd, RawF
     unsafe { command.pre_exec(pass) };
 }
 
-/// Makes `command` install `filter` before it executes, tell the descriptor of its listener through
-/// `report` and wait until something arrives on `wait`.
-pub(crate) fn install_filter(
-    command: &mut Command,
-    filter: Vec<libc::sock_filter>,
-    report: RawFd,
-    wait: RawFd,
-) {
-    let install = move || {
-        let listener = new_listener(&filter)?;
-        let mut message = [0; 8];
-        // getpid(2) never fails.
-        message[..4].copy_from_slice(&std::process::id().to_ne_bytes());
-        message[4..].copy_from_slice(&listener.to_ne_bytes());
-        // SAFETY: write(2) reads 8 bytes of `message`; it is async-signal-safe (signal-safety(7)).
-        let written = unsafe { libc::write(report, message.as_ptr().cast(), message.len()) };
-        let mut answer = 0_u8;
-        // SAFETY: read(2) writes at most one byte to `answer`; it is async-signal-safe.
-        let read = unsafe { libc::read(wait, (&raw mut answer).cast(), 1) };
-        if written == 8 && read == 1 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Other)) }
+/// What the child of [`try_listener`] reports when it got a listener: no call that it makes fails so.
+const GOT_LISTENER: i32 = libc::ECANCELED;
+
+/// Lets a child try whether [`new_listener`] works: a filter that is in force may kill who asks.
+///
+/// # Errors
+/// As [`new_listener`], or when the child was killed.
+pub(crate) fn try_listener(filter: Vec<libc::sock_filter>) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    // Nothing is executed: either way `attempt` ends with an error.
+    let mut command = Command::new("/");
+    let attempt = move || {
+        // A kill by a filter leaves a core otherwise.
+        let limit = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+        setrlimit(Resource::Core, limit)?;
+        new_listener(&filter)?;
+        Err(io::Error::from_raw_os_error(GOT_LISTENER))
     };
     // SAFETY: pre_exec asks for a closure that is sound between fork and exec: it makes system calls
     // only, allocates nothing, and the memory it reads was made before the fork.
-    unsafe { command.pre_exec(install) };
+    unsafe { command.pre_exec(attempt) };
+    match command.spawn() {
+        Err(error) if error.raw_os_error() == Some(GOT_LISTENER) => Ok(()),
+        Err(error) => Err(error),
+        // Killed before it could report anything.
+        Ok(mut child) => {
+            child.wait()?;
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+    }
 }
 
-/// Installs the filter in this process and returns its listener.
-fn new_listener(filter: &[libc::sock_filter]) -> io::Result<RawFd> {
+/// Installs the filter in this thread, and in what it begins from here on; returns its listener,
+/// which is close-on-exec (seccomp(2)).
+///
+/// # Errors
+/// As seccomp(2) and prctl(2).
+pub(crate) fn new_listener(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     let program = libc::sock_fprog {
         // A few dozen instructions.
         len: filter.len() as u16,
@@ -142,28 +152,11 @@ fn new_listener(filter: &[libc::sock_filter]) -> io::Result<RawFd> {
             listener = install();
         }
     }
-    if listener < 0 { Err(io::Error::last_os_error()) } else { Ok(listener as RawFd) }
-}
-
-/// Takes a copy of descriptor `number` of process `pid`.
-///
-/// # Errors
-/// As pidfd_open(2) and pidfd_getfd(2).
-pub(crate) fn take_descriptor(pid: u32, number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open(2) takes a number and flags.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if pidfd < 0 {
+    if listener < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call above returned this descriptor, and nobody else has it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
-    // SAFETY: pidfd_getfd(2) takes an open descriptor and numbers.
-    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
-    if taken < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call above returned this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(taken as RawFd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
 }
 
 /// Waits for the next notification; `None` when no process has the filter any more.

@@ -1,5 +1,6 @@
 /* deny NUMBER ERRNO PROGRAM ARGUMENT...: runs a program in which one system call fails with this error, as under the
- * filter of a container. seccomp(2) can't be asked for when it is the call to deny, so prctl(2) installs the filter. */
+ * filter of a container; with 0 it kills who calls, as under the filter of a service. seccomp(2) can't be asked for when
+ * it is the call to deny, so prctl(2) installs the filter. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -14,10 +15,11 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: deny NUMBER ERRNO PROGRAM ARGUMENT...\n");
         return 2;
     }
+    unsigned error = (unsigned)atoi(argv[2]);
     struct sock_filter steps[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)atoi(argv[1]), 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)atoi(argv[2])),
+        BPF_STMT(BPF_RET | BPF_K, error == 0 ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ERRNO | error),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog filter = {.len = sizeof steps / sizeof *steps, .filter = steps};
