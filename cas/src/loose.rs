@@ -34,7 +34,6 @@ use crate::leases::Lease;
 use crate::materialize::{Options, Writer, open_directory, relative_path, remove};
 use crate::projection::Projection;
 use crate::store::{Store, make_folder, sync_folder};
-use crate::sys::sync_file_system;
 use crate::tree::OpenTree;
 
 /// How many threads check and remove: more only wait for the disk.
@@ -236,7 +235,7 @@ fn publish(writer: &Writer<'_>, fresh: &Path, path: &Path) -> Result<()> {
     writer.write_tree(fresh)?;
     // One call for all of its files, which would take an fsync(2) each.
     let root = File::open(fresh).map_err(Error::io("open", fresh))?;
-    sync_file_system(&root).map_err(Error::io("write to the disk", fresh))?;
+    rustix::fs::syncfs(&root).map_err(Error::io("write to the disk", fresh))?;
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, fresh, cwd, path, RenameFlags::NOREPLACE) {
         Ok(()) => sync_folder(path),

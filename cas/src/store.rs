@@ -206,9 +206,7 @@ impl Store {
     /// # Errors
     /// What the system says; nothing has the name then that did not have it before.
     pub(crate) fn publish_bytes(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut temporary = self.temporary()?;
-        temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
-        temporary.publish(path)
+        self.written(bytes)?.publish(path)
     }
 
     /// As [`Store::publish_bytes`], for what can be made again: a power loss may take the file as if it had never been
@@ -217,9 +215,13 @@ impl Store {
     /// # Errors
     /// As there.
     pub(crate) fn publish_passing(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.written(bytes)?.put(path, 0o444)
+    }
+
+    fn written(&self, bytes: &[u8]) -> Result<Temporary> {
         let mut temporary = self.temporary()?;
         temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
-        temporary.put(path, 0o444)
+        Ok(temporary)
     }
 }
 

@@ -70,14 +70,6 @@ pub(crate) fn start_writeback(file: &File, offset: u64, length: u64) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
 }
 
-/// Writes everything that the file system of an open file has not written yet to the disk.
-///
-/// # Errors
-/// As syncfs(2).
-pub(crate) fn sync_file_system(file: &File) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(file)?)
-}
-
 /// Offsets and lengths of shared bytes are multiples of this: no common file system's blocks are larger.
 pub(crate) const CLONE_ALIGN: u64 = 4096;
 

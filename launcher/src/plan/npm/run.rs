@@ -311,7 +311,7 @@ struct Packages<'s> {
 fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
     let mut ahead = start_ahead(request, &layout)?;
-    let packages = take_in(request, &layout, Some(&ahead))?;
+    let packages = take_in(request, &layout, false, &ahead)?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
     tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;
@@ -348,8 +348,8 @@ fn start_ahead(request: &Request<'_>, layout: &Layout) -> Result<BTreeMap<String
     for root in &layout.roots {
         let target = request.install.root.join(&root.dir);
         let has_parent = target.parent().is_some_and(Path::is_dir);
-        let is_shown = !matches!(request.store.projection(&target), Ok(None));
-        if has_parent && !is_shown && !request.has_links {
+        let is_unknown = matches!(request.store.projection(&target), Ok(None));
+        if has_parent && is_unknown && !request.has_links {
             let ahead = Ahead::start(request.store, &target, request.options)
                 .with_context(|| format!("could not begin `{}`", root.dir))?;
             started.insert(root.dir.clone(), ahead);
@@ -399,11 +399,12 @@ fn plan_of(
     planned
 }
 
-/// Brings every package of a layout into the store; with folders to fill also from registries.
+/// Brings every package of a layout into the store, and writes what comes into folders begun `ahead`.
 fn take_in<'s>(
     request: &Request<'s>,
     layout: &Layout,
-    ahead: Option<&BTreeMap<String, Ahead>>,
+    is_offline: bool,
+    ahead: &BTreeMap<String, Ahead>,
 ) -> Result<Packages<'s>, Stop> {
     let install = request.install;
     let import = request.store.import()?;
@@ -414,20 +415,20 @@ fn take_in<'s>(
         false => None,
     };
     let mut settings = network::settings(&install.registries, &install.tool, request.env)?;
-    settings.is_offline |= ahead.is_none();
+    settings.is_offline |= is_offline;
     let cache = Some(&*install.registries.cache);
     let write = |number: usize, tree: &Built, unit: &Unit<'_>| {
         let placed: &Placed = &layout.packages[numbers[number]];
         // What scripts make of a package is another tree.
         let is_plain = !placed.has_install_script || install.settings.ignore_scripts;
         let folder = &layout.roots[placed.root].dir;
-        let ahead = ahead.and_then(|ahead| ahead.get(folder)).filter(|_| is_plain);
-        if let (Some(ahead), Ok(path)) = (ahead, below(folder, &placed.path)) {
+        if let Some(ahead) = ahead.get(folder).filter(|_| is_plain)
+            && let Ok(path) = below(folder, &placed.path)
+        {
             ahead.write(unit, tree, Path::new(&path));
         }
     };
-    let has_folders = ahead.is_some_and(|ahead| !ahead.is_empty());
-    let watch = Watch { progress: request.progress, taken: has_folders.then_some(&write) };
+    let watch = Watch { progress: request.progress, taken: (!ahead.is_empty()).then_some(&write) };
     let Fetched { packages, records, downloaded_bytes } =
         fetch::fetch_all(&wanted, &import, &find, &settings, cache, watch)
             .map_err(|failure| Stop::Native(describe(&failure)))?;
@@ -759,7 +760,7 @@ fn run_scripts(
     let records = if request.has_script_cache { ran.records } else { Vec::new() };
     import.finish(&records)?;
     // Composed anew from what the store has by now: the packages, and the results just kept.
-    let packages = take_in(request, layout, None)?;
+    let packages = take_in(request, layout, true, &BTreeMap::new())?;
     let (trees, stored_bytes) = publish(request, layout, packages, &ran.results)?;
     report.stored_bytes += stored_bytes;
     for (folder, tree) in &trees {
@@ -904,7 +905,7 @@ pub fn learn(request: &Request<'_>, elapsed: Option<Duration>) -> Result<Result<
 
 fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Report, Stop> {
     let layout = request.install.layout().map_err(|why| Stop::Native(why.to_string()))?;
-    let packages = take_in(request, &layout, None)?;
+    let packages = take_in(request, &layout, true, &BTreeMap::new())?;
     let mut report = Report { added: layout.added as u64, ..Report::default() };
     tally(&packages, &mut report);
     report.scripts_reused = packages.known.len() as u64;

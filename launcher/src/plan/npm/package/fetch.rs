@@ -283,6 +283,23 @@ enum Task {
     Delivered(Box<Delivery>),
 }
 
+/// What one worker works with.
+struct Worker<'i> {
+    import: &'i Import<'i>,
+    unit: Unit<'i>,
+    buffers: Buffers,
+}
+
+impl Worker<'_> {
+    fn import(
+        &mut self,
+        tarball: impl Read,
+        integrity: &Integrity,
+    ) -> Result<tarball::Package, PackageError> {
+        tarball::import(tarball, integrity, &mut self.unit, &mut self.buffers)
+    }
+}
+
 type JobResult = Option<Result<Got, Arc<Failure>>>;
 
 /// One run of [`fetch_all`].
@@ -361,22 +378,18 @@ impl<'r> Run<'r> {
 
     /// Takes in one tarball after the other until all are.
     fn work(&self, import: &Import<'_>) {
-        let (mut unit, mut buffers) = (import.unit(), Buffers::default());
+        let mut worker = Worker { import, unit: import.unit(), buffers: Buffers::default() };
         if self.watch.taken.is_some() {
-            unit.remember();
+            worker.unit.remember();
         }
         while let Some(task) = self.next_task() {
             match task {
-                Task::FromCache(number) => {
-                    self.take_from_cache(number, import, &mut unit, &mut buffers);
-                }
-                Task::Delivered(delivery) => {
-                    self.take_in(*delivery, import, &mut unit, &mut buffers);
-                }
+                Task::FromCache(number) => self.take_from_cache(number, &mut worker),
+                Task::Delivered(delivery) => self.take_in(*delivery, &mut worker),
             }
         }
         // Others may rely on blobs that this unit brings, whatever came of its packages.
-        if let Err(error) = unit.flush() {
+        if let Err(error) = worker.unit.flush() {
             self.stop(Failure::of(self.jobs[0].package, PackageError::from(error)));
         }
     }
@@ -399,30 +412,18 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn take_from_cache(
-        &self,
-        number: usize,
-        import: &Import<'_>,
-        unit: &mut Unit<'_>,
-        buffers: &mut Buffers,
-    ) {
+    fn take_from_cache(&self, number: usize, worker: &mut Worker<'_>) {
         let job = &self.jobs[number];
         let file = self.cache.and_then(|cache| cacache::open(cache, &job.integrity));
-        match file.map(|file| tarball::import(file, &job.integrity, unit, buffers)) {
-            Some(Ok(package)) => self.keep(number, package, Source::Cache, import, unit),
+        match file.map(|file| worker.import(file, &job.integrity)) {
+            Some(Ok(package)) => self.keep(number, package, Source::Cache, worker),
             Some(Err(error)) if !error.is_about_this_copy() => self.fail(number, error),
             // Gone or damaged by now: npm would fetch it again too.
             _ => self.ask(number),
         }
     }
 
-    fn take_in(
-        &self,
-        delivery: Delivery,
-        import: &Import<'_>,
-        unit: &mut Unit<'_>,
-        buffers: &mut Buffers,
-    ) {
+    fn take_in(&self, delivery: Delivery, worker: &mut Worker<'_>) {
         let Delivery { ask, body } = delivery;
         let number = ask.job;
         let settings = self.registry.settings();
@@ -433,10 +434,10 @@ impl<'r> Run<'r> {
             }
             Err(error) => return self.fail(number, error),
         };
-        match tarball::import(body, &self.jobs[number].integrity, unit, buffers) {
+        match worker.import(body, &self.jobs[number].integrity) {
             Ok(package) => {
                 self.downloaded_bytes.fetch_add(package.facts.packed_bytes, Ordering::Relaxed);
-                self.keep(number, package, Source::Registry, import, unit);
+                self.keep(number, package, Source::Registry, worker);
             }
             Err(PackageError::Read(_)) if ask.attempt < settings.retries => {
                 self.ask_again(ask, false);
@@ -484,9 +485,9 @@ impl<'r> Run<'r> {
         number: usize,
         package: tarball::Package,
         source: Source,
-        import: &Import<'_>,
-        unit: &mut Unit<'_>,
+        worker: &mut Worker<'_>,
     ) {
+        let Worker { import, unit, .. } = worker;
         if let Err(error) = import.add_manifest(unit, &package.tree) {
             return self.fail(number, PackageError::from(error));
         }
