@@ -174,17 +174,19 @@ fn check_after_loss(root: &Path, round: u64, published: &[u64]) {
     assert_eq!(read_back(&store, tree, &out).unwrap(), Some(files), "round {round}");
 }
 
+/// Mounts a tmpfs below `folder`; says why not where that can't be.
+fn memory_disk(folder: &Path, options: &str) -> Option<Mount> {
+    Mount::new(folder.join("disk"), &["-t", "tmpfs", "-o", options, "t"])
+        .inspect_err(|reason| println!("skipped: needs root to mount a tmpfs: {reason}"))
+        .ok()
+}
+
 /// Fills a store on a small tmpfs until it refuses, and checks that it is whole, says why, and works
 /// again once there is room.
 fn fill(options: &str, count: usize, size: usize) {
     let folder = tempfile::tempdir().unwrap();
-    let disk = Mount::new(folder.path().join("disk"), &["-t", "tmpfs", "-o", options, "t"]);
-    let disk = match disk {
-        Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: needs root to mount a tmpfs: {reason}");
-            return;
-        }
+    let Some(disk) = memory_disk(folder.path(), options) else {
+        return;
     };
     let root = disk.0.join("store");
     let store = Store::open(&root).unwrap();
@@ -245,13 +247,8 @@ fn a_disk_without_inodes_is_an_error_and_no_damage() {
 #[test]
 fn a_store_on_a_read_only_disk_is_read() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = Mount::new(folder.path().join("disk"), &["-t", "tmpfs", "-o", "mode=755", "t"]);
-    let disk = match disk {
-        Ok(disk) => disk,
-        Err(reason) => {
-            println!("skipped: needs root to mount a tmpfs: {reason}");
-            return;
-        }
+    let Some(disk) = memory_disk(folder.path(), "mode=755") else {
+        return;
     };
     let root = disk.0.join("store");
     let files = some_files(1, 5, 1000);

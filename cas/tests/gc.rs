@@ -15,6 +15,7 @@ use rift_cas::log::Topic;
 use rift_cas::record::Kind;
 use rift_cas::verify::verify;
 use rift_cas::{Store, gc};
+use rift_tree::TreeHash;
 use support::*;
 
 fn packs(store: &Store) -> usize {
@@ -27,6 +28,12 @@ fn age_plan(store: &Store, name: &str, seconds: u64) {
     file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
 }
 
+/// Publishes trees; plans `plan0`, `plan1`… name them.
+fn publish_all(store: &Store, all: &[Files]) -> Vec<TreeHash> {
+    let name = |(number, files)| publish(store, &format!("plan{number}"), files).unwrap();
+    all.iter().enumerate().map(name).collect()
+}
+
 #[test]
 fn what_a_root_names_stays_and_the_rest_goes() {
     let folder = folder();
@@ -34,11 +41,7 @@ fn what_a_root_names_stays_and_the_rest_goes() {
     let shown = folder.path().join("shown");
     std::fs::create_dir(&shown).unwrap();
     let files: Vec<Files> = (0..5).map(|seed| some_files(seed, 6, 3000)).collect();
-    let trees: Vec<_> = files
-        .iter()
-        .enumerate()
-        .map(|(number, files)| publish(&store, &format!("plan{number}"), files).unwrap())
-        .collect();
+    let trees = publish_all(&store, &files);
     store.set_ref("kept", trees[1]).unwrap();
     project(&store, trees[2], &shown);
     let lease = store.lease(trees[3]).unwrap();
@@ -173,11 +176,7 @@ fn a_damaged_table_of_blobs_costs_no_blob() {
     let root = folder.path().join("store");
     let store = Store::open(&root).unwrap();
     let all: Vec<Files> = (0..3).map(|seed| some_files(seed, 6, 3000)).collect();
-    let trees: Vec<_> = all
-        .iter()
-        .enumerate()
-        .map(|(number, files)| publish(&store, &format!("plan{number}"), files).unwrap())
-        .collect();
+    let trees = publish_all(&store, &all);
     collect_all(&store);
     let table = root.join("index/blobs");
     let mut bytes = std::fs::read(&table).unwrap();

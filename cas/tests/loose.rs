@@ -15,13 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rift_cas::ingest;
 use rift_cas::materialize::{self, Writer, Written};
 use rift_cas::record::Kind;
 use rift_cas::tree::OpenTree;
 use rift_cas::verify::{Report, Severity, verify};
 use rift_cas::{Error, Store};
-use rift_tree::builder::Builder;
 use support::*;
 
 /// A store with the loose form of one stamped tree, which a plan names, and a project linked to it.
@@ -44,17 +42,8 @@ impl Scene {
             fs::set_permissions(source.join(name), fs::Permissions::from_mode(0o644)).unwrap();
         }
         symlink("lib/one", source.join("link")).unwrap();
-        let import = store.import().unwrap();
-        let mut builder = Builder::stamped();
-        for entry in ingest::directory(&import, &source, 1, &|_| false).unwrap() {
-            builder.put_with_xattrs(&entry.path, 0, entry.item, entry.xattrs).unwrap();
-        }
-        let built = builder.finish().unwrap();
-        let (_, index) = import.finish(&[]).unwrap();
-        store.publish_located(&built, &index).unwrap();
-        drop(index);
-        set_plan(&store, "plan", built.hash).unwrap();
-        let tree = store.open_tree(built.hash).unwrap().unwrap();
+        let tree = stamped(&store, &source);
+        set_plan(&store, "plan", tree.hash()).unwrap();
         let scene = Self { folder, store, tree };
         assert_eq!(scene.link("project").linked, 4);
         assert_eq!(scene.look().findings, []);

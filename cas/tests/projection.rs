@@ -2,8 +2,11 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     reason = "clippy.toml allows it in test functions, not in what they call"
 )]
+
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +17,6 @@ use std::path::{Path, PathBuf};
 use rift_cas::ahead::Ahead;
 use rift_cas::compare::{self, Differences};
 use rift_cas::import::Unit;
-use rift_cas::ingest;
 use rift_cas::materialize::{self, Options, Writer};
 use rift_cas::projection::Projection;
 use rift_cas::store::Store;
@@ -22,6 +24,7 @@ use rift_cas::tree::OpenTree;
 use rift_tree::Manifest;
 use rift_tree::builder::{Builder, Built, Item};
 use rift_tree::compose::Composer;
+use support::stamped;
 
 const STAMP_NS: i64 = 1_700_000_000_000_000_000;
 
@@ -63,19 +66,6 @@ fn write(path: &Path, bytes: &[u8], mode: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// Takes `folder` in as a stamped tree, as packages are.
-fn stamped(store: &Store, folder: &Path) -> OpenTree {
-    let import = store.import().unwrap();
-    let mut builder = Builder::stamped();
-    for entry in ingest::directory(&import, folder, 2, &|_| false).unwrap() {
-        builder.put_with_xattrs(&entry.path, 0, entry.item, entry.xattrs).unwrap();
-    }
-    let built = builder.finish().unwrap();
-    let (_, index) = import.finish(&[]).unwrap();
-    store.publish_located(&built, &index).unwrap();
-    store.open_tree(built.hash).unwrap().unwrap()
 }
 
 struct Scene {

@@ -737,15 +737,20 @@ fn a_monorepo_equals_npms() {
             fs::write(member.join("package.json"), manifest.to_string()).unwrap();
             fs::write(member.join("run.js"), "#!/usr/bin/env node\nconsole.log('run')\n").unwrap();
         }
-        edit_json(&at.join("package.json"), |manifest| {
-            manifest["workspaces"] = serde_json::json!(["packages/*"]);
-            Ok(())
-        })
-        .unwrap();
-        let lock = ["install", "--package-lock-only", "--ignore-scripts", "--prefer-offline"];
-        sandbox.run(&mut sandbox.npm(at, &lock)).unwrap().success().unwrap();
+        make_workspaces(&sandbox, at);
     };
     same_as_npm("a monorepo", &sandbox, &arrange, &["ci"]);
+}
+
+/// Makes the folders below `packages` workspaces, also in the lockfile.
+fn make_workspaces(sandbox: &Sandbox, at: &Path) {
+    edit_json(&at.join("package.json"), |manifest| {
+        manifest["workspaces"] = serde_json::json!(["packages/*"]);
+        Ok(())
+    })
+    .unwrap();
+    let lock = ["install", "--package-lock-only", "--ignore-scripts", "--prefer-offline"];
+    sandbox.run(&mut sandbox.npm(at, &lock)).unwrap().success().unwrap();
 }
 
 /// A linked folder's command with a first line in DOS form is rewritten as npm rewrites it, hit or not.
@@ -771,13 +776,7 @@ fn commands_of_linked_folders_are_mended_as_by_npm() {
             fs::write(member.join(name), text).unwrap();
         }
         symlink("behind.js", member.join("way.js")).unwrap();
-        edit_json(&at.join("package.json"), |manifest| {
-            manifest["workspaces"] = serde_json::json!(["packages/*"]);
-            Ok(())
-        })
-        .unwrap();
-        let lock = ["install", "--package-lock-only", "--ignore-scripts", "--prefer-offline"];
-        sandbox.run(&mut sandbox.npm(at, &lock)).unwrap().success().unwrap();
+        make_workspaces(&sandbox, at);
         assert!(fs::read(member.join("dos.js")).unwrap().contains(&b'\r'));
     };
     for name in ["a first run", "a hit"] {

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rift_cas::ingest;
 use rift_cas::log::{Record, Topic};
 use rift_cas::materialize::{self, Options};
 use rift_cas::projection::Projection;
 use rift_cas::record::Kind;
 use rift_cas::roots::trees_of_plan;
+use rift_cas::tree::OpenTree;
 use rift_cas::{Error, Store, gc};
 use rift_tree::TreeHash;
 use rift_tree::builder::{Builder, Built, Item};
@@ -66,6 +68,19 @@ pub(crate) fn build(import: &rift_cas::import::Import<'_>, files: &Files) -> Res
     import.add_manifest(&mut unit, &built)?;
     unit.flush()?;
     Ok(built)
+}
+
+/// Takes `folder` in as a stamped tree, as packages are.
+pub(crate) fn stamped(store: &Store, folder: &Path) -> OpenTree {
+    let import = store.import().unwrap();
+    let mut builder = Builder::stamped();
+    for entry in ingest::directory(&import, folder, 2, &|_| false).unwrap() {
+        builder.put_with_xattrs(&entry.path, 0, entry.item, entry.xattrs).unwrap();
+    }
+    let built = builder.finish().unwrap();
+    let (_, index) = import.finish(&[]).unwrap();
+    store.publish_located(&built, &index).unwrap();
+    store.open_tree(built.hash).unwrap().unwrap()
 }
 
 /// Imports a tree and names it by a plan.
