@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
@@ -123,6 +123,21 @@ pub fn spawn(mut command: impl FnMut() -> Command) -> io::Result<Observed> {
 /// As fcntl(2) with `F_DUPFD_CLOEXEC`.
 pub(crate) fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&descriptor, 10)?)
+}
+
+/// Occupies every free number up to `last`, above the standard ones, for as long as the result lives.
+///
+/// # Errors
+/// As fcntl(2) with `F_DUPFD_CLOEXEC`.
+pub(crate) fn occupy(descriptor: BorrowedFd<'_>, last: RawFd) -> io::Result<Vec<OwnedFd>> {
+    let mut occupied = Vec::new();
+    loop {
+        let next = rustix::io::fcntl_dupfd_cloexec(descriptor, 3)?;
+        if next.as_raw_fd() > last {
+            return Ok(occupied);
+        }
+        occupied.push(next);
+    }
 }
 
 /// Seccomp filters are a thread's own, and so is `no_new_privs`: one thread installs the filter and

@@ -6,7 +6,7 @@
 //! nobody keeps have no watch: one may take rights from them, see [`observe::spawn`].
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -104,6 +104,9 @@ impl Driver {
             observe::above_standard(request_end.into()).context("could not pass a pipe on")?;
         let answer_end =
             observe::above_standard(answer_end.into()).context("could not pass a pipe on")?;
+        // std's own pipe, which tells what execve(2) said, must not lie where the child gets these.
+        let _occupied =
+            observe::occupy(request_end.as_fd(), ANSWERS).context("could not pass a pipe on")?;
         let passed = [(request_end.as_raw_fd(), REQUESTS), (answer_end.as_raw_fd(), ANSWERS)];
         let command = || {
             let mut command = Command::new(start.node);
@@ -183,6 +186,18 @@ mod tests {
         };
         let npm = find("npm");
         (find("node"), npm.parent().unwrap().parent().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_executed_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        for is_watched in [false, true] {
+            let (node, npm_root) = (&*folder.join("node"), folder);
+            let start = Start { node, npm_root, words: &[], folder, is_watched };
+            let error = format!("{:#}", Driver::start(start).unwrap_err());
+            assert!(error.starts_with("could not start node: No such file"), "{error}");
+        }
     }
 
     #[test]
