@@ -976,7 +976,12 @@ fn power_losses_are_survived() {
         kill_at_random(&mut command, usual, &mut dice).unwrap();
         sandbox.kill_leftovers();
         if round % 3 == 0 { disk.lose_power_after_journal() } else { disk.lose_power() }.unwrap();
-        assert_store_verifies(&sandbox, &project);
+        // A store whose making was cut short is none yet; one that was there stays one.
+        let is_there = sandbox.store().join("format").exists();
+        assert!(is_there || round % 2 == 0, "round {round}: the store is gone");
+        if is_there {
+            assert_store_verifies(&sandbox, &project);
+        }
         let ran = rift(&sandbox, &project, Scripts::Off.install());
         assert!(ran.status.success(), "round {round}: {ran}");
         assert_same(&warm.project(), &project);
