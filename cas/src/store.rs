@@ -215,7 +215,12 @@ impl Store {
     /// # Errors
     /// As there.
     pub(crate) fn publish_passing(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.written(bytes)?.put(path, 0o444)
+        let written = self.written(bytes)?;
+        written.set_mode(0o444)?;
+        // Bytes first: where journals keep the order of changes, no name is there then without them.
+        crate::sys::write_back(&written.file)
+            .map_err(Error::io("write to the disk", &written.path))?;
+        written.put(path)
     }
 
     fn written(&self, bytes: &[u8]) -> Result<Temporary> {
@@ -241,15 +246,19 @@ impl Temporary {
 
     /// Writes the file to the disk and gives it a mode and its name.
     pub(crate) fn publish_as(self, path: &Path, mode: u32) -> Result<()> {
-        self.put(path, mode)?;
+        self.set_mode(mode)?;
+        self.file.sync_data().map_err(Error::io("write to the disk", &self.path))?;
+        self.put(path)?;
         sync_folder(path)
     }
 
-    /// Writes the file to the disk and gives it a mode and a name that may not last.
-    fn put(mut self, path: &Path, mode: u32) -> Result<()> {
+    fn set_mode(&self, mode: u32) -> Result<()> {
         let permissions = fs::Permissions::from_mode(mode);
-        self.file.set_permissions(permissions).map_err(Error::io("set the mode of", &self.path))?;
-        self.file.sync_data().map_err(Error::io("write to the disk", &self.path))?;
+        self.file.set_permissions(permissions).map_err(Error::io("set the mode of", &self.path))
+    }
+
+    /// Gives the file, whose bytes are on the disk, a name that may not last.
+    fn put(mut self, path: &Path) -> Result<()> {
         let renamed = match fs::rename(&self.path, path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(folder) = path.parent() {
