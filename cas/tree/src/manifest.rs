@@ -420,6 +420,24 @@ impl<'a> Manifest<'a> {
         })
     }
 
+    /// Returns the child of directory `parent` called `name`, for who has no path key of it: children
+    /// are in the order of their names.
+    #[must_use]
+    pub fn child_named(&self, parent: EntryId, name: &[u8]) -> Option<EntryId> {
+        let mut range = self.children(parent);
+        let mut low = range.next()?.0;
+        let mut high = range.next_back().map_or(low, |last| last.0) + 1;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.name(EntryId(middle))?.cmp(name) {
+                core::cmp::Ordering::Equal => return Some(EntryId(middle)),
+                core::cmp::Ordering::Less => low = middle + 1,
+                core::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
     #[inline]
     fn probe(&self, key: PathKey, is_it: impl Fn(EntryId) -> bool) -> Option<EntryId> {
         let table = self.section(Section::Index);

@@ -18,12 +18,82 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::bytes::{u32_at, u64_at};
+use crate::error::FormatError;
+use crate::hash::TreeHash;
+
 /// The first eight bytes of every state file.
 pub const MAGIC: [u8; 8] = *b"RIFTSTAT";
 /// The version of the format that this crate writes and reads.
 pub const VERSION: u32 = 1;
 /// The size of the header, in bytes.
 pub const HEADER_BYTES: usize = 64;
+
+/// The size of a state word, in bytes.
+pub const WORD_BYTES: usize = 16;
+
+/// What the header of a state file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// How many entries the tree has, and so the file words.
+    pub entries: u32,
+    /// The tree.
+    pub tree: TreeHash,
+    /// `st_dev` of the directory that the tree is shown at.
+    pub device: u64,
+    /// `st_ino` of that directory.
+    pub inode: u64,
+}
+
+impl Header {
+    /// Returns the bytes that a state file begins with.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.entries.to_le_bytes());
+        bytes[16..48].copy_from_slice(self.tree.as_bytes());
+        bytes[48..56].copy_from_slice(&self.device.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.inode.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header that a state file begins with.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let header = bytes.get(..HEADER_BYTES).ok_or(FormatError::Truncated {
+            offset: bytes.len() as u64,
+            wanted: HEADER_BYTES as u64,
+        })?;
+        if header[..8] != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        match u32_at(header, 2) {
+            Some(VERSION) => {}
+            found => {
+                let (readable, found) = (VERSION, found.unwrap_or_default());
+                return Err(FormatError::Version { readable, found });
+            }
+        }
+        let mut tree = [0; 32];
+        tree.copy_from_slice(&header[16..48]);
+        Ok(Self {
+            entries: u32_at(header, 3).unwrap_or_default(),
+            tree: TreeHash::from_bytes(tree),
+            device: u64_at(header, 6).unwrap_or_default(),
+            inode: u64_at(header, 7).unwrap_or_default(),
+        })
+    }
+
+    /// Returns how long the file is, in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> usize {
+        HEADER_BYTES + self.entries as usize * WORD_BYTES
+    }
+}
 
 const PRISTINE: u64 = 0;
 const CLAIMED: u64 = 1;
@@ -101,7 +171,7 @@ pub struct StateWord {
     inode: AtomicU64,
 }
 
-const _: () = assert!(size_of::<StateWord>() == 16);
+const _: () = assert!(size_of::<StateWord>() == WORD_BYTES);
 
 fn pack(state: u64, owner: u64, generation: u64) -> u64 {
     state | owner << OWNER_SHIFT | generation << GENERATION_SHIFT
@@ -195,6 +265,14 @@ impl StateWord {
         self.control
             .compare_exchange(claim.control, detached, Ordering::Release, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Notes that the real file of a detached entry is gone, so that its inode number, which the file
+    /// system gives to the next file, is not taken for the entry's.
+    pub fn forget_inode(&self, inode: u64) {
+        let swapped = self.inode.compare_exchange(inode, GONE, Ordering::AcqRel, Ordering::Relaxed);
+        // Another number is another file's, which is there.
+        let _is_forgotten = swapped.is_ok();
     }
 
     /// Gives the claim up: the tree answers again.
