@@ -37,6 +37,8 @@ pub const GRACE: Duration = Duration::from_secs(600);
 const RUNS_KEPT: usize = 200;
 /// How long a repair's leftovers are kept.
 const QUARANTINE: Duration = Duration::from_secs(7 * 86_400);
+/// How long a state may be without the record of its projection.
+const STATE_GRACE: Duration = Duration::from_secs(60);
 /// A temporary file of this age is a leftover, whoever has its writer's pid by now.
 const TEMPORARY_MAX: Duration = Duration::from_secs(86_400);
 /// The store's size is measured again when the cached figure is older.
@@ -398,10 +400,23 @@ impl<'a> Survey<'a> {
     }
 
     fn find_leftovers(&mut self) -> Result<()> {
+        let projections = self.files.iter().filter_map(|file| match &file.item {
+            Item::Record(Kind::Projection, name) => Some(name.as_str()),
+            _ => None,
+        });
+        let mut live: HashSet<&str> = projections.collect();
+        for name in &self.dead_projections {
+            live.remove(name.as_str());
+        }
         for file in &self.files {
-            let is_leftover = match file.item {
+            let is_leftover = match &file.item {
                 Item::Temporary => is_abandoned(file)?,
                 Item::Quarantined => !is_younger(file.changed_secs(), QUARANTINE),
+                // The record of a projection comes after its state.
+                Item::State(name) => {
+                    let is_old = !is_younger(file.changed_secs(), STATE_GRACE);
+                    is_old && !live.contains(name.trim_end_matches(".log"))
+                }
                 _ => false,
             };
             if is_leftover {

@@ -29,6 +29,8 @@ pub(crate) enum Item {
     Record(Kind, String),
     Segment,
     Lease,
+    /// The state of a projection of this name, or its log.
+    State(String),
     Cache,
     /// The folder of a tree as plain files.
     LooseForm(TreeHash),
@@ -159,6 +161,10 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
                 _ => Item::Stray,
             },
             ("leases", _) => Item::Lease,
+            ("states", _) => match TreeHash::from_hex(name.trim_end_matches(".log").as_bytes()) {
+                Ok(_) => Item::State(name),
+                Err(_) => Item::Stray,
+            },
             ("index", _) if ["blobs", "stamps", "size"].contains(&name.as_str()) => Item::Cache,
             _ => Item::Stray,
         };

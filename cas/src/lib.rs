@@ -24,6 +24,7 @@ pub mod record;
 pub mod remove;
 pub mod roots;
 pub mod secrets;
+pub mod state;
 pub mod stats;
 pub mod store;
 pub mod sys;

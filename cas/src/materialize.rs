@@ -53,18 +53,21 @@ pub struct Options {
 
 impl Options {
     /// Returns the permission bits that an entry of `manifest` gets.
-    pub(crate) fn permissions(&self, manifest: &Manifest<'_>, id: EntryId) -> u16 {
+    #[must_use]
+    pub fn permissions(&self, manifest: &Manifest<'_>, id: EntryId) -> u16 {
         let mode = manifest.mode(id).unwrap_or(0o755) & 0o1777;
         if manifest.is_stamped() { mode & !self.umask } else { mode }
     }
 
-    /// Returns the mtime that an entry of `manifest` gets, in nanoseconds since the epoch.
-    pub(crate) fn mtime_ns(&self, manifest: &Manifest<'_>, id: EntryId) -> i64 {
+    /// Returns the mtime that an entry is shown with, in nanoseconds since the epoch.
+    #[must_use]
+    pub fn mtime_ns(&self, manifest: &Manifest<'_>, id: EntryId) -> i64 {
         manifest.mtime_ns(id).unwrap_or(self.stamp_ns)
     }
 
-    /// Returns the same for futimens(2).
-    pub(crate) fn times(&self, manifest: &Manifest<'_>, id: EntryId) -> Timestamps {
+    /// Returns the times that an entry is shown with, for utimensat(2).
+    #[must_use]
+    pub fn times(&self, manifest: &Manifest<'_>, id: EntryId) -> Timestamps {
         let mtime_ns = self.mtime_ns(manifest, id);
         let time = Timespec {
             tv_sec: mtime_ns.div_euclid(1_000_000_000),
@@ -167,6 +170,23 @@ impl<'t> Writer<'t> {
             self.finish_directory(opened.as_fd(), *directory, path)?;
         }
         Ok(Written { entries: written.entries + above.len() as u64, ..written })
+    }
+
+    /// Makes directory `id`, without its entries, as `name` in `parent`, which is at `path`.
+    ///
+    /// # Errors
+    /// As [`Writer::write_tree`].
+    pub fn write_directory_as(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        id: EntryId,
+        path: &Path,
+    ) -> Result<OwnedFd> {
+        self.make_directory(Some(parent), name, id, path)?;
+        let opened = open_directory(Some(parent), name, path)?;
+        self.finish_directory(opened.as_fd(), id, path)?;
+        Ok(opened)
     }
 
     /// Returns how the tree is written.
@@ -392,7 +412,10 @@ impl<'t> Writer<'t> {
     }
 
     /// Writes the bytes of file `id` as `name` into `parent`, which is at `folder`; returns the file.
-    pub(crate) fn write_file_as(
+    ///
+    /// # Errors
+    /// As [`Writer::write_tree`].
+    pub fn write_file_as(
         &self,
         parent: BorrowedFd<'_>,
         name: &OsStr,
@@ -622,6 +645,17 @@ pub(crate) fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Resul
         let _is_back = rustix::fs::rename(&old, target).is_ok();
         return Err(Error::io("put in place", target)(error));
     }
+    remove(&old, threads)
+}
+
+/// Takes what is at `target` away: it is renamed aside, so that it is gone at once, and then removed.
+///
+/// # Errors
+/// What the system says.
+pub fn move_away(target: &Path, threads: usize) -> Result<()> {
+    remove_leftovers(target)?;
+    let old = beside(target, "new");
+    rustix::fs::rename(target, &old).map_err(Error::io("move aside", target))?;
     remove(&old, threads)
 }
 

@@ -12,6 +12,7 @@
 //! done_ns N        no entry had a later ctime when the projection was finished
 //! umask N
 //! links 0|1        whether files may be hard links to the loose form of the tree
+//! mount 0|1        whether the tree is served at the directory, whose own entries are those that are real
 //! ```
 
 use std::fmt::Write as _;
@@ -26,6 +27,15 @@ use crate::error::{Error, Result};
 use crate::materialize::Writer;
 use crate::record::{Kind, decode_percent};
 use crate::store::Store;
+
+/// Tells whether an error is that of a mount whose server is gone, or goes just now.
+#[must_use]
+pub fn is_dead(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// The inode number of the root of every mount that serves a tree, see fuse(4).
+const SERVED_ROOT: u64 = 1;
 
 /// A tree shown at a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +56,8 @@ pub struct Projection {
     pub umask: u16,
     /// Whether files may be hard links to the loose form of the tree.
     pub has_links: bool,
+    /// Whether the tree is served at the directory, whose own entries are those that are real.
+    pub is_mount: bool,
 }
 
 impl Projection {
@@ -70,15 +82,24 @@ impl Projection {
             done_ns,
             umask: options.umask,
             has_links: writer.has_links(),
+            is_mount: false,
         })
     }
 
     /// Tells whether the directory is still the one that the projection was made at.
+    ///
+    /// What covers the directory of a mounted projection, a server that has died included, hides whether
+    /// it is; it counts as in place then.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        self.directory.symlink_metadata().is_ok_and(|stat| {
-            stat.is_dir() && stat.dev() == self.device && stat.ino() == self.inode
-        })
+        match self.directory.symlink_metadata() {
+            Ok(stat) if stat.is_dir() => {
+                let is_it = stat.dev() == self.device && stat.ino() == self.inode;
+                is_it || self.is_mount && stat.ino() == SERVED_ROOT
+            }
+            Ok(_) => false,
+            Err(error) => self.is_mount && is_dead(&error),
+        }
     }
 
     fn encode(&self) -> String {
@@ -91,13 +112,14 @@ impl Projection {
             debug_assert!(written.is_ok(), "writing to a string can't fail");
         }
         text.push_str(&format!(
-            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\n",
+            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\nmount {}\n",
             self.device,
             self.inode,
             self.stamp_ns,
             self.done_ns,
             self.umask,
-            u8::from(self.has_links)
+            u8::from(self.has_links),
+            u8::from(self.is_mount)
         ));
         text
     }
@@ -115,6 +137,8 @@ impl Projection {
             done_ns: field("done_ns")?.parse().ok()?,
             umask: field("umask")?.parse().ok()?,
             has_links: field("links")? == "1",
+            // Records from before there were mounts lack the line.
+            is_mount: field("mount").is_some_and(|word| word == "1"),
         })
     }
 }
@@ -123,7 +147,8 @@ fn unescape(text: &str) -> Option<PathBuf> {
     decode_percent(text).map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)))
 }
 
-fn record_name(directory: &Path) -> String {
+/// Returns the name of the record, and of the state, of a projection at `directory`.
+pub(crate) fn record_name(directory: &Path) -> String {
     blake3::hash(directory.as_os_str().as_bytes()).to_hex().to_string()
 }
 

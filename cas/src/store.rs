@@ -9,6 +9,7 @@
 //! plans/NAME          what a command line with known inputs produces
 //! projections/NAME    which tree was shown at which directory
 //! runs/NAME           what a run did
+//! states/HEX          which entries of a mounted projection are real; HEX.log is what its server said
 //! actions/N.log       append-only records: what keys were found to mean (see `log`)
 //! leases/             one locked file per live run
 //! loose/HH/HEX-UMASK/ trees as plain files, for those who ask for hard links
@@ -36,7 +37,7 @@ use crate::error::{Error, Result};
 pub const FORMAT: u32 = 1;
 
 /// The folders that every store has.
-pub(crate) const FOLDERS: [&str; 11] = [
+pub(crate) const FOLDERS: [&str; 12] = [
     "packs",
     "blobs",
     "trees",
@@ -44,6 +45,7 @@ pub(crate) const FOLDERS: [&str; 11] = [
     "plans",
     "projections",
     "runs",
+    "states",
     "actions",
     "leases",
     "index",
@@ -258,7 +260,7 @@ impl Temporary {
     }
 
     /// Gives the file, whose bytes are on the disk, a name that may not last.
-    fn put(mut self, path: &Path) -> Result<()> {
+    pub(crate) fn put(mut self, path: &Path) -> Result<()> {
         let renamed = match fs::rename(&self.path, path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(folder) = path.parent() {

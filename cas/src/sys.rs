@@ -1,4 +1,4 @@
-//! What needs `unsafe`: mapped files, reflinks and the start of writeback.
+//! What needs `unsafe`: mapped files, the words of state files, reflinks and the start of writeback.
 
 #![allow(
     unsafe_code,
@@ -110,4 +110,89 @@ pub(crate) fn clone_range(
     // only reads; both descriptors are open.
     let result = unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONERANGE, &raw const range) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A file that several processes change through shared mappings of it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    map: memmap2::MmapRaw,
+}
+
+impl Shared {
+    /// Maps `length` bytes of `file`, which are on the disk already: who extended it by fallocate(2)
+    /// gets no SIGBUS when the disk is full.
+    ///
+    /// # Errors
+    /// As mmap(2), or EINVAL when the file is shorter.
+    pub(crate) fn new(file: &File, length: usize) -> io::Result<Self> {
+        if file.metadata()?.len() < length as u64 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let map = memmap2::MmapOptions::new().len(length).map_raw(file)?;
+        Ok(Self { map })
+    }
+
+    /// Returns the `count` state words from byte `offset` on.
+    ///
+    /// # Panics
+    /// When they do not lie in the mapping, or not at a multiple of eight.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[rift_tree::state::StateWord] {
+        let bytes = count.checked_mul(size_of::<rift_tree::state::StateWord>());
+        let end = bytes.and_then(|bytes| bytes.checked_add(offset));
+        assert!(end.is_some_and(|end| end <= self.map.len()), "words lie in the mapping");
+        assert!(offset.is_multiple_of(8), "words are aligned");
+        // SAFETY: `offset` is at most the length of the mapping, so the sum stays in one object.
+        let first = unsafe { self.map.as_ptr().add(offset) };
+        // SAFETY: slice::from_raw_parts asks for `count` initialized, aligned values that live as long
+        // as the result and are only changed through interior mutability. mmap(2) gives pages, which
+        // are aligned to more than eight; the bounds were asserted above; a word is `repr(C)` of two
+        // atomics, for which all bytes are values; and other processes change them by atomic
+        // instructions only, as docs/format.md asks.
+        unsafe { std::slice::from_raw_parts(first.cast(), count) }
+    }
+
+    /// Writes what changed to the disk.
+    ///
+    /// # Errors
+    /// As msync(2).
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.map.flush()
+    }
+}
+
+/// Reads all of `buffer` from `offset` on, and leaves in the page cache only what was there before.
+///
+/// # Errors
+/// As preadv2(2); `UnexpectedEof` when the file ends before.
+pub(crate) fn read_uncached(file: &File, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+    // preadv2(2), since Linux 6.14; not known to libc.
+    const RWF_DONTCACHE: u32 = 0x80;
+    let flags = rustix::io::ReadWriteFlags::from_bits_retain(RWF_DONTCACHE);
+    let start = offset;
+    let mut is_cached = false;
+    while !buffer.is_empty() {
+        let read = match is_cached {
+            false => rustix::io::preadv2(file, &mut [io::IoSliceMut::new(buffer)], offset, flags),
+            true => rustix::io::pread(file, &mut *buffer, offset),
+        };
+        match read {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                offset += count as u64;
+                buffer = &mut buffer[count..];
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) if !is_cached => {
+                is_cached = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if is_cached {
+        let length = std::num::NonZeroU64::new(offset - start);
+        // Advice: a refusal costs memory only.
+        let advice = rustix::fs::Advice::DontNeed;
+        let _is_dropped = rustix::fs::fadvise(file, start, length, advice).is_ok();
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rift_tree::builder::Built;
 use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
@@ -63,6 +64,8 @@ pub struct OpenTree {
     sidecar: Mapped,
     containers: Vec<Mapped>,
     container_paths: Vec<std::path::PathBuf>,
+    /// Packs opened for [`OpenTree::read_at`], by their number among the containers.
+    packs: Vec<OnceLock<Option<File>>>,
     /// Keeps the tree in the store, where that was asked for.
     lease: Option<Lease>,
 }
@@ -75,7 +78,9 @@ impl OpenTree {
         (sidecar, containers): (Mapped, Vec<Mapped>),
     ) -> Self {
         let container_paths = Vec::new();
-        let mut tree = Self { hash, manifest, sidecar, containers, container_paths, lease: None };
+        let packs = containers.iter().map(|_| OnceLock::new()).collect();
+        let mut tree =
+            Self { hash, manifest, sidecar, containers, container_paths, packs, lease: None };
         let read = tree.sidecar();
         let listed = (0..read.container_count()).filter_map(|number| read.container(number));
         tree.container_paths = listed.map(|container| store.container_path(&container)).collect();
@@ -119,6 +124,52 @@ impl OpenTree {
     #[allow(clippy::expect_used, reason = "`open` has parsed the same immutable bytes")]
     pub fn sidecar(&self) -> Sidecar<'_> {
         Sidecar::parse(&self.sidecar).expect("parsed when it was opened")
+    }
+
+    /// Checks every blob against its hash.
+    ///
+    /// # Errors
+    /// [`Error::HashMismatch`], or [`Error::MissingBlob`] where bytes are gone.
+    pub fn verify_content(&self) -> Result<()> {
+        let (manifest, sidecar) = (self.manifest(), self.sidecar());
+        for (blob, size) in sizes(&manifest).into_iter().enumerate() {
+            // Blobs are numbered by u32.
+            let blob = blob as u32;
+            let Some(expected) = manifest.blob_hash(blob) else { continue };
+            let missing = Error::MissingBlob { hash: expected };
+            let bytes = self.bytes(&sidecar, blob, size).ok_or(missing)?;
+            let actual = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
+            if actual != expected {
+                let number = sidecar.location(blob).map_or(0, |location| location.container);
+                let path = self.container_paths.get(number as usize).cloned();
+                let path = path.unwrap_or_default();
+                return Err(Error::HashMismatch { expected, actual, path });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes of blob number `blob` from `offset` on into all of `buffer`, not checked against its hash.
+    ///
+    /// Unlike [`OpenTree::bytes`] it meets a store file that lost bytes since it was opened with an error.
+    /// What is read of a loose blob does not stay in the page cache: who serves it has it cached already.
+    ///
+    /// # Errors
+    /// As pread(2); `UnexpectedEof` when the bytes are not there.
+    pub fn read_at(&self, blob: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let location = self.sidecar().location(blob).ok_or_else(gone)?;
+        let number = location.container as usize;
+        let offset = location.offset.checked_add(offset).ok_or_else(gone)?;
+        let kind = self.sidecar().container(location.container).map(|container| container.kind);
+        if kind == Some(ContainerKind::Loose) {
+            let file = self.reopen_container(number).ok_or_else(gone)?;
+            return crate::sys::read_uncached(&file, offset, buffer);
+        }
+        let slot = self.packs.get(number).ok_or_else(gone)?;
+        let file = slot.get_or_init(|| self.reopen_container(number)).as_ref().ok_or_else(gone)?;
+        file.read_exact_at(buffer, offset)
     }
 
     /// Returns the bytes of blob number `blob`, not checked against its hash.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rift_tree::sidecar::{ContainerKind, Sidecar};
+use rift_tree::state::Header;
 use rift_tree::{BlobHash, Manifest, PackId, TreeHash};
 
 use crate::blobs::{BlobIndex, LOOSE_FROM, TableCheck, check_table, hash_file};
@@ -390,7 +391,26 @@ impl Check<'_> {
                     }
                 }
                 Item::Format => self.format(path)?,
+                Item::State(ref name) if !name.ends_with(".log") => self.state(path)?,
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what can be checked of a state; its words are changed while it is read.
+    fn state(&self, path: &Path) -> Result<()> {
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("read", path))?,
+        };
+        let is_whole =
+            Header::decode(&bytes).is_ok_and(|header| header.file_bytes() == bytes.len());
+        if !is_whole {
+            let cure = "`--repair` removes it; what is real is found again from the directory";
+            self.damage(path, "it is no state of a projection".to_owned(), cure);
+            if self.repair {
+                remove(path)?;
             }
         }
         Ok(())

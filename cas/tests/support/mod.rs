@@ -118,6 +118,7 @@ pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
         done_ns: 0,
         umask: 0o022,
         has_links: false,
+        is_mount: false,
     };
     store.set_projection(&projection).unwrap();
 }

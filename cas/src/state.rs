@@ -1,0 +1,150 @@
+//! State files: which entries of a projection without files are real by now.
+//!
+//! One file per projection, named like its record: a header and 16 bytes per entry of the tree, see
+//! [`rift_tree::state`]. Every process that shows the projection maps it, and whoever serves it to others
+//! holds a lock on it, so that there is one server at a time and its death is noticed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rift_tree::merge::States;
+use rift_tree::state::{HEADER_BYTES, Header, State, StateWord};
+use rift_tree::{EntryId, FormatError};
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use crate::error::{Error, Result};
+use crate::projection::record_name;
+use crate::store::{Store, lock_open};
+use crate::sys::Shared;
+
+/// The mapped state of a projection.
+#[derive(Debug)]
+pub struct StateFile {
+    file: File,
+    path: PathBuf,
+    header: Header,
+    map: Shared,
+}
+
+impl StateFile {
+    /// Returns what the file begins with.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// Returns the words, one per entry of the tree.
+    #[must_use]
+    pub fn words(&self) -> &[StateWord] {
+        self.map.words(HEADER_BYTES, self.header.entries as usize)
+    }
+
+    /// Returns the word of an entry; `None` when the tree has no such entry.
+    #[must_use]
+    pub fn word(&self, id: EntryId) -> Option<&StateWord> {
+        self.words().get(id.0 as usize)
+    }
+
+    /// Writes what changed to the disk.
+    ///
+    /// # Errors
+    /// As msync(2).
+    pub fn sync(&self) -> Result<()> {
+        self.map.sync().map_err(Error::io("write to the disk", &self.path))
+    }
+
+    /// Becomes the projection's only server, until the process ends; `false` when there is one.
+    ///
+    /// # Errors
+    /// As flock(2).
+    pub fn serve(&self) -> Result<bool> {
+        match lock_open(&self.file, &self.path, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn map(file: File, path: PathBuf) -> Result<Self> {
+        let mut bytes = [0; HEADER_BYTES];
+        (&file).read_exact(&mut bytes).map_err(Error::io("read", &path))?;
+        let header = Header::decode(&bytes).map_err(Error::damaged(&path))?;
+        let length = header.file_bytes();
+        let found = file.metadata().map_err(Error::io("look at", &path))?.len();
+        if found != length as u64 {
+            let wrong = FormatError::Truncated { offset: found, wanted: length as u64 };
+            return Err(Error::damaged(&path)(wrong));
+        }
+        let map = Shared::new(&file, length).map_err(Error::io("map", &path))?;
+        Ok(Self { file, path, header, map })
+    }
+}
+
+impl States for StateFile {
+    fn state(&self, id: EntryId) -> State {
+        // An entry that the tree does not have is not the tree's to answer.
+        self.word(id).map_or(State::Detached { inode: 0 }, StateWord::load)
+    }
+}
+
+impl Store {
+    fn state_path(&self, directory: &Path) -> PathBuf {
+        self.path("states").join(record_name(directory))
+    }
+
+    /// Returns where the server of the projection at `directory` writes what it has to say.
+    #[must_use]
+    pub fn state_log_path(&self, directory: &Path) -> PathBuf {
+        self.state_path(directory).with_extension("log")
+    }
+
+    /// Makes the state of a projection of which every entry is pristine, in place of any other.
+    ///
+    /// Nothing waits for the disk: what a power loss takes is found again from the real directory.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create_state(&self, directory: &Path, header: Header) -> Result<StateFile> {
+        let path = self.state_path(directory);
+        let mut temporary = self.temporary()?;
+        let length = header.file_bytes() as u64;
+        rustix::fs::fallocate(&temporary.file, FallocateFlags::empty(), 0, length)
+            .map_err(Error::io("make room for", &path))?;
+        temporary.file.write_all(&header.encode()).map_err(Error::io("write", &path))?;
+        temporary.put(&path)?;
+        self.open_state(directory)?.ok_or(Error::Refused { path, reason: "it is gone again" })
+    }
+
+    /// Opens the state of the projection at `directory`; `None` when it has none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or what the system says.
+    pub fn open_state(&self, directory: &Path) -> Result<Option<StateFile>> {
+        let path = self.state_path(directory);
+        match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+            Ok(file) => StateFile::map(file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", &path)(error)),
+        }
+    }
+
+    /// Forgets the state of the projection at `directory`; who has it mapped goes on with it.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn forget_state(&self, directory: &Path) -> Result<()> {
+        for path in [self.state_path(directory), self.state_log_path(directory)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
