@@ -134,10 +134,10 @@ pub const KEYS: [Key; 13] = [
         id: Id::As,
         name: "as",
         env: env_vars::RIFT_AS,
-        kind: Kind::Choice(&["auto", "files"]),
+        kind: Kind::Choice(&["auto", "files", "mount"]),
         default: "auto",
         scope: Scope::Anywhere,
-        doc: "how a tree is shown: as real files (auto is files)",
+        doc: "how a tree is shown: as real files (auto is files), or mounted until `rift close`",
     },
     Key {
         id: Id::Via,
@@ -464,6 +464,12 @@ impl Config {
             Value::Bytes(bytes) => Some(*bytes),
             _ => None,
         }
+    }
+
+    /// Tells whether trees are mounted where the machine permits it.
+    #[must_use]
+    pub fn shows_mounts(&self) -> bool {
+        self.is_word(Id::As, "mount")
     }
 
     /// Returns how files get their bytes.

@@ -7,6 +7,7 @@ pub mod env_vars;
 pub mod exec;
 pub mod hint;
 pub mod machine;
+pub mod mount;
 pub mod observe;
 pub mod place;
 pub mod plan;

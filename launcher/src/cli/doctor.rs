@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         checks.push(space(&folder));
         checks.push(clock(&folder));
     }
+    checks.push(mounts());
     checks.push(umask());
     checks.push(program("node", node_version));
     checks.push(program("npm", npm_version));
@@ -87,6 +88,16 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn mounts() -> Check {
+    let root = rustix::process::geteuid().is_root();
+    match crate::mount::refusal() {
+        None if root => ok("mount", "trees can be mounted, for every user to see"),
+        None => ok("mount", "trees can be mounted, for this user to see"),
+        // Files are what everybody gets who does not ask for mounts.
+        Some(why) => ok("mount", format!("`--as mount` writes files: {why}")),
+    }
 }
 
 fn settings(context: &Context) -> Check {

@@ -19,13 +19,14 @@ and exit status.
 Examples:
   rift exec -- npm ci
   rift exec --via hardlink -- npm ci       files are links into the store
+  rift exec --as mount -- npm ci           there in milliseconds, until `rift close`
   rift exec --summary-json s.json -- npm ci
   RIFT_DISABLE=1 rift exec -- npm ci       plain exec(2), for comparison
 
 Exit status: the command's; 125 rift failed, 126 not executable, 127 not found.")]
 pub(crate) struct Args {
-    /// How trees are shown: auto or files [env: RIFT_AS]
-    #[arg(long = "as", value_name = "HOW", value_parser = ["auto", "files"])]
+    /// How trees are shown: auto, files or mount [env: RIFT_AS]
+    #[arg(long = "as", value_name = "HOW", value_parser = ["auto", "files", "mount"])]
     #[arg(hide_possible_values = true)]
     show_as: Option<String>,
 

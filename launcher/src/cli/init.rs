@@ -92,6 +92,12 @@ fn advice(context: &Context) -> Vec<String> {
             });
         }
     }
+    lines.push(match crate::mount::refusal() {
+        None => "`as = \"mount\"` shows trees in milliseconds, by a process that stays until \
+                 `rift close`; files need none"
+            .to_owned(),
+        Some(why) => format!("trees are files: {why}"),
+    });
     if context.cwd.join("package-lock.json").is_file() {
         lines.push("try `rift exec -- npm ci`, twice".to_owned());
     }

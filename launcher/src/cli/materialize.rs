@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the absolute path of the directory to make, if it may be made.
-fn target(directory: &Path, force: bool) -> anyhow::Result<PathBuf> {
+pub(crate) fn target(directory: &Path, force: bool) -> anyhow::Result<PathBuf> {
     let shown = directory.display();
     let target = match directory.file_name() {
         Some(name) => {

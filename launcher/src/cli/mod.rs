@@ -4,6 +4,7 @@
 //! `rift exec` with the status or signal of its child. A reader that closes our stdout ends us quietly.
 
 mod cat;
+mod close;
 mod completions;
 mod config;
 mod diff;
@@ -14,8 +15,10 @@ mod init;
 mod ls;
 mod man;
 mod materialize;
+mod open;
 mod plan;
 mod refs;
+mod serve_mount;
 mod status;
 mod store;
 mod tree;
@@ -94,14 +97,18 @@ enum Command {
     Diff(diff::Args),
     Refs(refs::Args),
     Materialize(materialize::Args),
+    Open(open::Args),
     Store(store::Args),
     Status(status::Args),
+    Close(close::Args),
     Config(config::Args),
     Doctor(doctor::Args),
     #[command(name = "self")]
     Itself(uninstall::Args),
     Completions(completions::Args),
     Man(man::Args),
+    #[command(name = crate::mount::COMMAND, hide = true)]
+    ServeMount(serve_mount::Args),
 }
 
 /// Runs `rift` with the arguments and in the environment of this process.
@@ -139,6 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match &command {
         Command::Completions(args) => return completions::run(args),
         Command::Man(args) => return man::run(args),
+        Command::ServeMount(args) => return serve_mount::run(args),
         _ => {}
     }
     let cwd = std::env::current_dir().context("could not find the working directory")?;
@@ -180,12 +188,15 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => diff::run(args, context),
         Command::Refs(args) => refs::run(args, context),
         Command::Materialize(args) => materialize::run(args, context),
+        Command::Open(args) => open::run(args, context),
         Command::Store(args) => store::run(args, context),
         Command::Status(args) => status::run(args, context),
+        Command::Close(args) => close::run(args, context),
         Command::Config(args) => config::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Itself(args) => uninstall::run(args, context),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
+        Command::ServeMount(args) => serve_mount::run(args),
     }
 }

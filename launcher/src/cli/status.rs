@@ -7,13 +7,15 @@ use rift_cas::projection::Projection;
 use serde_json::json;
 
 use crate::context::Context;
+use crate::mount::{self, Condition};
 use crate::ui::{self, Out};
 
 /// Show where trees were written, and whether they are still there
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A directory is current while it is the very one that was made; whether its
-files were changed since then is found by the next run.
+files were changed since then is found by the next run. A mounted one whose
+server is dead, or that was unmounted, comes back with the next run.
 
 Examples:
   rift status
@@ -25,6 +27,13 @@ pub(crate) struct Args {
 }
 
 fn state(projection: &Projection) -> &'static str {
+    if projection.is_mount && projection.is_in_place() {
+        return match mount::condition(projection) {
+            Condition::Served => "mounted",
+            Condition::Dead => "dead",
+            Condition::Unmounted => "unmounted",
+        };
+    }
     match (projection.is_in_place(), projection.directory.symlink_metadata().is_ok()) {
         (true, _) => "current",
         (false, true) => "replaced",
@@ -47,6 +56,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
                     "tree": projection.tree.to_string(),
                     "state": state(projection),
                     "hard_links": projection.has_links,
+                    "mount": projection.is_mount,
                 })
             })
             .collect();
@@ -61,7 +71,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         for projection in &projections {
             let tree = projection.tree.to_string();
             let directory = ui::printable(&projection.directory.display().to_string());
-            writeln!(out, "{:<8} {} {directory}", state(projection), &tree[..12])?;
+            writeln!(out, "{:<9} {} {directory}", state(projection), &tree[..12])?;
         }
     }
     out.finish()?;

@@ -151,9 +151,25 @@ fn stores(context: &Context) -> Vec<PathBuf> {
     found
 }
 
+/// Makes what is mounted from a store real, so that nothing of the user's goes with it.
+fn close_mounts(path: &Path) -> anyhow::Result<()> {
+    let Ok(Some(store)) = rift_cas::Store::open_existing(path) else {
+        return Ok(());
+    };
+    for projection in store.projections()?.iter().filter(|known| known.is_mount) {
+        if projection.is_in_place() {
+            let shown = projection.directory.display();
+            crate::mount::close(&store, projection)
+                .with_context(|| format!("could not close `{shown}`"))?;
+        }
+    }
+    Ok(())
+}
+
 fn remove_item(what: What, path: &Path, context: &Context) -> anyhow::Result<()> {
     match what {
         What::Store => {
+            close_mounts(path)?;
             if !remove::remove(path)? {
                 let shown = path.display();
                 context.ui.warn(&format!("`{shown}` holds something else too, which stays"));

@@ -11,6 +11,7 @@ use rift_cas::{Store, gc};
 
 use super::{Ending, ExecOptions, child};
 use crate::context::Context;
+use crate::mount;
 use crate::plan::npm::planned::hardware;
 use crate::plan::npm::run::{self, Outcome, Report, Request};
 use crate::plan::npm::{self, Env, Install, Recognized};
@@ -35,6 +36,8 @@ struct NpmRun<'a> {
     started: Instant,
     /// Why things were decided, for `rift why`.
     reasons: Vec<String>,
+    /// Whether trees are mounted.
+    is_mount: bool,
 }
 
 /// Runs npm, or does what it would do.
@@ -48,7 +51,14 @@ pub(super) fn run(
     started: Instant,
 ) -> anyhow::Result<Ending> {
     let env = Env::current();
-    let mut run = NpmRun { options, context, store, env, started, reasons: Vec::new() };
+    let mut reasons = Vec::new();
+    let refusal = context.config.shows_mounts().then(mount::refusal);
+    if let Some(Some(why)) = &refusal {
+        context.ui.warn(&format!("trees are real files instead of mounts: {why}"));
+        reasons.push(format!("not mounted: {why}"));
+    }
+    let is_mount = matches!(refusal, Some(None));
+    let mut run = NpmRun { options, context, store, env, started, reasons, is_mount };
     let words = &options.command[1..];
     match npm::read(words, &context.cwd, &run.env)? {
         Recognized::Untouched(why) => {
@@ -108,6 +118,7 @@ impl NpmRun<'_> {
             words,
             options: run::options(config.threads(), config.verifies_always()),
             has_links: self.context.links(),
+            is_mount: self.is_mount,
             has_cache: config.has_cache(),
             has_script_cache: config.has_script_cache(),
             script_env: config.script_env(),
@@ -123,6 +134,10 @@ impl NpmRun<'_> {
             self.context.ui.warn(&why);
         } else if !install.output.silent {
             self.announce(report)?;
+        }
+        if let Some(why) = &report.unmountable {
+            self.context.ui.warn(&format!("the tree is real files instead of a mount: {why}"));
+            self.reasons.push(format!("not mounted: {why}"));
         }
         for (path, reason) in &report.uncacheable {
             let why = format!("the scripts of `{path}` run each time: {reason}");
@@ -307,8 +322,9 @@ pub(super) fn plan(
     };
     let options = ExecOptions { command: command.to_vec(), record_only: false, summary_json: None };
     let started = Instant::now();
-    let run =
-        NpmRun { options: &options, context, store: &store, env, started, reasons: Vec::new() };
+    let is_mount = context.config.shows_mounts() && mount::refusal().is_none();
+    let (options, store, reasons) = (&options, &store, Vec::new());
+    let run = NpmRun { options, context, store, env, started, reasons, is_mount };
     let request = run.describe(&install, &command[1..], &|_| {});
     writeln!(out, "key        {}", request.key())?;
     for line in run::foresee(&request)? {

@@ -14,6 +14,8 @@ use rift_cas::projection::Projection;
 use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 
+use crate::mount;
+
 /// How a tree came to be where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
@@ -25,15 +27,25 @@ pub enum How {
     Changed,
     /// All of it was written.
     Written,
+    /// It was mounted.
+    Mounted,
 }
 
 /// What was done to show a tree.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Shown {
     /// How.
     pub how: How,
     /// What had to be written.
     pub written: materialize::Written,
+    /// Why a tree that was to be mounted is files.
+    pub unmountable: Option<String>,
+}
+
+impl Shown {
+    fn new(how: How, written: materialize::Written) -> Self {
+        Self { how, written, unmountable: None }
+    }
 }
 
 /// Keeps two runs from changing one project at once, while it lives.
@@ -67,6 +79,8 @@ pub struct Request<'a> {
     pub options: Options,
     /// Whether files may be hard links.
     pub has_links: bool,
+    /// Whether it is mounted.
+    pub is_mount: bool,
 }
 
 impl Request<'_> {
@@ -81,7 +95,10 @@ impl Request<'_> {
         if known.tree != self.tree.hash() {
             return Ok(None);
         }
-        let found = compare::compare(self.tree, &known, self.options.threads)?;
+        let found = match known.is_mount {
+            true => mount::differences(self.store, self.tree, &known)?,
+            false => compare::compare(self.tree, &known, self.options.threads)?,
+        };
         Ok(Some((known, found)))
     }
 
@@ -91,8 +108,11 @@ impl Request<'_> {
             Err(rift_cas::Error::Damaged { .. }) => None,
             other => other?,
         };
-        Ok(known
-            .filter(|known| known.umask == self.options.umask && known.has_links == self.has_links))
+        let is_alike = |known: &Projection| {
+            let found = (known.umask, known.has_links, known.is_mount);
+            found == (self.options.umask, self.has_links && !self.is_mount, self.is_mount)
+        };
+        Ok(known.filter(is_alike))
     }
 
     /// Shows the tree; what was written ahead saves work where all of it has to be written.
@@ -102,10 +122,18 @@ impl Request<'_> {
     pub fn show(&self, ahead: Option<Ahead>) -> Result<Shown> {
         if let Some((known, found)) = self.differences()? {
             if found.is_empty() {
-                let written = materialize::Written::default();
-                return Ok(Shown { how: How::Unchanged, written });
+                return Ok(Shown::new(How::Unchanged, materialize::Written::default()));
+            }
+            if self.is_mount {
+                return self.show_mounted();
             }
             return self.apply(&known, &found, How::Mended);
+        }
+        if self.is_mount {
+            return self.show_mounted();
+        }
+        if mount::is_at(self.store, self.folder)? {
+            mount::remove(self.store, self.folder, self.options.threads)?;
         }
         if let Some(found) = self.change()? {
             // A run that is killed in between leaves neither tree: the next one writes all of it.
@@ -119,7 +147,19 @@ impl Request<'_> {
             None => materialize::replace(&writer, self.folder)?,
         };
         self.seal(&writer)?;
-        Ok(Shown { how: How::Written, written })
+        Ok(Shown::new(How::Written, written))
+    }
+
+    /// Mounts the tree afresh; where that fails, it becomes files.
+    fn show_mounted(&self) -> Result<Shown> {
+        match mount::show(self.store, self.tree, self.folder, self.options) {
+            Ok(_) => Ok(Shown::new(How::Mounted, materialize::Written::default())),
+            Err(error) => {
+                let unmountable = Some(format!("{error:#}"));
+                let files = Self { is_mount: false, ..*self };
+                Ok(Shown { unmountable, ..files.show(None)? })
+            }
+        }
     }
 
     /// Makes what is there the projection of this tree, which was taken from it just now: only what
@@ -131,6 +171,9 @@ impl Request<'_> {
         let Some(known) = self.known()? else {
             return self.show(None).map(drop);
         };
+        if known.is_mount {
+            return self.show_mounted().map(drop);
+        }
         self.store.forget_projection(self.folder)?;
         let known = Projection { tree: self.tree.hash(), ..known };
         let found = compare::compare(self.tree, &known, self.options.threads)?;
@@ -140,7 +183,7 @@ impl Request<'_> {
     /// Finds what to change when the folder is an unedited projection of another, similar tree.
     fn change(&self) -> Result<Option<Differences>> {
         // The times of linked files belong to the loose form of the other tree.
-        let Some(known) = self.known()?.filter(|known| !known.has_links) else {
+        let Some(known) = self.known()?.filter(|known| !known.has_links && !known.is_mount) else {
             return Ok(None);
         };
         let Ok(Some(old)) = self.store.open_tree(known.tree) else {
@@ -161,7 +204,7 @@ impl Request<'_> {
         let written = compare::repair(&writer, self.folder, found)?;
         compare::restamp(&writer, self.folder)?;
         self.seal(&writer)?;
-        Ok(Shown { how: How::Changed, written })
+        Ok(Shown::new(How::Changed, written))
     }
 
     fn apply(&self, known: &Projection, found: &Differences, how: How) -> Result<Shown> {
@@ -171,7 +214,7 @@ impl Request<'_> {
         let writer = self.writer(linker.as_ref(), options);
         let written = compare::repair(&writer, self.folder, found)?;
         self.seal(&writer)?;
-        Ok(Shown { how, written })
+        Ok(Shown::new(how, written))
     }
 
     fn linker(&self) -> Result<Option<Linker<'_>>> {

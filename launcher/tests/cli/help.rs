@@ -17,6 +17,8 @@ const COMMANDS: &[&[&str]] = &[
     &["diff"],
     &["refs"],
     &["materialize"],
+    &["open"],
+    &["close"],
     &["store"],
     &["store", "stats"],
     &["store", "verify"],

@@ -49,6 +49,8 @@ pub struct Request<'a> {
     pub options: Options,
     /// Whether files may be hard links.
     pub has_links: bool,
+    /// Whether trees are mounted.
+    pub is_mount: bool,
     /// Whether known results are used.
     pub has_cache: bool,
     /// Whether recorded results of install scripts are used and kept.
@@ -99,6 +101,8 @@ pub struct Report {
     pub uncacheable: BTreeMap<String, String>,
     /// How the trees came to be in place.
     pub how: Option<How>,
+    /// Why trees that were to be mounted are files.
+    pub unmountable: Option<String>,
     /// What was written.
     pub written: Written,
     /// Files and bytes of the trees.
@@ -270,6 +274,7 @@ fn show_request<'r>(
         folder: target,
         options: request.options,
         has_links: request.has_links,
+        is_mount: request.is_mount,
     }
 }
 
@@ -285,6 +290,7 @@ fn show_root(
         .show(ahead)
         .with_context(|| format!("could not project `{folder}`"))?;
     report.how = report.how.max(Some(shown.how));
+    report.unmountable = report.unmountable.take().or(shown.unmountable);
     report.written += shown.written;
     Ok(())
 }
@@ -349,7 +355,7 @@ fn start_ahead(request: &Request<'_>, layout: &Layout) -> Result<BTreeMap<String
         let target = request.install.root.join(&root.dir);
         let has_parent = target.parent().is_some_and(Path::is_dir);
         let is_unknown = matches!(request.store.projection(&target), Ok(None));
-        if has_parent && is_unknown && !request.has_links {
+        if has_parent && is_unknown && !request.has_links && !request.is_mount {
             let ahead = Ahead::start(request.store, &target, request.options)
                 .with_context(|| format!("could not begin `{}`", root.dir))?;
             started.insert(root.dir.clone(), ahead);

@@ -1,0 +1,139 @@
+//! Brings the state of a projection up to date with its real directory, before anybody serves it.
+//!
+//! What is there by a name of the tree was made real, whatever the state says: a server was killed before
+//! it could say so, a power loss took the state, or somebody changed the directory while nothing covered
+//! it. What a dead server had claimed and not made is pristine again. Orphans of dead servers go.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+
+use rift_cas::state::StateFile;
+use rift_tree::merge::States as _;
+use rift_tree::state::{Attempt, Owner, State};
+use rift_tree::{EntryId, Kind, Manifest};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::nodes::ORPHANS;
+
+/// See the module.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn attach(
+    manifest: &Manifest<'_>,
+    state: &StateFile,
+    real: BorrowedFd<'_>,
+    owner: Owner,
+) -> Result<(), Errno> {
+    give_up_dead(state, owner);
+    let before = rustix::fs::fstat(real)?;
+    remove_below(real, ORPHANS)?;
+    rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
+    let times = Timestamps { last_access: omit, last_modification: modified };
+    rustix::fs::futimens(real, &times)?;
+    detach(state, EntryId::ROOT, before.st_ino, owner);
+    let mut folders = vec![(EntryId::ROOT, open(real, b".")?)];
+    while let Some((directory, opened)) = folders.pop() {
+        for (name, kind) in names(&opened)? {
+            let Some(id) = manifest.child_named(directory, &name) else { continue };
+            if !state.is_detached(id) {
+                let stat = rustix::fs::statat(&opened, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+                detach(state, id, stat.st_ino, owner);
+                if kind != FileType::Directory {
+                    take_below_away(manifest, state, id, owner);
+                }
+            }
+            let is_directory = matches!(manifest.kind(id), Some(Kind::Directory { .. }));
+            if kind == FileType::Directory && is_directory {
+                folders.push((id, open(opened.as_fd(), &name)?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes the orphans away when a projection ends.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn detach_all(real: BorrowedFd<'_>) -> Result<(), Errno> {
+    remove_below(real, ORPHANS)
+}
+
+/// Nobody else serves the projection, so whatever is claimed was claimed by the dead.
+fn give_up_dead(state: &StateFile, owner: Owner) {
+    for word in state.words() {
+        if let State::Claimed(dead) = word.load()
+            && let Attempt::Won(claim) = word.take_over(dead, owner)
+        {
+            word.give_up(claim);
+        }
+    }
+}
+
+fn detach(state: &StateFile, id: EntryId, inode: u64, owner: Owner) {
+    if let Some(word) = state.word(id)
+        && let Attempt::Won(claim) = word.claim(owner)
+    {
+        // Nobody else is at it, so the claim holds.
+        let _is_mine = word.finish(claim, inode);
+    }
+}
+
+/// A directory of the tree is something else by now: nothing of what it held shows any more.
+fn take_below_away(manifest: &Manifest<'_>, state: &StateFile, id: EntryId, owner: Owner) {
+    if let (Some(Kind::Directory { first, children: 1.. }), Some(end)) =
+        (manifest.kind(id), manifest.subtree_end(id))
+    {
+        for below in (first.0..end.0).map(EntryId) {
+            detach(state, below, 0, owner);
+        }
+    }
+}
+
+fn open(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
+}
+
+fn names(folder: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            kind => kind,
+        };
+        names.push((name.to_vec(), kind));
+    }
+    Ok(names)
+}
+
+/// Removes what is called `name`, with all that is below it; nothing there is as good.
+fn remove_below(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let opened = match open(parent, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return rustix::fs::unlinkat(parent, name, AtFlags::empty());
+        }
+        other => other?,
+    };
+    for (child, kind) in names(&opened)? {
+        match kind {
+            FileType::Directory => remove_below(opened.as_fd(), &child)?,
+            _ => rustix::fs::unlinkat(&opened, &*child, AtFlags::empty())?,
+        }
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}

@@ -1,0 +1,131 @@
+//! Mounting and unmounting: mount(2) for who may, fusermount3(1) for everybody else.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::machine::{self, Mount};
+
+/// The type that our mounts have in mountinfo, see proc(5).
+pub(super) const KIND: &str = "fuse.rift";
+pub(super) const DEVICE: &str = "/dev/fuse";
+pub(super) const HELPER: &str = "fusermount3";
+
+/// Mounts at `directory`, which becomes visible to others than the caller only where that is allowed;
+/// returns the kernel's end.
+///
+/// # Errors
+/// What the system, or the helper, says.
+pub(super) fn mount(directory: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open(DEVICE, flags, Mode::empty())
+        .with_context(|| format!("could not open `{DEVICE}`"))?;
+    let mode = rustix::fs::stat(directory)
+        .with_context(|| format!("could not look at `{}`", directory.display()))?
+        .st_mode;
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let shared = if uid == 0 { ",allow_other" } else { "" };
+    let options = format!(
+        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions{shared}",
+        device.as_raw_fd()
+    );
+    let options = CString::new(options).context("options have no NUL")?;
+    let kernel = MountFlags::NOSUID | MountFlags::NODEV;
+    let kernel = if uid == 0 { MountFlags::empty() } else { kernel };
+    match rustix::mount::mount("rift", directory, KIND, kernel, Some(options.as_c_str())) {
+        Ok(()) => Ok(device),
+        Err(Errno::PERM) => mount_by_helper(directory),
+        Err(error) => {
+            Err(error).with_context(|| format!("could not mount at `{}`", directory.display()))
+        }
+    }
+}
+
+/// Tells whether the helper is installed.
+pub(super) fn has_helper() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(HELPER).is_file())
+}
+
+/// Lets the set-user-id helper mount; it hands the kernel's end over a socket.
+fn mount_by_helper(directory: &Path) -> Result<OwnedFd> {
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::empty(),
+        None,
+    )
+    .context("could not make a socket")?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).context("could not set a flag")?;
+    let mut helper = Command::new(HELPER);
+    helper.args(["-o", "default_permissions,fsname=rift,subtype=rift", "--"]).arg(directory);
+    helper.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).stdin(Stdio::null());
+    let output = helper.output().with_context(|| format!("could not run `{HELPER}`"))?;
+    drop(theirs);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{HELPER} could not mount at `{}`: {}", directory.display(), said.trim());
+    }
+    receive(&ours).with_context(|| format!("{HELPER} sent no descriptor"))
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [io::IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut messages = control.drain();
+    messages
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        })
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Takes the uppermost mount at `directory` out of sight at once; who still uses it goes on with it.
+///
+/// # Errors
+/// What the system, or the helper, says.
+pub(super) fn unmount(directory: &Path) -> Result<()> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(directory, flags) {
+        Ok(()) => return Ok(()),
+        Err(Errno::PERM) => {}
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("could not unmount `{}`", directory.display()));
+        }
+    }
+    let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(directory).output();
+    let output = output.with_context(|| format!("could not run `{HELPER}`"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{HELPER} could not unmount `{}`: {}", directory.display(), said.trim());
+    }
+    Ok(())
+}
+
+/// Returns our mounts at `directory`, which is absolute and without symbolic links, the uppermost last.
+#[must_use]
+pub(super) fn mounts_at(directory: &Path) -> Vec<Mount> {
+    let mounts = machine::mounts(Path::new("/"));
+    let is_ours = |mount: &Mount| {
+        // A directory that was removed is shown so.
+        let place = mount.place.as_os_str().as_bytes();
+        let place = place.strip_suffix(b"//deleted").unwrap_or(place);
+        mount.kind == KIND && place == directory.as_os_str().as_bytes()
+    };
+    mounts.into_iter().filter(is_ours).collect()
+}
