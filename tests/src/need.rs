@@ -19,6 +19,8 @@ pub enum Need {
     PowerLoss,
     /// A process of its own without any network (`unshare --net`).
     NoNetwork,
+    /// `/dev/fuse`, for who may mount.
+    Fuse,
     /// `strace` that may trace.
     Strace,
     /// A PID namespace of its own for a process (`unshare --user --pid`).
@@ -57,6 +59,12 @@ impl Need {
                 ]),
                 "needs unshare(1) with --user --pid",
             ),
+            Self::Fuse => fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/fuse")
+                .is_err()
+                .then(|| "needs /dev/fuse".to_owned()),
             Self::Strace => fails(
                 Command::new("strace").args(["-f", "-qqq", "-e", "trace=none", "true"]),
                 "needs strace(1)",

@@ -1,0 +1,360 @@
+//! Mounted projections, judged by the same tree as real files.
+//!
+//! A program does the same in a mount and in real files and has to print the same; what only a mount has (a server that
+//! dies, a projection that is closed) is held against the promises of docs/semantics.md.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rift_tests::differ::{Options, compare};
+use rift_tests::fixture::Fixture;
+use rift_tests::need::{Need, have};
+use rift_tests::repository;
+use rift_tests::sandbox::{Ran, Sandbox};
+use rift_tests::warm::{Scripts, Warm};
+
+fn run(sandbox: &Sandbox, inside: &Path, words: &[&str]) -> Ran {
+    sandbox.run(&mut sandbox.rift(inside, words).unwrap()).unwrap()
+}
+
+fn rift(sandbox: &Sandbox, inside: &Path, words: &[&str]) -> Ran {
+    run(sandbox, inside, words).success().unwrap()
+}
+
+/// The word that `rift status` has for a directory.
+fn state(sandbox: &Sandbox, directory: &Path) -> String {
+    let listed = rift(sandbox, &sandbox.home(), &["status"]).stdout;
+    let suffix = format!(" {}", directory.display());
+    let line = listed.lines().find(|line| line.ends_with(&suffix));
+    line.and_then(|line| line.split(' ').next()).unwrap_or("none").to_owned()
+}
+
+/// How many mounts there are at a directory.
+fn mounts_at(directory: &Path) -> usize {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let place = format!(" {} ", directory.display());
+    mounts.lines().filter(|line| line.contains(&place)).count()
+}
+
+/// The processes that serve a mount at a directory.
+fn servers_of(directory: &Path) -> Vec<u32> {
+    let serves = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        words.contains(&b"serve-mount".as_slice())
+            && words.contains(&directory.as_os_str().as_encoded_bytes())
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(serves).collect()
+}
+
+/// Waits until `holds`, for at most ten seconds.
+#[track_caller]
+fn eventually(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it does not come true");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A sandbox whose store knows a small tree of all kinds of entries as `tree`.
+fn with_tree(name: &str) -> Sandbox {
+    let sandbox = Sandbox::new(name).unwrap();
+    let source = sandbox.path("source");
+    for folder in ["lib/deep/er", "bin", "empty", "d e"] {
+        fs::create_dir_all(source.join(folder)).unwrap();
+    }
+    let numbers: String = (0..3000).map(|number| format!("{number}\n")).collect();
+    for (path, text) in
+        [("a", "hello\n"), ("lib/x.js", "lib"), ("lib/deep/er/numbers", &numbers), ("d e/b", "")]
+    {
+        fs::write(source.join(path), text).unwrap();
+    }
+    fs::set_permissions(source.join("lib/x.js"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../lib/x.js", source.join("bin/x")).unwrap();
+    let old = sandbox
+        .command(&source, "find")
+        .args([".", "-exec", "touch", "-h", "-d", "@1400000000", "{}", "+"])
+        .status();
+    assert!(old.unwrap().success());
+    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    sandbox
+}
+
+fn open(sandbox: &Sandbox, name: &str) -> PathBuf {
+    let directory = sandbox.path(name);
+    rift(sandbox, &sandbox.home(), &["open", "tree", &directory.display().to_string()]);
+    assert_eq!(state(sandbox, &directory), "mounted");
+    directory
+}
+
+#[track_caller]
+fn assert_same(expected: &Path, found: &Path) {
+    let differences = compare(expected, found, Options::default()).unwrap();
+    let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "{expected:?} and {found:?} differ:\n{}", lines.join("\n"));
+}
+
+/// Random changes have the same results, one by one, and leave the same tree.
+#[test]
+fn random_changes_have_the_same_results() {
+    let name = "random_changes_have_the_same_results";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("random");
+    let program = repository().join("tests/apps/random_files.py");
+    let seeds = if rift_tests::full() { 200 } else { 12 };
+    for seed in 1..=seeds {
+        let (real, mount) = (sandbox.path("real"), sandbox.path("mount"));
+        let shown = real.display().to_string();
+        rift(&sandbox, &sandbox.home(), &["materialize", "--force", "tree", &shown]);
+        let mount_directory = open(&sandbox, "mount");
+        assert_eq!(mount, mount_directory);
+        let lines = |directory: &Path| {
+            let mut command = sandbox.command(&sandbox.home(), "python3");
+            command.arg(&program).arg(directory).args([&seed.to_string(), "400"]);
+            sandbox.run(&mut command).unwrap().success().unwrap().stdout
+        };
+        let (expected, found) = (lines(&real), lines(&mount));
+        for (expected, found) in expected.lines().zip(found.lines()) {
+            assert_eq!(found, expected, "seed {seed}");
+        }
+        assert_eq!(found.lines().count(), expected.lines().count(), "seed {seed}");
+        // What is written out is what was shown; and nothing but it.
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        assert_eq!(mounts_at(&mount), 0);
+        assert_same(&real, &mount);
+        rift_tests::sandbox::clear(&mount).unwrap();
+    }
+}
+
+/// A hit is mounted and is npm's tree; a repeat finds it, an edit is mended, `files` replaces it.
+#[test]
+fn npm_ci_is_mounted_and_equals_npms_tree() {
+    let name = "npm_ci_is_mounted_and_equals_npms_tree";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("npm-mount").unwrap();
+    warm.fill_npm_cache(&sandbox).unwrap();
+    let project = sandbox.path("project");
+    Fixture::Small.prepare(&project).unwrap();
+    let tree = project.join("node_modules");
+    let ci = ["exec", "--as", "mount", "--", "npm", "ci", "--ignore-scripts"];
+    for round in 0..2 {
+        rift(&sandbox, &project, &ci);
+        assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1), "{round}");
+        assert_same(&warm.project(), &project);
+    }
+    let [server] = servers_of(&tree)[..] else { panic!("one server serves it") };
+    fs::write(tree.join("react/index.js"), "edited").unwrap();
+    fs::create_dir(tree.join("extra")).unwrap();
+    rift(&sandbox, &project, &ci);
+    assert_same(&warm.project(), &project);
+    assert_eq!(mounts_at(&tree), 1);
+    eventually(|| !servers_of(&tree).contains(&server));
+    rift(&sandbox, &project, &["exec", "--", "npm", "ci", "--ignore-scripts"]);
+    assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("current", 0));
+    assert_same(&warm.project(), &project);
+    eventually(|| servers_of(&tree).is_empty());
+}
+
+/// Runs at once in one project all succeed, and end with one mount.
+#[test]
+fn many_runs_at_once_share_one_mount() {
+    let name = "many_runs_at_once_share_one_mount";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("many").unwrap();
+    warm.fill_npm_cache(&sandbox).unwrap();
+    let project = sandbox.path("project");
+    Fixture::Small.prepare(&project).unwrap();
+    let ci = ["exec", "--as", "mount", "--", "npm", "ci", "--ignore-scripts"];
+    rift(&sandbox, &project, &ci);
+    let tree = project.join("node_modules");
+    std::thread::scope(|scope| {
+        for number in 0..if rift_tests::full() { 64 } else { 16 } {
+            let (sandbox, project, ci, tree) = (&sandbox, &project, &ci, &tree);
+            scope.spawn(move || {
+                if number % 4 == 0 {
+                    // Every fourth finds an edited tree, or finds that another one was quicker.
+                    let _is_edited = fs::write(tree.join(format!("extra-{number}")), "x").is_ok();
+                }
+                rift(sandbox, project, ci);
+            });
+        }
+    });
+    rift(&sandbox, &project, &ci);
+    assert_eq!(mounts_at(&tree), 1);
+    assert_same(&warm.project(), &project);
+    eventually(|| servers_of(&tree).len() == 1);
+}
+
+/// `rm -rf` ends a projection like a directory; so does what empties it first.
+#[test]
+fn an_emptied_projection_ends() {
+    let name = "an_emptied_projection_ends";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("emptied");
+    let mount = open(&sandbox, "mount");
+    let removed = sandbox.command(&sandbox.home(), "rm").arg("-r").arg(&mount).status().unwrap();
+    assert!(removed.success() && !mount.exists());
+    assert_eq!((state(&sandbox, &mount).as_str(), mounts_at(&mount)), ("none", 0));
+    eventually(|| servers_of(&mount).is_empty());
+
+    let mount = open(&sandbox, "mount");
+    let kept = fs::File::open(mount.join("lib/deep/er/numbers")).unwrap();
+    fs::write(mount.join("new"), "text").unwrap();
+    let changed = fs::File::open(mount.join("new")).unwrap();
+    for entry in fs::read_dir(&mount).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+    assert_eq!(mounts_at(&mount), 0);
+    assert_eq!(fs::read_dir(&mount).unwrap().count(), 0);
+    // What was open stays readable, as everywhere.
+    let text = |file: &fs::File| std::io::read_to_string(file).unwrap();
+    assert!(text(&kept).ends_with("2999\n"));
+    assert_eq!(text(&changed), "text");
+    assert_eq!(changed.metadata().unwrap().nlink(), 0);
+    assert_eq!(servers_of(&mount).len(), 1);
+    drop((kept, changed));
+    eventually(|| servers_of(&mount).is_empty());
+    fs::write(mount.join("after"), "real").unwrap();
+}
+
+/// A server that is killed leaves an error, no hang, and loses nothing.
+#[test]
+fn a_killed_server_is_healed() {
+    let name = "a_killed_server_is_healed";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("killed-server");
+    let mount = open(&sandbox, "mount");
+    fs::write(mount.join("lib/new"), "new").unwrap();
+    fs::write(mount.join("a"), "changed").unwrap();
+    fs::remove_file(mount.join("lib/x.js")).unwrap();
+    fs::rename(mount.join("d e"), mount.join("moved")).unwrap();
+    let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
+    let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually(|| servers_of(&mount).is_empty());
+    // A request that was under way is answered with ECONNABORTED.
+    let error = || fs::read_dir(&mount).unwrap_err().raw_os_error();
+    eventually(|| error() == Some(libc::ENOTCONN));
+    assert_eq!(state(&sandbox, &mount), "dead");
+    let shown = mount.display().to_string();
+    rift(&sandbox, &sandbox.home(), &["close", &shown]);
+    assert_eq!(mounts_at(&mount), 0);
+    let read = |path: &str| fs::read_to_string(mount.join(path)).ok();
+    assert_eq!(read("lib/new").as_deref(), Some("new"));
+    assert_eq!(read("a").as_deref(), Some("changed"));
+    assert_eq!((read("lib/x.js"), read("d e/b")), (None, None));
+    assert_eq!(read("moved/b").as_deref(), Some(""));
+    assert!(read("lib/deep/er/numbers").unwrap().ends_with("2999\n"));
+    let names: Vec<_> = fs::read_dir(&mount).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+}
+
+/// What a mount can't do that a directory can.
+#[test]
+fn a_mount_is_a_file_system_of_its_own() {
+    let name = "a_mount_is_a_file_system_of_its_own";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("own");
+    let mount = open(&sandbox, "mount");
+    let outside = sandbox.path("outside");
+    let code = |error: std::io::Error| error.raw_os_error();
+    assert_ne!(fs::metadata(&mount).unwrap().dev(), fs::metadata(sandbox.home()).unwrap().dev());
+    assert_eq!(code(fs::hard_link(mount.join("a"), &outside).unwrap_err()), Some(libc::EXDEV));
+    assert_eq!(code(fs::rename(mount.join("a"), &outside).unwrap_err()), Some(libc::EXDEV));
+    assert_eq!(code(fs::rename(&mount, &outside).unwrap_err()), Some(libc::EBUSY));
+    let name = "system.posix_acl_access";
+    let flags = rustix::fs::XattrFlags::empty();
+    // Version 2; the owner, user 1, the group, the mask and others may read: tag, permissions, id.
+    let entries = [(1_u16, u32::MAX), (2, 1), (4, u32::MAX), (16, u32::MAX), (32, u32::MAX)];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, id) in entries {
+        list.extend(
+            tag.to_le_bytes().into_iter().chain(4_u16.to_le_bytes()).chain(id.to_le_bytes()),
+        );
+    }
+    let set = rustix::fs::setxattr(mount.join("a"), name, &list, flags);
+    assert_eq!(set.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
+    // Who opens it a second time is told.
+    let shown = mount.display().to_string();
+    let ran = run(&sandbox, &sandbox.home(), &["open", "tree", &shown]);
+    assert_eq!((ran.status.code(), mounts_at(&mount)), (Some(125), 1), "{ran}");
+}
+
+/// Making an entry real, and reading it, changes no time; what was changed has times of its own.
+#[test]
+fn what_was_not_changed_has_the_times_of_the_tree() {
+    let name = "what_was_not_changed_has_the_times_of_the_tree";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("times");
+    let mount = open(&sandbox, "mount");
+    let look = |path: &str| {
+        let stat = fs::symlink_metadata(mount.join(path)).unwrap();
+        (stat.ino(), stat.mtime(), stat.ctime(), stat.ctime_nsec(), stat.mode(), stat.size())
+    };
+    let paths = ["", "lib", "lib/deep", "lib/deep/er", "lib/deep/er/numbers", "bin/x"];
+    let before = paths.map(look);
+    assert!(before[1..].iter().all(|entry| entry.1 == 1_400_000_000));
+    // Real with all that is above it, and unchanged.
+    fs::set_permissions(mount.join("lib/deep/er/numbers"), fs::Permissions::from_mode(0o600))
+        .unwrap();
+    assert_eq!(look("lib/deep/er/numbers").4 & 0o777, 0o600);
+    fs::set_permissions(mount.join("lib/deep/er/numbers"), fs::Permissions::from_mode(0o644))
+        .unwrap();
+    assert_eq!(paths.map(look), before);
+    fs::write(mount.join("lib/deep/new"), "").unwrap();
+    let (changed, kept) = (look("lib/deep"), look("lib"));
+    assert!(changed.1 > 1_400_000_000 && changed.0 == before[2].0);
+    assert_eq!(kept, before[1]);
+}
+
+/// A projection that is opened and closed again and again leaves nothing behind.
+#[test]
+fn opening_and_closing_leaves_nothing() {
+    let name = "opening_and_closing_leaves_nothing";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("cycles");
+    for round in 0..if rift_tests::full() { 100 } else { 10 } {
+        let mount = open(&sandbox, "mount");
+        fs::write(mount.join("lib/x.js"), format!("{round}")).unwrap();
+        let shown = mount.display().to_string();
+        if round % 2 == 0 {
+            rift(&sandbox, &sandbox.home(), &["close", "--discard", &shown]);
+            assert!(!mount.exists());
+        } else {
+            rift(&sandbox, &sandbox.home(), &["close", &shown]);
+            assert_eq!(fs::read_to_string(mount.join("lib/x.js")).unwrap(), round.to_string());
+            rift_tests::sandbox::clear(&mount).unwrap();
+        }
+        assert_eq!(mounts_at(&mount), 0);
+        eventually(|| servers_of(&mount).is_empty());
+    }
+    assert_eq!(fs::read_dir(sandbox.store().join("states")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(sandbox.store().join("leases")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(sandbox.store().join("tmp")).unwrap().count(), 0);
+    rift(&sandbox, &sandbox.home(), &["store", "verify"]);
+}
