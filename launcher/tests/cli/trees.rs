@@ -282,7 +282,7 @@ fn status_tells_what_became_of_projections() {
     fs::rename(home.work("gone"), home.work("moved too")).unwrap();
     let hash = home.run(["refs"]).good()[..12].to_owned();
     let folder = home.work("").canonicalize().unwrap();
-    let line = |state: &str| format!("{state:<8} {hash} {}\n", folder.join(state).display());
+    let line = |state: &str| format!("{state:<9} {hash} {}\n", folder.join(state).display());
     let expected = ["current", "gone", "replaced"].map(line).concat();
     assert_eq!(home.run(["status"]).good(), expected);
     let json: serde_json::Value =
