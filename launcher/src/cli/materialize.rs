@@ -48,13 +48,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let _lease = store.lease(hash)?;
     let opened = tree::open_hash(&store, hash)?;
     let links = args.via.as_deref().map_or(context.links(), |via| via == "hardlink");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let options = Options {
-        threads: context.threads(),
-        stamp_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
-        umask: materialize::umask(),
-        verify: context.config.verifies_always(),
-    };
+    let options = options(context);
     let linker = if links { store.linker(&opened, options)? } else { None };
     let writer = match &linker {
         Some(linker) => Writer::linking(&opened, linker, options),
@@ -72,6 +66,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns how a tree is shown that gets the time of now.
+pub(crate) fn options(context: &Context) -> Options {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Options {
+        threads: context.threads(),
+        stamp_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
+        umask: materialize::umask(),
+        verify: context.config.verifies_always(),
+    }
 }
 
 /// Returns the absolute path of the directory to make, if it may be made.

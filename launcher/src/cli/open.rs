@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow};
-use rift_cas::materialize::{self, Options};
 
 use crate::cli::{materialize as target, tree};
 use crate::context::Context;
@@ -43,14 +41,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         refused.hint(format!("`rift materialize {} {shown}` writes files", args.source))?;
     }
     let opened = tree::open_hash(&store, tree::resolve(&store, &args.source)?)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let options = Options {
-        threads: context.threads(),
-        stamp_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
-        umask: materialize::umask(),
-        verify: context.config.verifies_always(),
-    };
-    mount::show(&store, &opened, &directory, options)
+    mount::show(&store, &opened, &directory, target::options(context))
         .with_context(|| format!("could not open `{shown}`"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -433,14 +433,14 @@ impl View {
         [ORPHANS, format!("/new-{number}").as_bytes()].concat()
     }
 
-    /// Makes an entry real, and all directories above it; one that is already is as good.
-    fn make_real(&self, nodes: &mut Nodes, id: EntryId) -> Result<()> {
+    /// Claims an entry, as soon as nobody else does; `None` when it is detached.
+    fn claim(&self, id: EntryId) -> Result<Option<Claim>> {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         let mut attempt = word.claim(self.owner);
         loop {
             match attempt {
-                Attempt::Detached => return Ok(()),
-                Attempt::Won(claim) => return self.build(nodes, id, claim),
+                Attempt::Detached => return Ok(None),
+                Attempt::Won(claim) => return Ok(Some(claim)),
                 Attempt::Busy(owner) if super::owner::is_dead(owner) => {
                     attempt = word.take_over(owner, self.owner);
                 }
@@ -449,6 +449,14 @@ impl View {
                     attempt = word.claim(self.owner);
                 }
             }
+        }
+    }
+
+    /// Makes an entry real, and all directories above it; one that is already is as good.
+    fn make_real(&self, nodes: &mut Nodes, id: EntryId) -> Result<()> {
+        match self.claim(id)? {
+            Some(claim) => self.build(nodes, id, claim),
+            None => Ok(()),
         }
     }
 
@@ -755,26 +763,12 @@ impl View {
     /// Runs `change`, after which a pristine entry is gone.
     fn take_away(&self, id: EntryId, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
-        let mut attempt = word.claim(self.owner);
-        loop {
-            match attempt {
-                Attempt::Detached => return Err(Errno::NOENT),
-                Attempt::Won(claim) => {
-                    return match change() {
-                        Ok(()) => word.finish(claim, 0).then_some(()).ok_or(Errno::STALE),
-                        Err(error) => {
-                            word.give_up(claim);
-                            Err(error)
-                        }
-                    };
-                }
-                Attempt::Busy(owner) if super::owner::is_dead(owner) => {
-                    attempt = word.take_over(owner, self.owner);
-                }
-                Attempt::Busy(_) => {
-                    std::thread::sleep(Duration::from_micros(50));
-                    attempt = word.claim(self.owner);
-                }
+        let claim = self.claim(id)?.ok_or(Errno::NOENT)?;
+        match change() {
+            Ok(()) => word.finish(claim, 0).then_some(()).ok_or(Errno::STALE),
+            Err(error) => {
+                word.give_up(claim);
+                Err(error)
             }
         }
     }
