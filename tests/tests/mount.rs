@@ -317,6 +317,10 @@ fn what_was_not_changed_has_the_times_of_the_tree() {
     let paths = ["", "lib", "lib/deep", "lib/deep/er", "lib/deep/er/numbers", "bin/x"];
     let before = paths.map(look);
     assert!(before[1..].iter().all(|entry| entry.1 == 1_400_000_000));
+    let accessed = || fs::metadata(mount.join("a")).unwrap().accessed().unwrap();
+    let read_at = accessed();
+    assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "hello\n");
+    assert_eq!(accessed(), read_at);
     // Real with all that is above it, and unchanged.
     fs::set_permissions(mount.join("lib/deep/er/numbers"), fs::Permissions::from_mode(0o600))
         .unwrap();
