@@ -1,8 +1,9 @@
 //! State files: which entries of a projection without files are real by now.
 //!
 //! One file per projection, named like its record: a header and 16 bytes per entry of the tree, see
-//! [`rift_tree::state`]. Every process that shows the projection maps it, and whoever serves it to others
-//! holds a lock on it, so that there is one server at a time and its death is noticed.
+//! [`rift_tree::state`]. Every process that shows the projection maps it and holds a lock on it: a shared
+//! one, or an exclusive one where nobody else may change what it shows. So the death of the last one is
+//! noticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rift_tree::merge::States;
-use rift_tree::state::{HEADER_BYTES, Header, State, StateWord};
+use rift_tree::state::{Claim, HEADER_BYTES, Header, Inodes, State, StateWord, slot_count};
 use rift_tree::{EntryId, FormatError};
 use rustix::fs::{FallocateFlags, FlockOperation};
 
@@ -47,6 +48,26 @@ impl StateFile {
         self.words().get(id.0 as usize)
     }
 
+    /// Returns the entry that the real file with this inode was made of.
+    #[must_use]
+    pub fn entry(&self, inode: u64) -> Option<EntryId> {
+        self.inodes().entry(inode)
+    }
+
+    /// Publishes that a claimed entry is real, or gone where `inode` is 0; `false` when the claim was lost.
+    #[must_use]
+    pub fn finish(&self, id: EntryId, claim: Claim, inode: u64) -> bool {
+        if inode != 0 {
+            self.inodes().add(inode, id);
+        }
+        self.word(id).is_some_and(|word| word.finish(claim, inode))
+    }
+
+    fn inodes(&self) -> Inodes<'_> {
+        let slots = self.map.slots(self.header.slots_offset(), slot_count(self.header.entries));
+        Inodes::new(self.words(), slots)
+    }
+
     /// Writes what changed to the disk.
     ///
     /// # Errors
@@ -55,12 +76,26 @@ impl StateFile {
         self.map.sync().map_err(Error::io("write to the disk", &self.path))
     }
 
-    /// Becomes the projection's only server, until the process ends; `false` when there is one.
+    /// Becomes the only process that shows the projection, until the process ends; `false` when another
+    /// one does.
     ///
     /// # Errors
     /// As flock(2).
-    pub fn serve(&self) -> Result<bool> {
-        match lock_open(&self.file, &self.path, FlockOperation::NonBlockingLockExclusive) {
+    pub fn hold_alone(&self) -> Result<bool> {
+        self.lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Becomes one of the processes that show the projection, until the process ends; `false` when one
+    /// holds it alone.
+    ///
+    /// # Errors
+    /// As flock(2).
+    pub fn hold_shared(&self) -> Result<bool> {
+        self.lock(FlockOperation::NonBlockingLockShared)
+    }
+
+    fn lock(&self, operation: FlockOperation) -> Result<bool> {
+        match lock_open(&self.file, &self.path, operation) {
             Ok(()) => Ok(true),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
                 Ok(false)

@@ -137,18 +137,32 @@ impl Shared {
     /// # Panics
     /// When they do not lie in the mapping, or not at a multiple of eight.
     pub(crate) fn words(&self, offset: usize, count: usize) -> &[rift_tree::state::StateWord] {
-        let bytes = count.checked_mul(size_of::<rift_tree::state::StateWord>());
-        let end = bytes.and_then(|bytes| bytes.checked_add(offset));
-        assert!(end.is_some_and(|end| end <= self.map.len()), "words lie in the mapping");
-        assert!(offset.is_multiple_of(8), "words are aligned");
-        // SAFETY: `offset` is at most the length of the mapping, so the sum stays in one object.
-        let first = unsafe { self.map.as_ptr().add(offset) };
+        let first = self.part(offset, count, 8, size_of::<rift_tree::state::StateWord>());
         // SAFETY: slice::from_raw_parts asks for `count` initialized, aligned values that live as long
-        // as the result and are only changed through interior mutability. mmap(2) gives pages, which
-        // are aligned to more than eight; the bounds were asserted above; a word is `repr(C)` of two
-        // atomics, for which all bytes are values; and other processes change them by atomic
-        // instructions only, as docs/format.md asks.
+        // as the result and are only changed through interior mutability. `part` has asserted the bounds
+        // and the alignment; a word is `repr(C)` of two atomics, for which all bytes are values; and
+        // other processes change them by atomic instructions only, as docs/format.md asks.
         unsafe { std::slice::from_raw_parts(first.cast(), count) }
+    }
+
+    /// Returns the `count` slots from byte `offset` on.
+    ///
+    /// # Panics
+    /// When they do not lie in the mapping, or not at a multiple of four.
+    pub(crate) fn slots(&self, offset: usize, count: usize) -> &[std::sync::atomic::AtomicU32] {
+        let first = self.part(offset, count, 4, rift_tree::state::SLOT_BYTES);
+        // SAFETY: as above, with one atomic.
+        unsafe { std::slice::from_raw_parts(first.cast(), count) }
+    }
+
+    /// Returns where `count` values of so many bytes begin that lie in the mapping, aligned.
+    fn part(&self, offset: usize, count: usize, alignment: usize, bytes: usize) -> *const u8 {
+        let end = count.checked_mul(bytes).and_then(|bytes| bytes.checked_add(offset));
+        assert!(end.is_some_and(|end| end <= self.map.len()), "values lie in the mapping");
+        // mmap(2) gives whole pages.
+        assert!(offset.is_multiple_of(alignment), "values are aligned");
+        // SAFETY: `offset` is at most the length of the mapping, so the sum stays in one object.
+        unsafe { self.map.as_ptr().add(offset) }
     }
 
     /// Writes what changed to the disk.

@@ -1,7 +1,7 @@
 //! The state word: 16 bytes in a shared mapping that tell who answers for one entry.
 //!
 //! ```text
-//! state file: | header 64 | words: entries × 16 |
+//! state file: | header 64 | words: entries × 16 | slots: [`slot_count`] × 4 |
 //! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 |
 //! word:       | control u64 | real inode u64 |
 //! control:    | state 2 bits | owner pid 22 bits | owner birth 16 bits | generation 24 bits |
@@ -15,22 +15,34 @@
 //! that owner still lives (pid and birth, so that a recycled pid does not count) and takes the claim
 //! over, which raises the generation: the slow owner of an old claim can neither publish any more nor
 //! change the inode that somebody else published.
+//!
+//! The slots find the entry that a real file was made of, by its inode: see [`Inodes`].
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::bytes::{u32_at, u64_at};
 use crate::error::FormatError;
 use crate::hash::TreeHash;
+use crate::manifest::EntryId;
 
 /// The first eight bytes of every state file.
 pub const MAGIC: [u8; 8] = *b"RIFTSTAT";
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The size of the header, in bytes.
 pub const HEADER_BYTES: usize = 64;
 
 /// The size of a state word, in bytes.
 pub const WORD_BYTES: usize = 16;
+
+/// The size of a slot, in bytes.
+pub const SLOT_BYTES: usize = 4;
+
+/// Returns how many slots there are for a tree of so many entries: a power of two, at least twice as many.
+#[must_use]
+pub const fn slot_count(entries: u32) -> usize {
+    (entries as usize * 2).next_power_of_two()
+}
 
 /// What the header of a state file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +103,12 @@ impl Header {
     /// Returns how long the file is, in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> usize {
+        self.slots_offset() + slot_count(self.entries) * SLOT_BYTES
+    }
+
+    /// Returns where in the file the slots begin, in bytes.
+    #[must_use]
+    pub fn slots_offset(&self) -> usize {
         HEADER_BYTES + self.entries as usize * WORD_BYTES
     }
 }
@@ -282,5 +300,60 @@ impl StateWord {
         self.control
             .compare_exchange(claim.control, pristine, Ordering::Release, Ordering::Relaxed)
             .is_ok()
+    }
+}
+
+/// Finds the entry that a real file was made of, by the file's inode, in any process.
+///
+/// A hash table with open addressing that only grows: a slot holds 0, or one more than an entry whose word
+/// holds, or held, an inode that hashes to a slot before it. What counts is the word, so nothing is ever
+/// removed, and since an entry is detached once, half of the slots stay empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Inodes<'s> {
+    words: &'s [StateWord],
+    slots: &'s [AtomicU32],
+}
+
+impl<'s> Inodes<'s> {
+    /// Returns the table of these words and slots, of which there are [`slot_count`].
+    #[must_use]
+    pub const fn new(words: &'s [StateWord], slots: &'s [AtomicU32]) -> Self {
+        Self { words, slots }
+    }
+
+    /// Returns the entry whose word has this inode, if there is one.
+    #[must_use]
+    pub fn entry(&self, inode: u64) -> Option<EntryId> {
+        for slot in self.chain(inode) {
+            match slot.load(Ordering::Acquire).checked_sub(1) {
+                None => return None,
+                Some(id) => {
+                    let word = self.words.get(id as usize)?;
+                    if inode != 0 && word.load() == (State::Detached { inode }) {
+                        return Some(EntryId(id));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Lets `inode` lead to an entry from the moment on when its word says so.
+    pub fn add(&self, inode: u64, id: EntryId) {
+        let value = id.0.wrapping_add(1);
+        for slot in self.chain(inode) {
+            let swapped = slot.compare_exchange(0, value, Ordering::AcqRel, Ordering::Acquire);
+            if swapped.is_ok() || swapped == Err(value) {
+                return;
+            }
+        }
+    }
+
+    /// The slots in which an inode may be found, the first one first.
+    fn chain(&self, inode: u64) -> impl Iterator<Item = &'s AtomicU32> + use<'s> {
+        // Fibonacci hashing: neighbors, as inodes are, go far apart.
+        let hash = inode.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let first = hash as usize & self.slots.len().saturating_sub(1);
+        self.slots[first..].iter().chain(&self.slots[..first])
     }
 }

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use rift_tree::builder::Item;
 use rift_tree::merge::{self, Place, States};
 use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
-use rift_tree::state::{Attempt, Owner, State, StateWord};
+use rift_tree::state::{Attempt, Inodes, Owner, State, StateWord, slot_count};
 use rift_tree::{EntryId, FormatError, Manifest, TreeHash};
 use support::{Model, build, model};
 
@@ -64,6 +64,41 @@ fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
     assert!(!word.give_up(claim), "the old claim is void");
     assert_eq!(word.load(), State::Detached { inode: 42 });
     assert_eq!(word.claim(owner(5)), Attempt::Detached);
+}
+
+/// Inodes that collide, that are others' by now and that two threads add at once all lead to their entries.
+#[test]
+fn entries_are_found_by_the_inodes_of_their_files() {
+    const ENTRIES: u32 = 5_000;
+    let words: Vec<StateWord> = (0..ENTRIES).map(|_| StateWord::new()).collect();
+    let slots: Vec<AtomicU32> = (0..slot_count(ENTRIES)).map(|_| AtomicU32::new(0)).collect();
+    let inodes = Inodes::new(&words, &slots);
+    let inode = |id: u32| u64::from(id % 2) << 40 | u64::from(id / 2 + 10);
+    let detach = |id: u32, inode| {
+        let word = &words[id as usize];
+        let Attempt::Won(claim) = word.claim(Owner::new(1, 1)) else { panic!("pristine") };
+        inodes.add(inode, EntryId(id));
+        assert!(word.finish(claim, inode));
+    };
+    std::thread::scope(|scope| {
+        for part in 0..2 {
+            scope.spawn(move || {
+                for id in (1..ENTRIES - 1).filter(|id| id % 2 == part) {
+                    detach(id, inode(id));
+                    assert_eq!(inodes.entry(inode(id)), Some(EntryId(id)));
+                }
+            });
+        }
+    });
+    for id in 1..ENTRIES - 1 {
+        assert_eq!(inodes.entry(inode(id)), Some(EntryId(id)));
+    }
+    assert_eq!([inodes.entry(0), inodes.entry(9), inodes.entry(u64::MAX)], [None; 3]);
+    // A file is gone, and the system gives its number to another entry's.
+    words[7].forget_inode(inode(7));
+    assert_eq!(inodes.entry(inode(7)), None);
+    detach(ENTRIES - 1, inode(7));
+    assert_eq!(inodes.entry(inode(7)), Some(EntryId(ENTRIES - 1)));
 }
 
 #[test]

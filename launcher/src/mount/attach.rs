@@ -80,7 +80,7 @@ fn detach(state: &StateFile, id: EntryId, inode: u64, owner: Owner) {
         && let Attempt::Won(claim) = word.claim(owner)
     {
         // Nobody else is at it, so the claim holds.
-        let _is_mine = word.finish(claim, inode);
+        let _is_mine = state.finish(id, claim, inode);
     }
 }
 

@@ -319,7 +319,7 @@ fn prepare(store: &Path, directory: &Path) -> Result<(fuser::Session<Server>, Ow
     if state.header() != header(&projection, tree.manifest().len()) {
         bail!("the state belongs to another projection");
     }
-    if !state.serve()? {
+    if !state.hold_alone()? {
         bail!("the projection is served already");
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -27,6 +27,11 @@ pub(super) fn of_entry(id: EntryId) -> Node {
     Node::from(id.0) + 1
 }
 
+/// Returns the node of a real file that was made of no entry.
+pub(super) fn of_foreign(inode: u64) -> Node {
+    FOREIGN.wrapping_add(inode)
+}
+
 /// Returns the entry of a node, if it is one's.
 pub(super) fn entry(node: Node) -> Option<EntryId> {
     // Below 2^31, so it fits.
@@ -60,24 +65,9 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     known: HashMap<Node, Known>,
-    /// The entries that real files were made of, by inode.
-    entries: HashMap<u64, EntryId>,
 }
 
 impl Nodes {
-    /// Returns the node of a real file.
-    pub(super) fn of_inode(&self, inode: u64) -> Node {
-        match self.entries.get(&inode) {
-            Some(id) => of_entry(*id),
-            None => FOREIGN.wrapping_add(inode),
-        }
-    }
-
-    /// Notes which entry a real file was made of.
-    pub(super) fn set_entry(&mut self, inode: u64, id: EntryId) {
-        self.entries.insert(inode, id);
-    }
-
     pub(super) fn get(&self, node: Node) -> Option<&Known> {
         self.known.get(&node)
     }
@@ -124,10 +114,5 @@ impl Nodes {
         let is_nameless = known.is_orphan || known.removed.is_some();
         let is_over = known.lookups == 0 && (entry(node).is_none() || is_nameless);
         is_over.then(|| self.known.remove(&node)).flatten()
-    }
-
-    /// Forgets which entry a real file was made of, because the file is gone.
-    pub(super) fn forget_inode(&mut self, inode: u64) -> Option<EntryId> {
-        self.entries.remove(&inode)
     }
 }

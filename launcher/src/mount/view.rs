@@ -139,15 +139,7 @@ fn errno(error: &rift_cas::Error) -> Errno {
 impl View {
     /// Makes the view of a projection whose state was brought up to date by [`super::attach`].
     pub(super) fn new(parts: Parts, owner: Owner) -> Self {
-        let mut nodes = Nodes::default();
-        for (id, word) in (0..).map(EntryId).zip(parts.state.words()) {
-            if let State::Detached { inode } = word.load()
-                && inode != 0
-            {
-                nodes.set_entry(inode, id);
-            }
-        }
-        let (nodes, scratch) = (RwLock::new(nodes), AtomicU64::new(0));
+        let (nodes, scratch) = (RwLock::new(Nodes::default()), AtomicU64::new(0));
         let lookups = parts.state.words().iter().map(|_| AtomicU64::new(0)).collect();
         Self { parts, nodes, opened: Opened::default(), owner, scratch, lookups }
     }
@@ -208,6 +200,14 @@ impl View {
     pub(super) fn pristine(&self, node: Node) -> Option<EntryId> {
         let id = nodes::entry(node)?;
         self.is_pristine(id).then_some(id)
+    }
+
+    /// Returns the node of a real file.
+    fn node_of(&self, inode: u64) -> Node {
+        match self.parts.state.entry(inode) {
+            Some(id) => nodes::of_entry(id),
+            None => nodes::of_foreign(inode),
+        }
     }
 
     /// Returns the path of a node's real file.
@@ -273,7 +273,7 @@ impl View {
             }
         }
         match self.stat(&self.path_in(nodes, parent, name)?) {
-            Ok(stat) => Ok(Found::Real(nodes.of_inode(stat.st_ino), stat)),
+            Ok(stat) => Ok(Found::Real(self.node_of(stat.st_ino), stat)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(Found::Missing),
             Err(error) => Err(error),
         }
@@ -464,11 +464,7 @@ impl View {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         match self.write_entry(nodes, id) {
             Ok(inode) => {
-                if !word.finish(claim, inode) {
-                    return Err(Errno::STALE);
-                }
-                nodes.set_entry(inode, id);
-                Ok(())
+                self.parts.state.finish(id, claim, inode).then_some(()).ok_or(Errno::STALE)
             }
             Err(error) => {
                 word.give_up(claim);
@@ -591,10 +587,9 @@ impl View {
 
     fn make_orphan_of(&self, nodes: &mut Nodes, node: Node, id: EntryId) -> Result<()> {
         let scratch = self.scratch();
-        let inode = self.write_scratch(&self.manifest(), id, &scratch)?;
+        self.write_scratch(&self.manifest(), id, &scratch)?;
         let place = orphan_path(node);
         rustix::fs::renameat(self.real(), &*scratch, self.real(), &*place)?;
-        nodes.set_entry(inode, id);
         nodes.get_mut(node).is_orphan = true;
         Ok(())
     }
@@ -728,7 +723,7 @@ impl View {
         };
         result?;
         let stat = self.owned_by(&folder, &path, mode, by).inspect_err(|_| self.discard(&path))?;
-        let node = nodes.of_inode(stat.st_ino);
+        let node = self.node_of(stat.st_ino);
         self.meet(&mut nodes, node, parent, name, true);
         Ok(self.show_real(&nodes, node, &stat))
     }
@@ -765,7 +760,7 @@ impl View {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         let claim = self.claim(id)?.ok_or(Errno::NOENT)?;
         match change() {
-            Ok(()) => word.finish(claim, 0).then_some(()).ok_or(Errno::STALE),
+            Ok(()) => self.parts.state.finish(id, claim, 0).then_some(()).ok_or(Errno::STALE),
             Err(error) => {
                 word.give_up(claim);
                 Err(error)
@@ -908,12 +903,12 @@ impl View {
         let known = nodes.get_mut(node);
         known.links.clear();
         known.removed = Some((stat, kept));
-        self.gone(nodes, inode);
+        self.gone(inode);
     }
 
     /// Notes that a real file is gone for good: its inode number may be the next one's.
-    fn gone(&self, nodes: &mut Nodes, inode: u64) {
-        if let Some(word) = nodes.forget_inode(inode).and_then(|id| self.parts.state.word(id)) {
+    fn gone(&self, inode: u64) {
+        if let Some(word) = self.parts.state.entry(inode).and_then(|id| self.parts.state.word(id)) {
             word.forget_inode(inode);
         }
     }
@@ -1055,7 +1050,7 @@ impl View {
             let inode = self.stat(&path).map(|stat| stat.st_ino);
             self.discard(&path);
             if let Ok(inode) = inode {
-                self.gone(&mut nodes, inode);
+                self.gone(inode);
             }
         }
     }
@@ -1142,7 +1137,7 @@ impl View {
                 Err(Errno::NOENT) => continue,
                 other => other?,
             };
-            let own = nodes.of_inode(stat.st_ino);
+            let own = self.node_of(stat.st_ino);
             let shown = self.show_real(&nodes, own, &stat);
             if emit(name, real_offset(found.next_entry_cookie()), &shown) {
                 return Ok(());
