@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::ingest::mtime_ns;
 use crate::leases::Lease;
 use crate::materialize::{Options, Writer, open_directory, relative_path, remove};
-use crate::projection::Projection;
+use crate::projection::{Projection, ShownAs};
 use crate::store::{Store, make_folder, sync_folder};
 use crate::tree::OpenTree;
 
@@ -275,7 +275,7 @@ pub(crate) fn check(path: &Path, manifest: Manifest<'_>) -> Result<Option<Wrong>
         done_ns: 0,
         umask: umask_of(path).unwrap_or(0),
         has_links: false,
-        is_mount: false,
+        shown_as: ShownAs::Files,
     };
     let found = compare_content(manifest, &known, THREADS)?;
     let options =

@@ -12,7 +12,7 @@
 //! done_ns N        no entry had a later ctime when the projection was finished
 //! umask N
 //! links 0|1        whether files may be hard links to the loose form of the tree
-//! mount 0|1        whether the tree is served at the directory, whose own entries are those that are real
+//! as WORD          files, mount or virtual, see [`ShownAs`]
 //! ```
 
 use std::fmt::Write as _;
@@ -37,6 +37,39 @@ pub fn is_dead(error: &std::io::Error) -> bool {
 /// The inode number of the root of every mount that serves a tree, see fuse(4).
 const SERVED_ROOT: u64 = 1;
 
+/// How a tree is shown at a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownAs {
+    /// All of it was written there.
+    Files,
+    /// It is mounted there; the directory's own entries, below the mount, are those that are real.
+    Mount,
+    /// Only runs that ask for it see the tree; the directory's own entries are those that are real.
+    Virtual,
+}
+
+impl ShownAs {
+    /// Returns the word for it, as in `--as`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Mount => "mount",
+            Self::Virtual => "virtual",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Files, Self::Mount, Self::Virtual].into_iter().find(|how| how.word() == word)
+    }
+
+    /// Tells whether entries are pristine until they are needed, so that there is a state file.
+    #[must_use]
+    pub fn has_state(self) -> bool {
+        self != Self::Files
+    }
+}
+
 /// A tree shown at a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
@@ -56,8 +89,8 @@ pub struct Projection {
     pub umask: u16,
     /// Whether files may be hard links to the loose form of the tree.
     pub has_links: bool,
-    /// Whether the tree is served at the directory, whose own entries are those that are real.
-    pub is_mount: bool,
+    /// How it is shown.
+    pub shown_as: ShownAs,
 }
 
 impl Projection {
@@ -82,7 +115,7 @@ impl Projection {
             done_ns,
             umask: options.umask,
             has_links: writer.has_links(),
-            is_mount: false,
+            shown_as: ShownAs::Files,
         })
     }
 
@@ -95,10 +128,10 @@ impl Projection {
         match self.directory.symlink_metadata() {
             Ok(stat) if stat.is_dir() => {
                 let is_it = stat.dev() == self.device && stat.ino() == self.inode;
-                is_it || self.is_mount && stat.ino() == SERVED_ROOT
+                is_it || self.shown_as.has_state() && stat.ino() == SERVED_ROOT
             }
             Ok(_) => false,
-            Err(error) => self.is_mount && is_dead(&error),
+            Err(error) => self.shown_as.has_state() && is_dead(&error),
         }
     }
 
@@ -112,14 +145,14 @@ impl Projection {
             debug_assert!(written.is_ok(), "writing to a string can't fail");
         }
         text.push_str(&format!(
-            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\nmount {}\n",
+            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\nas {}\n",
             self.device,
             self.inode,
             self.stamp_ns,
             self.done_ns,
             self.umask,
             u8::from(self.has_links),
-            u8::from(self.is_mount)
+            self.shown_as.word()
         ));
         text
     }
@@ -137,8 +170,7 @@ impl Projection {
             done_ns: field("done_ns")?.parse().ok()?,
             umask: field("umask")?.parse().ok()?,
             has_links: field("links")? == "1",
-            // Records from before there were mounts lack the line.
-            is_mount: field("mount").is_some_and(|word| word == "1"),
+            shown_as: ShownAs::from_word(field("as")?)?,
         })
     }
 }

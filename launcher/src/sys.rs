@@ -443,6 +443,38 @@ pub(crate) fn restore_start(command: &mut Command) {
     unsafe { command.pre_exec(restore) };
 }
 
+/// Takes over a descriptor that this process was started with, and keeps it from what it starts.
+///
+/// # Errors
+/// As fcntl(2): when nothing is open under this number.
+pub(crate) fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) with F_SETFD takes numbers only.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open; who started this process passed it on for this alone, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Moves this process, which has one thread, into namespaces of its own.
+///
+/// # Errors
+/// As unshare(2).
+#[cfg(target_os = "linux")]
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: rustix asks that no other thread relies on shared descriptors; they stay shared.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Makes this process die with the one that started it.
+///
+/// # Errors
+/// As prctl(2).
+#[cfg(target_os = "linux")]
+pub(crate) fn die_with_parent() -> rustix::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+}
+
 /// Makes `command` die with this process, should that be killed: who kills rift means the command.
 ///
 /// The thread that starts it has to be the one that waits for it, see PR_SET_PDEATHSIG(2const).

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rift_cas::ingest;
 use rift_cas::log::{Record, Topic};
 use rift_cas::materialize::{self, Options};
-use rift_cas::projection::Projection;
+use rift_cas::projection::{Projection, ShownAs};
 use rift_cas::record::Kind;
 use rift_cas::roots::trees_of_plan;
 use rift_cas::tree::OpenTree;
@@ -118,7 +118,7 @@ pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
         done_ns: 0,
         umask: 0o022,
         has_links: false,
-        is_mount: false,
+        shown_as: ShownAs::Files,
     };
     store.set_projection(&projection).unwrap();
 }

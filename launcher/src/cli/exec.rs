@@ -4,10 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context as _, anyhow};
+use rift_cas::projection::ShownAs;
+
+use crate::cli::{materialize, tree};
 use crate::config::{Config, Id};
 use crate::context::Context;
 use crate::env_vars;
 use crate::exec::{self, ExecOptions, child};
+use crate::hint::Hint as _;
+use crate::{mount, plan};
 
 /// Run a command, or do without running it where its result is known
 #[derive(Debug, clap::Args)]
@@ -20,6 +26,8 @@ Examples:
   rift exec -- npm ci
   rift exec --via hardlink -- npm ci       files are links into the store
   rift exec --as mount -- npm ci           there in milliseconds, until `rift close`
+  rift exec --as mount --private --tree site=dist -- ls dist
+                                           only this command sees it
   rift exec --summary-json s.json -- npm ci
   RIFT_DISABLE=1 rift exec -- npm ci       plain exec(2), for comparison
 
@@ -34,6 +42,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOW", value_parser = ["auto", "hardlink"])]
     #[arg(hide_possible_values = true)]
     via: Option<String>,
+
+    /// Show TREE at DIR; a projection of it that is there stays as it is
+    #[arg(long = "tree", value_name = "TREE=DIR")]
+    trees: Vec<String>,
+
+    /// With `--as mount`: mount for this command alone, gone when it ends
+    #[arg(long)]
+    private: bool,
 
     /// Neither use nor keep known results
     #[arg(long)]
@@ -91,10 +107,63 @@ pub(crate) fn set_flags(args: &Args, config: &mut Config, cwd: &Path) -> anyhow:
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if args.private && !context.config.shows_mounts() {
+        let refused: anyhow::Result<()> = Err(anyhow!("`--private` goes with `--as mount`"));
+        refused.hint("files are there for everybody")?;
+    }
+    let views = args.trees.iter().map(|tree| show_tree(tree, args.private, context));
     let options = ExecOptions {
+        is_private: args.private,
+        views: views.collect::<anyhow::Result<_>>()?,
         command: args.command.clone(),
         record_only: args.record_only,
         summary_json: context.config.summary_json().map(Path::to_owned),
     };
     exec::run(&options, context).map(exec::Ending::into_exit_code)
+}
+
+/// Shows the tree of `--tree`; returns where.
+fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<PathBuf> {
+    let (source, directory) = spec
+        .split_once('=')
+        .filter(|(source, directory)| !source.is_empty() && !directory.is_empty())
+        .with_context(|| format!("`--tree {spec}` is not of the form TREE=DIR"))?;
+    let store = context.existing_store()?;
+    let hash = tree::resolve(&store, source)?;
+    let place = plan::show::place(&context.cwd.join(directory))?;
+    let is_for_all = context.config.shows_mounts() && !is_private;
+    if let Some(known) = store.projection(&place)?.filter(|known| known.tree == hash) {
+        match known.shown_as {
+            ShownAs::Files => Ok(()),
+            ShownAs::Mount | ShownAs::Virtual if is_private => Ok(()),
+            ShownAs::Mount | ShownAs::Virtual if is_for_all => mount::show_to_all(&store, &known),
+            ShownAs::Mount | ShownAs::Virtual => mount::close(&store, &known),
+        }
+        .with_context(|| format!("could not show `{directory}`"))?;
+        return Ok(place);
+    }
+    let place = materialize::target(&context.cwd.join(directory), false)?;
+    let opened = tree::open_hash(&store, hash)?;
+    let options = materialize::options(context);
+    if is_private {
+        mount::show_virtual(&store, &opened, &place, options)?;
+        return Ok(place);
+    }
+    let refusal = if is_for_all { mount::refusal() } else { None };
+    if let Some(why) = &refusal {
+        context.ui.warn(&format!("`{directory}` is real files instead of a mount: {why}"));
+    }
+    let request = plan::show::Request {
+        store: &store,
+        tree: &opened,
+        folder: &place,
+        options,
+        has_links: context.links(),
+        is_mount: is_for_all && refusal.is_none(),
+    };
+    let shown = request.show(None).with_context(|| format!("could not show `{directory}`"))?;
+    if let Some(why) = shown.unmountable {
+        context.ui.warn(&format!("`{directory}` is real files instead of a mount: {why}"));
+    }
+    Ok(place)
 }

@@ -12,7 +12,7 @@ use rift_cas::projection::Projection;
 use crate::cli::tree;
 use crate::context::Context;
 use crate::hint::Hint as _;
-use crate::{config, env_vars, ui};
+use crate::{config, env_vars, mount, ui};
 
 /// Write a tree as real files
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(linker) => Writer::linking(&opened, linker, options),
         None => Writer::new(&opened, options),
     };
+    if mount::is_at(&store, &target)? {
+        mount::remove(&store, &target, options.threads)?;
+    }
     let written = materialize::replace(&writer, &target)
         .with_context(|| format!("could not materialize `{}`", args.directory.display()))?;
     store.set_projection(&Projection::seal(&writer, &target)?)?;

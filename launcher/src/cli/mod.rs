@@ -23,6 +23,7 @@ mod status;
 mod store;
 mod tree;
 mod uninstall;
+mod view;
 mod why;
 
 use std::ffi::OsStr;
@@ -109,6 +110,10 @@ enum Command {
     Man(man::Args),
     #[command(name = crate::mount::COMMAND, hide = true)]
     ServeMount(serve_mount::Args),
+    #[command(name = crate::mount::private::ENTER, hide = true)]
+    EnterView(view::EnterArgs),
+    #[command(name = crate::mount::private::LEAVE, hide = true)]
+    LeaveView(view::LeaveArgs),
 }
 
 /// Runs `rift` with the arguments and in the environment of this process.
@@ -147,6 +152,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => return completions::run(args),
         Command::Man(args) => return man::run(args),
         Command::ServeMount(args) => return serve_mount::run(args),
+        Command::EnterView(args) => return Ok(view::enter(args)),
+        Command::LeaveView(args) => return view::leave(args),
         _ => {}
     }
     let cwd = std::env::current_dir().context("could not find the working directory")?;
@@ -198,5 +205,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::ServeMount(args) => serve_mount::run(args),
+        Command::EnterView(args) => Ok(view::enter(args)),
+        Command::LeaveView(args) => view::leave(args),
     }
 }

@@ -8,9 +8,12 @@ use std::process::ExitCode;
 pub(crate) struct Args {
     store: PathBuf,
     directory: PathBuf,
+    /// Serve the mount whose other end is stdin
+    #[arg(long)]
+    private: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    crate::mount::serve(&args.store, &args.directory)?;
+    crate::mount::serve(&args.store, &args.directory, args.private)?;
     Ok(ExitCode::SUCCESS)
 }

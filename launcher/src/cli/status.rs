@@ -27,8 +27,9 @@ pub(crate) struct Args {
 }
 
 fn state(projection: &Projection) -> &'static str {
-    if projection.is_mount && projection.is_in_place() {
+    if projection.shown_as.has_state() && projection.is_in_place() {
         return match mount::condition(projection) {
+            Condition::Virtual => "virtual",
             Condition::Served => "mounted",
             Condition::Dead => "dead",
             Condition::Unmounted => "unmounted",
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
                     "tree": projection.tree.to_string(),
                     "state": state(projection),
                     "hard_links": projection.has_links,
-                    "mount": projection.is_mount,
+                    "as": projection.shown_as.word(),
                 })
             })
             .collect();

@@ -156,7 +156,7 @@ fn close_mounts(path: &Path) -> anyhow::Result<()> {
     let Ok(Some(store)) = rift_cas::Store::open_existing(path) else {
         return Ok(());
     };
-    for projection in store.projections()?.iter().filter(|known| known.is_mount) {
+    for projection in store.projections()?.iter().filter(|known| known.shown_as.has_state()) {
         if projection.is_in_place() {
             let shown = projection.directory.display();
             crate::mount::close(&store, projection)

@@ -169,10 +169,20 @@ fn start_failure(program: &OsStr, error: &io::Error) -> Ending {
 /// # Errors
 /// As spawning a process and waitpid(2).
 pub fn supervise(command: &mut Command) -> io::Result<Ending> {
+    supervise_from(command, || {})
+}
+
+/// As [`supervise`], and calls `started` once the command runs, or can't be started.
+///
+/// # Errors
+/// As [`supervise`].
+pub fn supervise_from(command: &mut Command, started: impl FnOnce()) -> io::Result<Ending> {
     sys::restore_start(command);
     sys::die_together(command);
     let relay = sys::Relay::start()?;
-    let mut child = command.spawn()?;
+    let child = command.spawn();
+    started();
+    let mut child = child?;
     // Process ids are positive.
     relay.hand_on_to(child.id().cast_signed());
     let status = relay.wait_until_ended(child.id().cast_signed()).and_then(|()| child.wait())?;

@@ -18,11 +18,12 @@ pub use child::Ending;
 
 use crate::context::Context;
 use crate::hint::Hint as _;
+use crate::mount::{self, Condition, private};
 use crate::report::{Mode, Run, Summary};
 use crate::ui::{self, Out};
 
 /// What `rift exec` was asked to do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ExecOptions {
     /// The command and its arguments; never empty.
     pub command: Vec<OsString>,
@@ -30,6 +31,10 @@ pub struct ExecOptions {
     pub record_only: bool,
     /// Where the summary goes as JSON.
     pub summary_json: Option<PathBuf>,
+    /// Whether the command has a private view.
+    pub is_private: bool,
+    /// Directories of projections that it sees wherever it runs.
+    pub views: Vec<PathBuf>,
 }
 
 /// Runs a command under rift.
@@ -43,7 +48,7 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
     {
         return npm::run(options, context, &store, started);
     }
-    let ending = child::run(&options.command)?;
+    let ending = run_command(options, context)?;
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.set_times(started.elapsed(), None, true);
     summary.print(&context.ui);
@@ -51,6 +56,38 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
         summary.write_json(path)?;
     }
     Ok(ending)
+}
+
+/// Runs the command itself, in a private view where that is asked for and there is something to see.
+fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
+    if !options.is_private {
+        return child::run(&options.command);
+    }
+    let Some(store) = context.store_or_none()? else {
+        return child::run(&options.command);
+    };
+    let mut projections = private::in_reach(&store, &context.cwd)?;
+    for directory in &options.views {
+        let is_new = !projections.iter().any(|known| known.directory == *directory);
+        if is_new && let Some(known) = store.projection(directory)? {
+            projections.extend((mount::condition(&known) != Condition::Served).then_some(known));
+        }
+    }
+    if projections.is_empty() {
+        return child::run(&options.command);
+    }
+    let why = match private::run(&store, &projections, &options.command)? {
+        Ok(ending) => return Ok(ending),
+        Err(why) => why,
+    };
+    if context.config.is_strict() {
+        return Err(anyhow!("the command has no private view: {why}"));
+    }
+    context.ui.warn(&format!("trees are real files instead of a private view: {why}"));
+    for projection in &projections {
+        mount::close(&store, projection)?;
+    }
+    child::run(&options.command)
 }
 
 /// Shows what [`run`] would do, without doing it.

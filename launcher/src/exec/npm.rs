@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rift_cas::{Store, gc};
 
-use super::{Ending, ExecOptions, child};
+use super::{Ending, ExecOptions};
 use crate::context::Context;
 use crate::mount;
 use crate::plan::npm::planned::hardware;
@@ -52,7 +52,10 @@ pub(super) fn run(
 ) -> anyhow::Result<Ending> {
     let env = Env::current();
     let mut reasons = Vec::new();
-    let refusal = context.config.shows_mounts().then(mount::refusal);
+    let refusal = match options.is_private {
+        true => Some(Some("an install is for later commands too".to_owned())),
+        false => context.config.shows_mounts().then(mount::refusal),
+    };
     if let Some(Some(why)) = &refusal {
         context.ui.warn(&format!("trees are real files instead of mounts: {why}"));
         reasons.push(format!("not mounted: {why}"));
@@ -91,7 +94,7 @@ impl NpmRun<'_> {
             Err(error) => {
                 self.context.ui.warn(&format!("npm runs itself, because rift failed: {error:#}"));
                 self.reasons.push(format!("rift failed: {error:#}"));
-                child::run(&self.options.command)
+                super::run_command(self.options, self.context)
             }
         }
     }
@@ -197,7 +200,7 @@ impl NpmRun<'_> {
     /// Runs npm itself and learns its result.
     fn natively(&mut self, install: Option<&Install>) -> anyhow::Result<Ending> {
         let begun = Instant::now();
-        let ending = child::run(&self.options.command)?;
+        let ending = super::run_command(self.options, self.context)?;
         let took = begun.elapsed();
         if !ending.is_success() || !self.context.config.has_cache() {
             return Ok(ending);
@@ -320,7 +323,7 @@ pub(super) fn plan(
         writeln!(out, "a miss: there is no store yet")?;
         return Ok(());
     };
-    let options = ExecOptions { command: command.to_vec(), record_only: false, summary_json: None };
+    let options = ExecOptions { command: command.to_vec(), ..ExecOptions::default() };
     let started = Instant::now();
     let is_mount = context.config.shows_mounts() && mount::refusal().is_none();
     let (options, store, reasons) = (&options, &store, Vec::new());

@@ -25,6 +25,27 @@ pub(super) const HELPER: &str = "fusermount3";
 /// # Errors
 /// What the system, or the helper, says.
 pub(super) fn mount(directory: &Path) -> Result<OwnedFd> {
+    let (device, result) = mount_directly(directory)?;
+    match result {
+        Ok(()) => Ok(device),
+        Err(Errno::PERM) => mount_by_helper(directory),
+        Err(error) => {
+            Err(error).with_context(|| format!("could not mount at `{}`", directory.display()))
+        }
+    }
+}
+
+/// Mounts at `directory` by mount(2); who made the namespace of this process may do so.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn mount_here(directory: &Path) -> Result<OwnedFd> {
+    let (device, result) = mount_directly(directory)?;
+    result.with_context(|| format!("could not mount at `{}`", directory.display()))?;
+    Ok(device)
+}
+
+fn mount_directly(directory: &Path) -> Result<(OwnedFd, Result<(), Errno>)> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, flags, Mode::empty())
         .with_context(|| format!("could not open `{DEVICE}`"))?;
@@ -33,21 +54,15 @@ pub(super) fn mount(directory: &Path) -> Result<OwnedFd> {
         .st_mode;
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    let shared = if uid == 0 { ",allow_other" } else { "" };
     let options = format!(
-        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions{shared}",
+        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions,allow_other",
         device.as_raw_fd()
     );
     let options = CString::new(options).context("options have no NUL")?;
     let kernel = MountFlags::NOSUID | MountFlags::NODEV;
     let kernel = if uid == 0 { MountFlags::empty() } else { kernel };
-    match rustix::mount::mount("rift", directory, KIND, kernel, Some(options.as_c_str())) {
-        Ok(()) => Ok(device),
-        Err(Errno::PERM) => mount_by_helper(directory),
-        Err(error) => {
-            Err(error).with_context(|| format!("could not mount at `{}`", directory.display()))
-        }
-    }
+    let result = rustix::mount::mount("rift", directory, KIND, kernel, Some(options.as_c_str()));
+    Ok((device, result))
 }
 
 /// Tells whether the helper is installed.
@@ -75,23 +90,27 @@ fn mount_by_helper(directory: &Path) -> Result<OwnedFd> {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{HELPER} could not mount at `{}`: {}", directory.display(), said.trim());
     }
-    receive(&ours).with_context(|| format!("{HELPER} sent no descriptor"))
+    let received = receive(&ours).ok().and_then(|(_, device)| device);
+    received.with_context(|| format!("{HELPER} sent no descriptor"))
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
+/// Receives a message of at most 4 KiB, and the descriptor that came with it.
+///
+/// # Errors
+/// As recvmsg(2).
+pub(super) fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut parts = [io::IoSliceMut::new(&mut byte)];
-    rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut messages = control.drain();
-    messages
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        })
-        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    let mut bytes = vec![0; 4096];
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let received = rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    bytes.truncate(received.bytes);
+    let descriptor = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok((bytes, descriptor))
 }
 
 /// Takes the uppermost mount at `directory` out of sight at once; who still uses it goes on with it.

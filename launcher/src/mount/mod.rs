@@ -5,20 +5,24 @@
 //! view in another mount namespace, or a program under the shim, works on the same directory and state.
 //!
 //! * [`show`] starts a projection, [`close`] ends one, [`heal`] brings back one whose server is gone.
-//! * `server` answers the kernel, `view` decides, `nodes` knows which file is which.
+//! * [`show_virtual`] records one that only runs see which ask for it: each in a [`private`] view.
+//! * `server` answers the kernel, `view` decides, `nodes` knows which file is which; `join` lets a process
+//!   become one of those that show a projection.
 
 mod attach;
+mod join;
 mod kernel;
 mod nodes;
 mod opened;
 mod owner;
+pub mod private;
 mod server;
 mod view;
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -28,27 +32,31 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rift_cas::Store;
 use rift_cas::compare::Differences;
 use rift_cas::materialize::{self, Options};
-use rift_cas::projection::{Projection, is_dead};
+use rift_cas::projection::{Projection, ShownAs, is_dead};
 use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 use rift_tree::state::{Header, State};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode};
 
 use crate::machine;
 
+use self::join::{Leaving, Writers};
 use self::server::{Ending, Server};
-use self::view::{Parts, View};
 
 /// The hidden command that serves a projection.
 pub const COMMAND: &str = "serve-mount";
+/// The option of it for a server whose stdin is the kernel's end of a private mount.
+const PRIVATE: &str = "--private";
 /// What a server says once the tree is there.
 const READY: &str = "ready";
 /// The attribute of a mount's root that tells its server to make everything real.
 const MAKE_REAL: &str = "user.rift.make-real";
 
-/// How a mounted projection is doing.
+/// How a projection without files is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
+    /// Runs see it that ask for it.
+    Virtual,
     /// It is served.
     Served,
     /// Its server is gone and left the mount behind.
@@ -57,7 +65,7 @@ pub enum Condition {
     Unmounted,
 }
 
-/// Tells how a mounted projection is doing.
+/// Tells how a projection without files is doing.
 #[must_use]
 pub fn condition(projection: &Projection) -> Condition {
     match std::fs::symlink_metadata(&projection.directory) {
@@ -65,6 +73,7 @@ pub fn condition(projection: &Projection) -> Condition {
         Ok(stat) if stat.ino() == nodes::ROOT && stat.dev() != projection.device => {
             Condition::Served
         }
+        _ if projection.shown_as == ShownAs::Virtual => Condition::Virtual,
         _ => Condition::Unmounted,
     }
 }
@@ -92,7 +101,7 @@ pub fn refusal() -> Option<String> {
 pub fn is_at(store: &Store, directory: &Path) -> Result<bool> {
     let is_recorded = match store.projection(directory) {
         Err(rift_cas::Error::Damaged { .. }) => false,
-        other => other?.is_some_and(|known| known.is_mount),
+        other => other?.is_some_and(|known| known.shown_as.has_state()),
     };
     Ok(is_recorded || is_covered(directory) && !kernel::mounts_at(directory).is_empty())
 }
@@ -114,19 +123,26 @@ fn is_covered(directory: &Path) -> bool {
 /// What the system says.
 pub fn heal(store: &Store, projection: &Projection) -> Result<()> {
     match condition(projection) {
-        Condition::Served => return Ok(()),
+        Condition::Served | Condition::Virtual => return Ok(()),
         Condition::Dead => unmount_all(&projection.directory)?,
         Condition::Unmounted => {}
     }
-    start(store, projection)
+    start(store, projection, None)
 }
 
-/// Finds how a mounted projection differs from its tree, bringing it back first if that is needed.
+/// Finds how a projection without files differs from its tree, bringing it back first if that is needed.
 ///
 /// # Errors
 /// What the system says.
 pub fn differences(store: &Store, tree: &OpenTree, known: &Projection) -> Result<Differences> {
     heal(store, known)?;
+    if condition(known) == Condition::Virtual {
+        // Looks at the directory, unless a run shows the projection and knows.
+        let view = join::join(store, known, Writers::Many)?;
+        let leaving = Leaving::of(&view, store, known)?;
+        drop(view);
+        leaving.leave()?;
+    }
     let state = store.open_state(&known.directory)?.context("the state is gone")?;
     let manifest = tree.manifest();
     let mut found = Differences::default();
@@ -140,7 +156,8 @@ pub fn differences(store: &Store, tree: &OpenTree, known: &Projection) -> Result
         .with_context(|| format!("could not list `{}`", known.directory.display()))?;
     for entry in listed {
         let name = entry?.file_name();
-        if manifest.child_named(EntryId::ROOT, name.as_bytes()).is_none() {
+        let is_ours = name.as_bytes() == nodes::ORPHANS;
+        if !is_ours && manifest.child_named(EntryId::ROOT, name.as_bytes()).is_none() {
             found.extra.push(name.into());
         }
     }
@@ -161,14 +178,27 @@ pub fn remove(store: &Store, directory: &Path, threads: usize) -> Result<()> {
 /// What the system says; the projection is as it was then.
 pub fn close(store: &Store, projection: &Projection) -> Result<()> {
     let directory = &projection.directory;
-    heal(store, projection)?;
-    let flags = rustix::fs::XattrFlags::empty();
-    rustix::fs::lsetxattr(directory, MAKE_REAL, b"", flags)
-        .with_context(|| format!("could not write all of `{}`", directory.display()))?;
+    let found = condition(projection);
+    if found == Condition::Served {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::lsetxattr(directory, MAKE_REAL, b"", flags)
+            .with_context(|| format!("could not write all of `{}`", directory.display()))?;
+    }
+    if found == Condition::Dead {
+        unmount_all(directory)?;
+    }
+    if found != Condition::Served {
+        let view = join::join(store, projection, Writers::Many)?;
+        let leaving = Leaving::of(&view, store, projection)?;
+        view.make_all_real()
+            .with_context(|| format!("could not write all of `{}`", directory.display()))?;
+        drop(view);
+        leaving.leave()?;
+    }
     unmount_all(directory)?;
     store.forget_state(directory)?;
     // Nothing tells which entries were changed, so the next run compares all of them by content.
-    let files = Projection { is_mount: false, done_ns: i64::MIN, ..projection.clone() };
+    let files = Projection { shown_as: ShownAs::Files, done_ns: i64::MIN, ..projection.clone() };
     store.set_projection(&files)?;
     // What is still open keeps it until then.
     drop(std::fs::remove_dir(directory.join(OsStr::from_bytes(nodes::ORPHANS))));
@@ -184,6 +214,45 @@ pub fn show(
     tree: &OpenTree,
     directory: &Path,
     options: Options,
+) -> Result<Projection> {
+    let projection = record(store, tree, directory, options, ShownAs::Mount)?;
+    start(store, &projection, None)?;
+    Ok(projection)
+}
+
+/// Mounts a projection for everybody that so far only runs see which ask for it.
+///
+/// # Errors
+/// What the system says; it is as before then.
+pub fn show_to_all(store: &Store, projection: &Projection) -> Result<()> {
+    if projection.shown_as == ShownAs::Virtual {
+        start(store, projection, None)?;
+        let mounted = Projection { shown_as: ShownAs::Mount, ..projection.clone() };
+        return Ok(store.set_projection(&mounted)?);
+    }
+    heal(store, projection)
+}
+
+/// Lets runs see `tree` at `directory` that ask for it; what was there is replaced.
+///
+/// # Errors
+/// As [`show`].
+pub fn show_virtual(
+    store: &Store,
+    tree: &OpenTree,
+    directory: &Path,
+    options: Options,
+) -> Result<Projection> {
+    record(store, tree, directory, options, ShownAs::Virtual)
+}
+
+/// Makes the directory of a projection, its state and its record.
+fn record(
+    store: &Store,
+    tree: &OpenTree,
+    directory: &Path,
+    options: Options,
+    shown_as: ShownAs,
 ) -> Result<Projection> {
     if options.verify {
         tree.verify_content()?;
@@ -211,11 +280,10 @@ pub fn show(
         done_ns: stat.ctime().saturating_mul(1_000_000_000).saturating_add(stat.ctime_nsec()),
         umask: options.umask,
         has_links: false,
-        is_mount: true,
+        shown_as,
     };
     store.create_state(directory, header(&projection, manifest.len()))?;
     store.set_projection(&projection)?;
-    start(store, &projection)?;
     Ok(projection)
 }
 
@@ -244,16 +312,20 @@ fn unmount_all(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts the server of a projection and waits until the tree is there.
-fn start(store: &Store, projection: &Projection) -> Result<()> {
+/// Starts the server of a projection and waits until the tree is there. With the kernel's end of a mount in
+/// another namespace, that is what it serves.
+fn start(store: &Store, projection: &Projection, device: Option<OwnedFd>) -> Result<()> {
     let log = store.state_log_path(&projection.directory);
-    let log = File::create(&log).with_context(|| format!("could not make `{}`", log.display()))?;
+    let log = File::options().create(true).append(true).open(&log);
+    let log = log.context("could not make the log of the mount")?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(COMMAND).arg(store.root()).arg(&projection.directory);
+    command.args(device.is_some().then_some(PRIVATE));
     command.env_clear().current_dir("/");
     // The helper of fuse(8) is looked for where the user's programs are.
     command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.stdin(device.map_or_else(Stdio::null, Stdio::from));
+    command.stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().context("could not start the server of the mount")?;
     let output = child.stdout.take().context("the server has an output")?;
     let mut said = String::new();
@@ -265,18 +337,19 @@ fn start(store: &Store, projection: &Projection) -> Result<()> {
     }
 }
 
-/// Serves the projection recorded at `directory` until it is unmounted: the whole life of a server.
+/// Serves the projection recorded at `directory` until it is unmounted: the whole life of a server. One
+/// `is_private` has the kernel's end of the mount as its stdin.
 ///
 /// # Errors
 /// What the system says. Before the tree is there it goes to stdout, for who started the server.
-pub fn serve(store: &Path, directory: &Path) -> Result<()> {
+pub fn serve(store: &Path, directory: &Path, is_private: bool) -> Result<()> {
     // Signals to the terminal's foreground group are not for it.
     let _is_leader = rustix::process::setsid().is_ok();
     // The kernel has taken the asker's own mask off what it asks for.
     rustix::process::umask(Mode::empty());
     raise_limit();
     rustix::thread::set_name(c"rift-mount").context("could not name the process")?;
-    let session = match prepare(store, directory) {
+    let (session, leaving) = match prepare(store, directory, is_private) {
         Ok(session) => session,
         Err(error) => {
             let line = format!("{error:#}").replace('\n', " ");
@@ -284,13 +357,12 @@ pub fn serve(store: &Path, directory: &Path) -> Result<()> {
             return Err(error);
         }
     };
-    let (session, real) = session;
     writeln!(std::io::stdout(), "{READY}").context("could not tell that the mount is ready")?;
     // Who waits for the end of our output must not wait for the end of the mount.
     let null = File::options().write(true).open("/dev/null").context("could not open /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("could not close the output")?;
     let served = session.run().context("could not serve the mount");
-    attach::detach_all(real.as_fd()).context("could not remove what had no names")?;
+    leaving.leave()?;
     served
 }
 
@@ -308,52 +380,39 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn prepare(store: &Path, directory: &Path) -> Result<(fuser::Session<Server>, OwnedFd)> {
+fn prepare(
+    store: &Path,
+    directory: &Path,
+    is_private: bool,
+) -> Result<(fuser::Session<Server>, Leaving)> {
     let store = Store::open_existing(store)?.context("the store is gone")?;
     let projection = store.projection(directory)?.context("the projection is gone")?;
-    let tree = store.open_leased(projection.tree)?.context("the tree is gone from the store")?;
-    let state = match store.open_state(directory)? {
-        Some(state) => state,
-        None => store.create_state(directory, header(&projection, tree.manifest().len()))?,
+    let writers = if is_private { Writers::Many } else { Writers::One };
+    let view = join::join(&store, &projection, writers)?;
+    let leaving = Leaving::of(&view, &store, &projection)?;
+    let device = match is_private {
+        true => private::device()?,
+        false => kernel::mount(directory)?,
     };
-    if state.header() != header(&projection, tree.manifest().len()) {
-        bail!("the state belongs to another projection");
-    }
-    if !state.hold_alone()? {
-        bail!("the projection is served already");
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let real = rustix::fs::open(directory, flags, Mode::empty())
-        .with_context(|| format!("could not open `{}`", directory.display()))?;
-    let stat = rustix::fs::fstat(&real)?;
-    if (stat.st_dev, stat.st_ino) != (projection.device, projection.inode) {
-        bail!("`{}` is another directory by now", directory.display());
-    }
-    let owner = owner::current();
-    attach::attach(&tree.manifest(), &state, real.as_fd(), owner)
-        .with_context(|| format!("could not read `{}`", directory.display()))?;
-    let options = Options {
-        threads: 1,
-        stamp_ns: projection.stamp_ns,
-        umask: projection.umask,
-        verify: false,
-    };
-    let kept = rustix::io::fcntl_dupfd_cloexec(&real, 3).context("could not keep a descriptor")?;
-    let (uid, gid, shown_ns) = (stat.st_uid, stat.st_gid, projection.done_ns);
-    let parts = Parts { tree, state, real, options, uid, gid, shown_ns };
-    let view = View::new(parts, owner);
-    let device = kernel::mount(directory)?;
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
     config.n_threads = Some(2);
-    config.clone_fd = true;
+    // Who opened the device in another user namespace can't be asked for a second one.
+    config.clone_fd = !is_private;
     let ended = directory.to_owned();
-    let ending = Ending(Box::new(move || {
-        kernel::unmount(&ended)?;
+    let ending = Ending(Box::new(move |pid| {
+        match is_private {
+            true => private::unmount_for(pid, &ended)?,
+            false => kernel::unmount(&ended)?,
+        }
         store.forget_projection(&ended)?;
         Ok(store.forget_state(&ended)?)
     }));
     let session = fuser::Session::from_fd(Server::new(view, ending), device, config.acl, config);
-    let session = session.inspect_err(|_| drop(kernel::unmount(directory)));
-    Ok((session.context("could not agree with the kernel")?, kept))
+    let session = session.inspect_err(|_| {
+        if !is_private {
+            drop(kernel::unmount(directory));
+        }
+    });
+    Ok((session.context("could not agree with the kernel")?, leaving))
 }

@@ -48,14 +48,17 @@ pub(super) struct Link {
 /// What is known of a real file beside what its own place would say.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Its names that were met; the first one leads to it.
+    /// Its names that were met, the last one first; that one leads to it.
     pub(super) links: Vec<Link>,
     /// How often the kernel was told of a file that the tree does not have.
     lookups: u64,
     /// It lost its last name and is among the orphans.
     pub(super) is_orphan: bool,
-    /// The orphan's file, where its place among the orphans had to go.
+    /// Its file, where no name may lead to it any more: that of an orphan whose place had to go, or one
+    /// that is open while other views change names too.
     pub(super) held: Option<std::sync::Arc<std::os::fd::OwnedFd>>,
+    /// How often it is open, where that keeps `held`.
+    pub(super) opens: u64,
     /// A directory that lost its name, and what stat(2) said then. The descriptor keeps its inode number,
     /// and so its node, from being the next one's while the kernel still knows it.
     pub(super) removed: Option<(rustix::fs::Stat, std::os::fd::OwnedFd)>,
@@ -86,8 +89,10 @@ impl Nodes {
     pub(super) fn meet(&mut self, node: Node, parent: Node, name: &[u8], times: u64) {
         let known = self.get_mut(node);
         known.lookups += times;
-        if !known.links.iter().any(|link| link.parent == parent && *link.name == *name) {
-            known.links.push(Link { parent, name: name.into() });
+        let is_it = |link: &Link| link.parent == parent && *link.name == *name;
+        match known.links.iter().position(is_it) {
+            Some(at) => known.links[..=at].rotate_right(1),
+            None => known.links.insert(0, Link { parent, name: name.into() }),
         }
     }
 
@@ -102,7 +107,7 @@ impl Nodes {
     pub(super) fn rename(&mut self, node: Node, from: &Link, to: Link) {
         let known = self.get_mut(node);
         known.links.retain(|link| link != from && *link != to);
-        known.links.push(to);
+        known.links.insert(0, to);
     }
 
     /// The kernel forgets `times` of what it was told of a node. Returns what was known of it when

@@ -1,8 +1,10 @@
 //! The FUSE server: the kernel's requests, decoded, put to a [`View`], and the answers encoded.
 //!
-//! It has the *no-open* shape (fuse(4), measured in docs/benchmarks.md): open(2) and opendir(3) are
-//! answered once, with ENOSYS, and never asked again; names and attributes stay in the kernel for ever,
-//! because nobody but this server changes them. So a warm tree costs no request at all.
+//! A mount for everybody has the *no-open* shape (fuse(4), measured in docs/benchmarks.md): open(2) and
+//! opendir(3) are answered once, with ENOSYS, and never asked again; names and attributes stay in the
+//! kernel for ever, because nobody but this server changes them. So a warm tree costs no request at all.
+//! A private view is one of several that may change the projection: the kernel keeps nothing but data, and
+//! files that were changed are held while they are open.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -11,18 +13,20 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::view::{Maker, New, Result, Shown, View};
+use super::view::{Maker, New, Result, Shown, View, following};
 
 /// What the kernel may keep for ever: about 136 years, which it takes for that.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// The handle of an open file that the view holds.
+const HELD: FileHandle = FileHandle(1);
 /// The largest request.
 const REQUEST_BYTES: u32 = 1 << 20;
 
@@ -36,8 +40,8 @@ pub(super) struct Server {
     ending: Ending,
 }
 
-/// What ends an empty projection.
-pub(super) struct Ending(pub(super) Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>);
+/// What ends an empty projection, which the process with this number has emptied.
+pub(super) struct Ending(pub(super) Box<dyn Fn(u32) -> anyhow::Result<()> + Send + Sync>);
 
 impl std::fmt::Debug for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,19 +50,20 @@ impl std::fmt::Debug for Ending {
 }
 
 impl Server {
-    /// Serves a view of which this is the only writer.
+    /// Serves a view; what it shows is kept by the kernel where nobody else changes it.
     pub(super) fn new(view: View, ending: Ending) -> Self {
-        Self { view, ttl: FOREVER, ending }
+        let ttl = if view.parts.is_shared { Duration::ZERO } else { FOREVER };
+        Self { view, ttl, ending }
     }
 
     /// Ends the projection when a name in `parent` was its last: whoever removes everything, and then
     /// the directory itself, must find an empty directory and no mount.
-    fn end_if_empty(&self, parent: u64) {
+    fn end_if_empty(&self, request: &Request, parent: u64) {
         if parent != super::nodes::ROOT || !self.view.is_emptied() {
             return;
         }
         let ended = self.view.hold_orphans().map_err(anyhow::Error::from);
-        if let Err(error) = ended.and_then(|()| (self.ending.0)()) {
+        if let Err(error) = ended.and_then(|()| (self.ending.0)(request.pid())) {
             super::say(&format!("the empty projection stays mounted: {error:#}"));
         }
     }
@@ -89,7 +94,7 @@ impl Server {
         self.view.with_real(node, |real, path| {
             if change.uid.is_some() || change.gid.is_some() {
                 let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-                rustix::fs::chownat(real, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(real, path, uid, gid, following(path))?;
             }
             if let Some(mode) = change.mode {
                 let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -100,7 +105,7 @@ impl Server {
                     last_access: time(change.accessed),
                     last_modification: time(change.modified),
                 };
-                rustix::fs::utimensat(real, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::utimensat(real, path, &times, following(path))?;
             }
             Ok(())
         })?;
@@ -149,9 +154,11 @@ impl Server {
             return Err(Errno::OPNOTSUPP);
         }
         let found = self.view.if_real(node, |real, path| {
-            let path = through(real, path);
             let mut value = vec![0; XATTR_BYTES_MAX];
-            let length = rustix::fs::lgetxattr(path, name, &mut value[..])?;
+            let length = match through(real, path) {
+                Named::File(path) => rustix::fs::getxattr(path, name, &mut value[..]),
+                Named::Link(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
+            }?;
             value.truncate(length);
             Ok(value)
         })?;
@@ -165,9 +172,11 @@ impl Server {
     /// Returns the names of all attributes, each with a NUL.
     fn attributes(&self, node: u64) -> Result<Vec<u8>> {
         let found = self.view.if_real(node, |real, path| {
-            let path = through(real, path);
             let mut names = vec![0; XATTR_BYTES_MAX];
-            let length = rustix::fs::llistxattr(path, &mut names[..])?;
+            let length = match through(real, path) {
+                Named::File(path) => rustix::fs::listxattr(path, &mut names[..]),
+                Named::Link(path) => rustix::fs::llistxattr(path, &mut names[..]),
+            }?;
             names.truncate(length);
             Ok(names)
         })?;
@@ -203,10 +212,21 @@ struct Change {
 /// The largest value, and the largest list of names, see xattr(7).
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
+/// A path, and whether a symbolic link that it may end with is the file that is meant.
+enum Named {
+    /// A link is to be followed.
+    File(Vec<u8>),
+    /// It is meant itself.
+    Link(Vec<u8>),
+}
+
 /// Names a file of the real directory by a path that leads to no other: there are no calls for
 /// attributes that take a directory before Linux 6.13.
-fn through(real: BorrowedFd<'_>, path: &[u8]) -> Vec<u8> {
-    [format!("/proc/self/fd/{}/", real.as_raw_fd()).as_bytes(), path].concat()
+fn through(real: BorrowedFd<'_>, path: &[u8]) -> Named {
+    if following(path).is_empty() {
+        return Named::File(path.to_vec());
+    }
+    Named::Link([format!("/proc/self/fd/{}/", real.as_raw_fd()).as_bytes(), path].concat())
 }
 
 /// Access control lists would have to be obeyed by the kernel, which is not told of them.
@@ -341,10 +361,13 @@ fn value(reply: ReplyXattr, size: u32, value: Result<Vec<u8>>) {
 
 impl Filesystem for Server {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let wanted = InitFlags::FUSE_DO_READDIRPLUS
+        let kept = match self.view.parts.is_shared {
+            true => InitFlags::FUSE_AUTO_INVAL_DATA,
+            false => InitFlags::FUSE_EXPLICIT_INVAL_DATA | InitFlags::FUSE_CACHE_SYMLINKS,
+        };
+        let wanted = kept
+            | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_ASYNC_DIO;
         // The kernel takes what it knows of these.
@@ -445,18 +468,18 @@ impl Filesystem for Server {
         self.entry(reply, made.map(Some));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.view.unlink(parent.0, name.as_bytes());
         if removed.is_ok() {
-            self.end_if_empty(parent.0);
+            self.end_if_empty(request, parent.0);
         }
         done(reply, removed);
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.view.rmdir(parent.0, name.as_bytes());
         if removed.is_ok() {
-            self.end_if_empty(parent.0);
+            self.end_if_empty(request, parent.0);
         }
         done(reply, removed);
     }
@@ -487,12 +510,51 @@ impl Filesystem for Server {
         self.entry(reply, self.view.link(node.0, parent.0, name.as_bytes()).map(Some));
     }
 
-    fn open(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Code::ENOSYS);
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.view.parts.is_shared {
+            return reply.error(Code::ENOSYS);
+        }
+        let to_write = flags.acc_mode() != fuser::OpenAccMode::O_RDONLY;
+        match self.view.hold(node.0, to_write) {
+            Ok(true) => reply.opened(HELD, FopenFlags::empty()),
+            Ok(false) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(code(error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if handle == HELD {
+            self.view.release(node.0);
+        }
+        reply.ok();
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Code::ENOSYS);
+        match self.view.parts.is_shared {
+            // Listings are not kept.
+            true => reply.opened(FileHandle(0), FopenFlags::empty()),
+            false => reply.error(Code::ENOSYS),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     fn read(
@@ -620,8 +682,9 @@ impl Filesystem for Server {
             return done(reply, self.view.make_all_real());
         }
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        let set = self.view.with_real(node.0, |real, path| {
-            rustix::fs::lsetxattr(through(real, path), name, value, flags)
+        let set = self.view.with_real(node.0, |real, path| match through(real, path) {
+            Named::File(path) => rustix::fs::setxattr(path, name, value, flags),
+            Named::Link(path) => rustix::fs::lsetxattr(path, name, value, flags),
         });
         done(reply, set);
     }
@@ -635,9 +698,10 @@ impl Filesystem for Server {
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self
-            .view
-            .with_real(node.0, |real, path| rustix::fs::lremovexattr(through(real, path), name));
+        let removed = self.view.with_real(node.0, |real, path| match through(real, path) {
+            Named::File(path) => rustix::fs::removexattr(path, name),
+            Named::Link(path) => rustix::fs::lremovexattr(path, name),
+        });
         done(reply, removed);
     }
 

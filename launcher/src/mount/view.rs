@@ -42,6 +42,8 @@ pub(super) struct Parts {
     pub(super) gid: u32,
     /// The ctime of what was never changed, in nanoseconds since the epoch.
     pub(super) shown_ns: i64,
+    /// Whether other views of the projection may change it too.
+    pub(super) is_shared: bool,
 }
 
 /// See the module.
@@ -210,8 +212,32 @@ impl View {
         }
     }
 
-    /// Returns the path of a node's real file.
+    /// Returns a path that leads to a node's real file.
     fn path(&self, nodes: &Nodes, node: Node) -> Result<Vec<u8>> {
+        if !self.parts.is_shared || node == ROOT {
+            return self.path_by_names(nodes, node, 0);
+        }
+        // Another view may have given the names to others.
+        let known = nodes.get(node);
+        let is_named = known.is_none_or(|known| !known.is_orphan && known.removed.is_none());
+        if !is_named {
+            return self.path_by_names(nodes, node, 0);
+        }
+        let count = known.map_or(0, |known| known.links.len());
+        for nth in 0..=count {
+            let Ok(path) = self.path_by_names(nodes, node, nth) else { break };
+            if self.stat(&path).is_ok_and(|stat| self.node_of(stat.st_ino) == node) {
+                return Ok(path);
+            }
+        }
+        let held = known.and_then(|known| known.held.as_ref());
+        // What the kernel hears then makes it look the names up anew.
+        held.map(|file| path_of(file)).ok_or(Errno::STALE)
+    }
+
+    /// Returns the path of a node by its `nth` name, counted from the last that was met; behind these comes
+    /// the place that the tree has for it.
+    fn path_by_names(&self, nodes: &Nodes, node: Node, nth: usize) -> Result<Vec<u8>> {
         let manifest = self.manifest();
         let mut names: Vec<&[u8]> = Vec::new();
         let orphan;
@@ -221,9 +247,7 @@ impl View {
                 return Err(Errno::LOOP);
             }
             match nodes.get(at) {
-                Some(Known { held: Some(file), .. }) => {
-                    return Ok(format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes());
-                }
+                Some(Known { held: Some(file), is_orphan: true, .. }) => return Ok(path_of(file)),
                 Some(known) if known.is_orphan => {
                     orphan = orphan_name(at);
                     names.push(&orphan);
@@ -231,8 +255,8 @@ impl View {
                     break;
                 }
                 Some(known) if known.removed.is_some() => return Err(Errno::NOENT),
-                Some(known) if !known.links.is_empty() => {
-                    let link = &known.links[0];
+                Some(known) if known.links.len() > if at == node { nth } else { 0 } => {
+                    let link = &known.links[if at == node { nth } else { 0 }];
                     names.push(&link.name);
                     at = link.parent;
                 }
@@ -257,7 +281,7 @@ impl View {
     }
 
     fn stat(&self, path: &[u8]) -> Result<Stat> {
-        rustix::fs::statat(self.real(), path, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(self.real(), path, following(path))
     }
 
     /// Finds who answers for a name.
@@ -430,7 +454,8 @@ impl View {
     /// Returns a path among the orphans that nothing has.
     fn scratch(&self) -> Vec<u8> {
         let number = self.scratch.fetch_add(1, Ordering::Relaxed);
-        [ORPHANS, format!("/new-{number}").as_bytes()].concat()
+        let pid = self.owner.pid();
+        [ORPHANS, format!("/new-{pid}-{number}").as_bytes()].concat()
     }
 
     /// Claims an entry, as soon as nobody else does; `None` when it is detached.
@@ -628,7 +653,8 @@ impl View {
 
     /// Opens a node's real file.
     fn open(&self, real: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let follow = if path.starts_with(b"/") { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | follow;
         match rustix::fs::openat(real, path, flags, Mode::empty()) {
             // The kernel has checked who asks; the file's mode need not let its owner in.
             Err(Errno::ACCESS) => self.open_forced(path, flags),
@@ -643,6 +669,40 @@ impl View {
         let opened = rustix::fs::openat(self.real(), path, flags, Mode::empty());
         rustix::fs::chmodat(self.real(), path, mode, AtFlags::empty())?;
         opened
+    }
+
+    /// Opens a node for who keeps it open whatever happens to its names; `false` when there is no need to,
+    /// because the tree answers for it.
+    pub(super) fn hold(&self, node: Node, to_write: bool) -> Result<bool> {
+        if !to_write && self.pristine(node).is_some() {
+            return Ok(false);
+        }
+        let mut nodes = self.write();
+        let flags = if to_write { OFlags::RDWR } else { OFlags::RDONLY };
+        let is_enough = match nodes.get(node).and_then(|known| known.held.as_ref()) {
+            Some(file) => !to_write || rustix::fs::fcntl_getfl(file)?.contains(OFlags::RDWR),
+            None => false,
+        };
+        if !is_enough {
+            if !to_write && self.tree_entry(&nodes, node).is_some() {
+                return Ok(false);
+            }
+            let path = self.real_path(&mut nodes, node)?;
+            let file = self.open(self.real(), &path, flags)?;
+            nodes.get_mut(node).held = Some(Arc::new(file));
+        }
+        nodes.get_mut(node).opens += 1;
+        Ok(true)
+    }
+
+    /// Undoes one [`View::hold`] that was needed.
+    pub(super) fn release(&self, node: Node) {
+        let mut nodes = self.write();
+        let known = nodes.get_mut(node);
+        known.opens = known.opens.saturating_sub(1);
+        if known.opens == 0 {
+            known.held = None;
+        }
     }
 
     fn held(&self, node: Node) -> Option<Arc<OwnedFd>> {
@@ -782,7 +842,12 @@ impl View {
                 if stat.st_mode & TYPE == DIRECTORY {
                     return Err(Errno::ISDIR);
                 }
-                if stat.st_nlink == 1 {
+                if self.parts.is_shared {
+                    self.drop_name(&path, &stat, || {
+                        rustix::fs::unlinkat(self.real(), &*path, AtFlags::empty())
+                    })?;
+                    nodes.lose(node, parent, name);
+                } else if stat.st_nlink == 1 {
                     self.bury(&path, node)?;
                     nodes.lose(node, parent, name);
                     nodes.get_mut(node).is_orphan = true;
@@ -793,6 +858,23 @@ impl View {
                 Ok(())
             }
         }
+    }
+
+    /// Runs `change`, which takes a name from a file that other views may know. Who has it open holds it.
+    fn drop_name(
+        &self,
+        path: &[u8],
+        stat: &Stat,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        // Keeps the number from being the next file's before the word says that it is gone.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let _kept = rustix::fs::openat(self.real(), path, flags, Mode::empty())?;
+        change()?;
+        if stat.st_nlink == 1 {
+            self.gone(stat.st_ino);
+        }
+        Ok(())
     }
 
     /// Moves a file among the orphans.
@@ -989,6 +1071,10 @@ impl View {
                 rename(RenameFlags::empty())?;
                 self.removed(&mut nodes, other, (stat, kept));
             }
+            Found::Real(other, stat) if self.parts.is_shared => {
+                self.drop_name(&new, &stat, || rename(RenameFlags::empty()))?;
+                nodes.lose(other, to_parent, to);
+            }
             Found::Real(other, _) => {
                 // The file that loses its name here may be open, so it gets another one first.
                 self.lose(&mut nodes, other, to_parent, to)?;
@@ -1181,6 +1267,16 @@ fn real_cookie(offset: u64) -> Option<u64> {
         _ if offset < 2 * TREE_OFFSETS => Some(offset - TREE_OFFSETS),
         _ => Some(offset),
     }
+}
+
+/// Returns a path that leads to an open file; it is a symbolic link, to be followed.
+fn path_of(file: &OwnedFd) -> Vec<u8> {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes()
+}
+
+/// Returns how to work on the file that a path of ours leads to.
+pub(super) fn following(path: &[u8]) -> AtFlags {
+    if path.starts_with(b"/") { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW }
 }
 
 fn orphan_name(node: Node) -> Vec<u8> {

@@ -10,7 +10,7 @@ use rift_cas::ahead::Ahead;
 use rift_cas::compare::{self, Differences};
 use rift_cas::loose::Linker;
 use rift_cas::materialize::{self, Options, Writer};
-use rift_cas::projection::Projection;
+use rift_cas::projection::{Projection, ShownAs};
 use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 
@@ -95,7 +95,7 @@ impl Request<'_> {
         if known.tree != self.tree.hash() {
             return Ok(None);
         }
-        let found = match known.is_mount {
+        let found = match known.shown_as.has_state() {
             true => mount::differences(self.store, self.tree, &known)?,
             false => compare::compare(self.tree, &known, self.options.threads)?,
         };
@@ -109,8 +109,9 @@ impl Request<'_> {
             other => other?,
         };
         let is_alike = |known: &Projection| {
-            let found = (known.umask, known.has_links, known.is_mount);
-            found == (self.options.umask, self.has_links && !self.is_mount, self.is_mount)
+            let shown_as = if self.is_mount { ShownAs::Mount } else { ShownAs::Files };
+            let found = (known.umask, known.has_links, known.shown_as);
+            found == (self.options.umask, self.has_links && !self.is_mount, shown_as)
         };
         Ok(known.filter(is_alike))
     }
@@ -171,7 +172,7 @@ impl Request<'_> {
         let Some(known) = self.known()? else {
             return self.show(None).map(drop);
         };
-        if known.is_mount {
+        if known.shown_as == ShownAs::Mount {
             return self.show_mounted().map(drop);
         }
         self.store.forget_projection(self.folder)?;
@@ -183,7 +184,8 @@ impl Request<'_> {
     /// Finds what to change when the folder is an unedited projection of another, similar tree.
     fn change(&self) -> Result<Option<Differences>> {
         // The times of linked files belong to the loose form of the other tree.
-        let Some(known) = self.known()?.filter(|known| !known.has_links && !known.is_mount) else {
+        let is_private = |known: &Projection| !known.has_links && !known.shown_as.has_state();
+        let Some(known) = self.known()?.filter(is_private) else {
             return Ok(None);
         };
         let Ok(Some(old)) = self.store.open_tree(known.tree) else {
