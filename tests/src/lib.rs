@@ -8,6 +8,7 @@ pub mod apps;
 pub mod differ;
 pub mod fault;
 pub mod fixture;
+pub mod mounts;
 pub mod need;
 pub mod npm_project;
 pub mod sandbox;

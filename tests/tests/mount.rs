@@ -6,99 +6,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
-use rift_tests::differ::{Options, compare};
 use rift_tests::fixture::Fixture;
+use rift_tests::mounts::{
+    assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
+};
 use rift_tests::need::{Need, have};
 use rift_tests::repository;
-use rift_tests::sandbox::{Ran, Sandbox};
+use rift_tests::sandbox::Sandbox;
 use rift_tests::warm::{Scripts, Warm};
-
-fn run(sandbox: &Sandbox, inside: &Path, words: &[&str]) -> Ran {
-    sandbox.run(&mut sandbox.rift(inside, words).unwrap()).unwrap()
-}
-
-fn rift(sandbox: &Sandbox, inside: &Path, words: &[&str]) -> Ran {
-    run(sandbox, inside, words).success().unwrap()
-}
-
-/// The word that `rift status` has for a directory.
-fn state(sandbox: &Sandbox, directory: &Path) -> String {
-    let listed = rift(sandbox, &sandbox.home(), &["status"]).stdout;
-    let suffix = format!(" {}", directory.display());
-    let line = listed.lines().find(|line| line.ends_with(&suffix));
-    line.and_then(|line| line.split(' ').next()).unwrap_or("none").to_owned()
-}
-
-/// How many mounts there are at a directory.
-fn mounts_at(directory: &Path) -> usize {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let place = format!(" {} ", directory.display());
-    mounts.lines().filter(|line| line.contains(&place)).count()
-}
-
-/// The processes that serve a mount at a directory.
-fn servers_of(directory: &Path) -> Vec<u32> {
-    let serves = |pid: &u32| {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-        words.contains(&b"serve-mount".as_slice())
-            && words.contains(&directory.as_os_str().as_encoded_bytes())
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(serves).collect()
-}
-
-/// Waits until `holds`, for at most ten seconds.
-#[track_caller]
-fn eventually(holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < deadline, "it does not come true");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A sandbox whose store knows a small tree of all kinds of entries as `tree`.
-fn with_tree(name: &str) -> Sandbox {
-    let sandbox = Sandbox::new(name).unwrap();
-    let source = sandbox.path("source");
-    for folder in ["lib/deep/er", "bin", "empty", "d e"] {
-        fs::create_dir_all(source.join(folder)).unwrap();
-    }
-    let numbers: String = (0..3000).map(|number| format!("{number}\n")).collect();
-    for (path, text) in
-        [("a", "hello\n"), ("lib/x.js", "lib"), ("lib/deep/er/numbers", &numbers), ("d e/b", "")]
-    {
-        fs::write(source.join(path), text).unwrap();
-    }
-    fs::set_permissions(source.join("lib/x.js"), fs::Permissions::from_mode(0o755)).unwrap();
-    symlink("../lib/x.js", source.join("bin/x")).unwrap();
-    let old = sandbox
-        .command(&source, "find")
-        .args([".", "-exec", "touch", "-h", "-d", "@1400000000", "{}", "+"])
-        .status();
-    assert!(old.unwrap().success());
-    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
-    sandbox
-}
-
-fn open(sandbox: &Sandbox, name: &str) -> PathBuf {
-    let directory = sandbox.path(name);
-    rift(sandbox, &sandbox.home(), &["open", "tree", &directory.display().to_string()]);
-    assert_eq!(state(sandbox, &directory), "mounted");
-    directory
-}
-
-#[track_caller]
-fn assert_same(expected: &Path, found: &Path) {
-    let differences = compare(expected, found, Options::default()).unwrap();
-    let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "{expected:?} and {found:?} differ:\n{}", lines.join("\n"));
-}
 
 /// Random changes have the same results, one by one, and leave the same tree.
 #[test]
