@@ -132,6 +132,7 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     let hash = tree::resolve(&store, source)?;
     let place = plan::show::place(&context.cwd.join(directory))?;
     let is_for_all = context.config.shows_mounts() && !is_private;
+    let _lock = plan::show::lock_project(place.parent().unwrap_or(&context.cwd))?;
     if let Some(known) = store.projection(&place)?.filter(|known| known.tree == hash) {
         match known.shown_as {
             ShownAs::Files => Ok(()),
