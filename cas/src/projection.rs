@@ -128,11 +128,26 @@ impl Projection {
         match self.directory.symlink_metadata() {
             Ok(stat) if stat.is_dir() => {
                 let is_it = stat.dev() == self.device && stat.ino() == self.inode;
-                is_it || self.shown_as.has_state() && stat.ino() == SERVED_ROOT
+                is_it && self.is_as_old(&self.directory)
+                    || self.shown_as.has_state() && stat.ino() == SERVED_ROOT
             }
             Ok(_) => false,
             Err(error) => self.shown_as.has_state() && is_dead(&error),
         }
+    }
+
+    /// Tells whether a directory with the device and inode of this projection's can be the one that it was
+    /// made at: the number of one that was removed is soon another one's, which is younger.
+    #[must_use]
+    pub fn is_as_old(&self, directory: &Path) -> bool {
+        if !self.shown_as.has_state() {
+            return true;
+        }
+        let Ok(stat) = directory.symlink_metadata() else { return false };
+        // Not every file system knows when its files were made.
+        let Ok(born) = stat.created() else { return true };
+        let age = born.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(age.as_nanos()).is_ok_and(|born_ns| born_ns <= self.done_ns)
     }
 
     fn encode(&self) -> String {
@@ -212,6 +227,19 @@ impl Store {
     pub fn set_projection(&self, projection: &Projection) -> Result<()> {
         let name = record_name(&projection.directory);
         self.set_record(Kind::Projection, &name, projection.encode().as_bytes())
+    }
+
+    /// Records that the directory of a projection, which has a state, was moved to `directory` with what is
+    /// above it; returns what is known then.
+    ///
+    /// # Errors
+    /// What the system says; a run that is cut short leaves the old record, with or without the state.
+    pub fn move_projection(&self, known: &Projection, directory: &Path) -> Result<Projection> {
+        let moved = Projection { directory: directory.to_owned(), ..known.clone() };
+        self.move_state(&known.directory, directory)?;
+        self.set_projection(&moved)?;
+        self.forget_projection(&known.directory)?;
+        Ok(moved)
     }
 
     /// Forgets what is known of a projection at `directory`.

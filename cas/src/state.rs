@@ -167,6 +167,21 @@ impl Store {
         }
     }
 
+    /// Gives the state of a projection whose directory was moved its new name; none is as good.
+    pub(crate) fn move_state(&self, from: &Path, to: &Path) -> Result<()> {
+        let states = (self.state_path(from), self.state_path(to));
+        let logs = (self.state_log_path(from), self.state_log_path(to));
+        for (from, to) in [states, logs] {
+            match fs::rename(&from, to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("rename", &from)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the state of the projection at `directory`; who has it mapped goes on with it.
     ///
     /// # Errors

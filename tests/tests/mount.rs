@@ -280,3 +280,87 @@ fn opening_and_closing_leaves_nothing() {
     assert_eq!(fs::read_dir(sandbox.store().join("tmp")).unwrap().count(), 0);
     rift(&sandbox, &sandbox.home(), &["store", "verify"]);
 }
+
+/// A project can be moved and removed with a mount in it; the mount goes along, and is found again.
+#[test]
+fn a_mount_goes_where_its_project_goes() {
+    let name = "a_mount_goes_where_its_project_goes";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("moved");
+    fs::create_dir(sandbox.path("project")).unwrap();
+    let old = open(&sandbox, "project/view");
+    fs::write(old.join("new"), "kept").unwrap();
+    fs::rename(sandbox.path("project"), sandbox.path("moved")).unwrap();
+    let new = sandbox.path("moved/view");
+    assert_eq!(fs::read_to_string(new.join("new")).unwrap(), "kept");
+    assert_eq!(
+        (state(&sandbox, &old).as_str(), state(&sandbox, &new).as_str()),
+        ("none", "mounted")
+    );
+    let shown = new.display().to_string();
+    rift(&sandbox, &sandbox.home(), &["close", &shown]);
+    assert_eq!(fs::read_to_string(new.join("new")).unwrap(), "kept");
+    assert_eq!(fs::read_to_string(new.join("a")).unwrap(), "hello\n");
+    assert_eq!(mounts_at(&new), 0);
+    eventually(|| servers_of(&old).is_empty());
+    // Moved and removed; and moved while nothing is mounted.
+    for is_removed in [true, false] {
+        fs::create_dir(sandbox.path("project")).unwrap();
+        let old = open(&sandbox, "project/view");
+        fs::write(old.join("new"), "kept").unwrap();
+        if !is_removed {
+            let mut unmount = sandbox.command(&sandbox.home(), "umount");
+            assert!(unmount.arg("-l").arg(&old).status().unwrap().success());
+            eventually(|| servers_of(&old).is_empty());
+        }
+        rift_tests::sandbox::clear(&sandbox.path("moved")).unwrap();
+        fs::rename(sandbox.path("project"), sandbox.path("moved")).unwrap();
+        if is_removed {
+            fs::remove_dir_all(sandbox.path("moved")).unwrap();
+            assert_eq!(state(&sandbox, &new), "none");
+        } else {
+            rift(&sandbox, &sandbox.home(), &["close", &shown]);
+            assert_eq!(fs::read_to_string(new.join("a")).unwrap(), "hello\n");
+            assert_eq!(fs::read_to_string(new.join("new")).unwrap(), "kept");
+        }
+        assert_eq!(mounts_at(&new), 0);
+        eventually(|| servers_of(&old).is_empty());
+    }
+}
+
+/// After a restart of the machine nothing is mounted: the next run brings it back with all changes. A
+/// directory that another program made in its place is that program's.
+#[test]
+fn what_is_not_mounted_any_more_comes_back() {
+    let name = "what_is_not_mounted_any_more_comes_back";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("restart");
+    let mount = sandbox.home().join("view");
+    let words = ["exec", "--as", "mount", "--tree", "tree=view", "--", "cat", "view/a"];
+    assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "hello\n");
+    let unmount = || {
+        let mut unmount = sandbox.command(&sandbox.home(), "umount");
+        assert!(unmount.arg("-l").arg(&mount).status().unwrap().success());
+        eventually(|| servers_of(&mount).is_empty());
+    };
+    fs::write(mount.join("lib/new"), "kept").unwrap();
+    unmount();
+    assert_eq!(state(&sandbox, &mount), "unmounted");
+    assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "hello\n");
+    assert_eq!(fs::read_to_string(mount.join("lib/new")).unwrap(), "kept");
+    assert_eq!((state(&sandbox, &mount).as_str(), mounts_at(&mount)), ("mounted", 1));
+    unmount();
+    // ext4 gives the new directory the number of the old one.
+    fs::remove_dir_all(&mount).unwrap();
+    fs::create_dir(&mount).unwrap();
+    fs::write(mount.join("own"), "").unwrap();
+    let ran = run(&sandbox, &sandbox.home(), &["close", "view"]);
+    assert_eq!(ran.status.code(), Some(125), "{ran}");
+    let ran = run(&sandbox, &sandbox.home(), &words);
+    assert_eq!(ran.status.code(), Some(125), "{ran}");
+    assert_eq!(fs::read_dir(&mount).unwrap().count(), 1);
+}

@@ -45,6 +45,9 @@ fn state(projection: &Projection) -> &'static str {
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let path = context.store_path()?;
     let store = rift_cas::Store::open_existing(path)?;
+    if let Some(store) = &store {
+        mount::follow(store)?;
+    }
     let projections = store.as_ref().map(rift_cas::Store::projections).transpose()?;
     let projections = projections.unwrap_or_default();
     let mut out = Out::new();

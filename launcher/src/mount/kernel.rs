@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,16 +19,16 @@ pub(super) const KIND: &str = "fuse.rift";
 pub(super) const DEVICE: &str = "/dev/fuse";
 pub(super) const HELPER: &str = "fusermount3";
 
-/// Mounts at `directory`, which becomes visible to others than the caller only where that is allowed;
+/// Mounts at `directory` under a name, which mountinfo shows as the source; it becomes visible to others than the caller only where that is allowed;
 /// returns the kernel's end.
 ///
 /// # Errors
 /// What the system, or the helper, says.
-pub(super) fn mount(directory: &Path) -> Result<OwnedFd> {
-    let (device, result) = mount_directly(directory)?;
+pub(super) fn mount(directory: &Path, name: &str) -> Result<OwnedFd> {
+    let (device, result) = mount_directly(directory, name)?;
     match result {
         Ok(()) => Ok(device),
-        Err(Errno::PERM) => mount_by_helper(directory),
+        Err(Errno::PERM) => mount_by_helper(directory, name),
         Err(error) => {
             Err(error).with_context(|| format!("could not mount at `{}`", directory.display()))
         }
@@ -40,12 +40,12 @@ pub(super) fn mount(directory: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// What the system says.
 pub(super) fn mount_here(directory: &Path) -> Result<OwnedFd> {
-    let (device, result) = mount_directly(directory)?;
+    let (device, result) = mount_directly(directory, "rift")?;
     result.with_context(|| format!("could not mount at `{}`", directory.display()))?;
     Ok(device)
 }
 
-fn mount_directly(directory: &Path) -> Result<(OwnedFd, Result<(), Errno>)> {
+fn mount_directly(directory: &Path, name: &str) -> Result<(OwnedFd, Result<(), Errno>)> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open(DEVICE, flags, Mode::empty())
         .with_context(|| format!("could not open `{DEVICE}`"))?;
@@ -61,7 +61,7 @@ fn mount_directly(directory: &Path) -> Result<(OwnedFd, Result<(), Errno>)> {
     let options = CString::new(options).context("options have no NUL")?;
     let kernel = MountFlags::NOSUID | MountFlags::NODEV;
     let kernel = if uid == 0 { MountFlags::empty() } else { kernel };
-    let result = rustix::mount::mount("rift", directory, KIND, kernel, Some(options.as_c_str()));
+    let result = rustix::mount::mount(name, directory, KIND, kernel, Some(options.as_c_str()));
     Ok((device, result))
 }
 
@@ -72,7 +72,7 @@ pub(super) fn has_helper() -> bool {
 }
 
 /// Lets the set-user-id helper mount; it hands the kernel's end over a socket.
-fn mount_by_helper(directory: &Path) -> Result<OwnedFd> {
+fn mount_by_helper(directory: &Path, name: &str) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::STREAM,
@@ -82,7 +82,8 @@ fn mount_by_helper(directory: &Path) -> Result<OwnedFd> {
     .context("could not make a socket")?;
     rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).context("could not set a flag")?;
     let mut helper = Command::new(HELPER);
-    helper.args(["-o", "default_permissions,fsname=rift,subtype=rift", "--"]).arg(directory);
+    let options = format!("default_permissions,fsname={name},subtype=rift");
+    helper.args(["-o", &options, "--"]).arg(directory);
     helper.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).stdin(Stdio::null());
     let output = helper.output().with_context(|| format!("could not run `{HELPER}`"))?;
     drop(theirs);
@@ -134,6 +135,14 @@ pub(super) fn unmount(directory: &Path) -> Result<()> {
         bail!("{HELPER} could not unmount `{}`: {}", directory.display(), said.trim());
     }
     Ok(())
+}
+
+/// Returns where the mount of this name is now: it goes along when what is above it is moved.
+#[must_use]
+pub(super) fn place_of(name: &str) -> Option<PathBuf> {
+    let mut mounts = machine::mounts(Path::new("/")).into_iter();
+    let found = mounts.find(|mount| mount.kind == KIND && mount.source == Path::new(name));
+    found.map(|mount| mount.place)
 }
 
 /// Returns our mounts at `directory`, which is absolute and without symbolic links, the uppermost last.

@@ -65,6 +65,47 @@ pub enum Condition {
     Unmounted,
 }
 
+/// The name of a projection's mount: what it covers, which a new path does not change.
+fn name(projection: &Projection) -> String {
+    format!("rift:{:x}:{:x}", projection.device, projection.inode)
+}
+
+/// Returns what is known of a projection without files at `directory`, also when it was moved there with
+/// what is above it.
+///
+/// # Errors
+/// As [`Store::projection`] and [`Store::move_projection`].
+pub fn find(store: &Store, directory: &Path) -> Result<Option<Projection>> {
+    if let Some(known) = store.projection(directory)? {
+        return Ok(Some(known).filter(|known| known.shown_as.has_state()));
+    }
+    let own = directory.symlink_metadata().map(|stat| (stat.dev(), stat.ino())).ok();
+    let mounts = kernel::mounts_at(directory);
+    let is_it = |known: &Projection| {
+        let is_mounted = mounts.iter().any(|mount| mount.source == Path::new(&name(known)));
+        let is_own = own == Some((known.device, known.inode)) && known.is_as_old(directory);
+        (is_mounted || is_own) && known.shown_as.has_state() && !known.is_in_place()
+    };
+    match store.projections()?.into_iter().find(is_it) {
+        Some(known) => Ok(Some(store.move_projection(&known, directory)?)),
+        None => Ok(None),
+    }
+}
+
+/// Finds mounts that were moved with what is above them, and records where they are.
+///
+/// # Errors
+/// As [`Store::move_projection`].
+pub fn follow(store: &Store) -> Result<()> {
+    let is_away = |known: &Projection| known.shown_as.has_state() && !known.is_in_place();
+    for known in store.projections()?.iter().filter(|known| is_away(known)) {
+        if let Some(place) = kernel::place_of(&name(known)) {
+            store.move_projection(known, &place)?;
+        }
+    }
+    Ok(())
+}
+
 /// Tells how a projection without files is doing.
 #[must_use]
 pub fn condition(projection: &Projection) -> Condition {
@@ -99,11 +140,16 @@ pub fn refusal() -> Option<String> {
 /// # Errors
 /// As [`Store::projection`].
 pub fn is_at(store: &Store, directory: &Path) -> Result<bool> {
-    let is_recorded = match store.projection(directory) {
-        Err(rift_cas::Error::Damaged { .. }) => false,
-        other => other?.is_some_and(|known| known.shown_as.has_state()),
+    let is_recorded = match find(store, directory) {
+        Err(error) if is_damage(&error) => false,
+        other => other?.is_some(),
     };
     Ok(is_recorded || is_covered(directory) && !kernel::mounts_at(directory).is_empty())
+}
+
+/// Tells whether a record can't be read, which says nothing then.
+fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(rift_cas::Error::Damaged { .. }))
 }
 
 /// Tells whether something may be mounted at a directory.
@@ -392,7 +438,7 @@ fn prepare(
     let leaving = Leaving::of(&view, &store, &projection)?;
     let device = match is_private {
         true => private::device()?,
-        false => kernel::mount(directory)?,
+        false => kernel::mount(directory, &name(&projection))?,
     };
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
@@ -401,12 +447,20 @@ fn prepare(
     config.clone_fd = !is_private;
     let ended = directory.to_owned();
     let ending = Ending(Box::new(move |pid| {
+        let place = match is_private {
+            true => None,
+            false => kernel::place_of(&name(&projection)),
+        };
+        let place = place.unwrap_or_else(|| ended.clone());
         match is_private {
-            true => private::unmount_for(pid, &ended)?,
-            false => kernel::unmount(&ended)?,
+            true => private::unmount_for(pid, &place)?,
+            false => kernel::unmount(&place)?,
         }
-        store.forget_projection(&ended)?;
-        Ok(store.forget_state(&ended)?)
+        for place in [&place, &ended] {
+            store.forget_projection(place)?;
+            store.forget_state(place)?;
+        }
+        Ok(())
     }));
     let session = fuser::Session::from_fd(Server::new(view, ending), device, config.acl, config);
     let session = session.inspect_err(|_| {

@@ -106,6 +106,7 @@ impl Request<'_> {
         let known = match self.store.projection(self.folder) {
             // A damaged record says nothing: the tree is written as if there were none.
             Err(rift_cas::Error::Damaged { .. }) => None,
+            Ok(None) if self.is_mount => mount::find(self.store, self.folder)?,
             other => other?,
         };
         let is_alike = |known: &Projection| {
