@@ -90,6 +90,30 @@ pub fn image_build(root: &Path) -> Option<&'static str> {
     None
 }
 
+/// Tells which kind of container this process is in; `None` when it seems to be in none.
+#[must_use]
+pub fn container(root: &Path) -> Option<&'static str> {
+    let signs = [
+        (".dockerenv", "a Docker container"),
+        ("run/.containerenv", "a Podman container"),
+        ("var/run/secrets/kubernetes.io", "a pod of Kubernetes"),
+    ];
+    if let Some((_, kind)) = signs.into_iter().find(|(path, _)| root.join(path).exists()) {
+        return Some(kind);
+    }
+    // As systemd-nspawn(1), lxc(7) and podman-run(1) set it.
+    let variables = std::fs::read(root.join("proc/1/environ")).unwrap_or_default();
+    let mut variables = variables.split(|byte| *byte == 0);
+    variables.any(|word| word.starts_with(b"container=")).then_some("a container")
+}
+
+/// Tells whether AppArmor keeps programs without a profile from rights in user namespaces of their own.
+#[must_use]
+pub fn restricts_namespaces(root: &Path) -> bool {
+    let path = root.join("proc/sys/kernel/apparmor_restrict_unprivileged_userns");
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
 fn hostname(root: &Path) -> String {
     let text = std::fs::read_to_string(root.join("proc/sys/kernel/hostname")).unwrap_or_default();
     text.trim_end().to_owned()
@@ -130,6 +154,22 @@ mod tests {
         assert_eq!(kind("/mnt/with space/project"), Some("xfs"));
         assert_eq!(kind("/mnt/with"), Some("ext4"));
         assert_eq!(mount_of(&[], Path::new("/")), None);
+    }
+
+    #[test]
+    fn containers_and_restrictions_are_noticed() {
+        let found = |files: &[(&str, &str)]| container(machine(files).path());
+        assert_eq!(found(&[(".dockerenv", "")]), Some("a Docker container"));
+        assert_eq!(found(&[("run/.containerenv", "")]), Some("a Podman container"));
+        let pod = ("var/run/secrets/kubernetes.io/serviceaccount/token", "");
+        assert_eq!(found(&[pod]), Some("a pod of Kubernetes"));
+        let environ = ("proc/1/environ", "PATH=/bin\0container=lxc\0");
+        assert_eq!(found(&[environ]), Some("a container"));
+        assert_eq!(found(&[("proc/1/environ", "PATH=/bin\0")]), None);
+        let switch = "proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+        let restricts = |text: &str| restricts_namespaces(machine(&[(switch, text)]).path());
+        assert!(restricts("1\n") && !restricts("0\n"));
+        assert!(!restricts_namespaces(machine(&[]).path()));
     }
 
     #[test]

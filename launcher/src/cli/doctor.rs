@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::exec::child;
 use crate::place::Place;
 use crate::ui::{self, Out, Style};
-use crate::{config, env_vars, hint, machine, probe};
+use crate::{config, env_vars, hint, machine, mount, probe};
 
 /// Show what this machine permits, and what to do about it
 #[derive(Debug, clap::Args)]
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         checks.push(space(&folder));
         checks.push(clock(&folder));
     }
-    checks.push(mounts());
+    checks.extend(mounts());
     checks.push(umask());
     checks.push(program("node", node_version));
     checks.push(program("npm", npm_version));
@@ -90,14 +90,37 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn mounts() -> Check {
-    let root = rustix::process::geteuid().is_root();
-    match crate::mount::refusal() {
-        None if root => ok("mount", "trees can be mounted, for every user to see"),
-        None => ok("mount", "trees can be mounted, for this user to see"),
-        // Files are what everybody gets who does not ask for mounts.
-        Some(why) => ok("mount", format!("`--as mount` writes files: {why}")),
-    }
+/// What mounts need, and what follows for each way to show a tree.
+fn mounts() -> [Check; 4] {
+    let root = Path::new("/");
+    let around = match (machine::image_build(root), machine::container(root)) {
+        (Some(builder), _) => format!("{builder}: no mount outlives its step"),
+        (None, Some(container)) => container.to_owned(),
+        (None, None) => "none was noticed".to_owned(),
+    };
+    let refused = mount::private::refusal();
+    let namespaces = match &refused {
+        None => ok("namespaces", "commands can have a mount namespace of their own"),
+        Some(why) if machine::restricts_namespaces(root) => warn(
+            "namespaces",
+            format!("{why}; AppArmor denies rights to programs without a profile"),
+            "`--as mount` needs none where `fusermount3` is installed",
+        ),
+        Some(why) => ok("namespaces", why.clone()),
+    };
+    let is_for_all = rustix::process::geteuid().is_root() || mount::may_allow_other();
+    let mounted = match mount::refusal() {
+        None if is_for_all => "mounts them, for every user to see".to_owned(),
+        None => "mounts them, for this user to see".to_owned(),
+        Some(why) => format!("too, because {why}"),
+    };
+    let privately = match (&refused, mount::device_refusal()) {
+        (None, None) => "mounts them, for one command",
+        _ => "too",
+    };
+    let shown =
+        format!("`--as auto` writes files; `--as mount` {mounted}; `--private` {privately}");
+    [ok("fuse", mount::describe()), namespaces, ok("container", around), ok("mount", shown)]
 }
 
 fn settings(context: &Context) -> Check {

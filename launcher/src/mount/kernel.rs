@@ -71,6 +71,12 @@ pub(super) fn has_helper() -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(HELPER).is_file())
 }
 
+/// Tells whether other users may be let in by who is not root, see mount.fuse3(8).
+pub(super) fn may_allow_other() -> bool {
+    let settings = std::fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+    settings.lines().any(|line| line.trim() == "user_allow_other")
+}
+
 /// Lets the set-user-id helper mount; it hands the kernel's end over a socket.
 fn mount_by_helper(directory: &Path, name: &str) -> Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(

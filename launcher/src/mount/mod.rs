@@ -125,14 +125,38 @@ pub fn refusal() -> Option<String> {
     if let Some(builder) = machine::image_build(Path::new("/")) {
         return Some(format!("{builder} would not keep what is mounted"));
     }
-    match File::options().read(true).write(true).open(kernel::DEVICE) {
-        Ok(_) => {}
-        Err(error) => return Some(format!("`{}` can't be opened: {error}", kernel::DEVICE)),
+    if let Some(why) = device_refusal() {
+        return Some(why);
     }
     if rustix::process::geteuid().is_root() || kernel::has_helper() {
         return None;
     }
     Some(format!("only root mounts without `{}`, which is not installed", kernel::HELPER))
+}
+
+/// Tells why the kernel's FUSE device can't be used; `None` when it can.
+#[must_use]
+pub fn device_refusal() -> Option<String> {
+    let opened = File::options().read(true).write(true).open(kernel::DEVICE);
+    opened.err().map(|error| format!("`{}` can't be opened: {error}", kernel::DEVICE))
+}
+
+/// Tells whether users other than root may show their mounts to others.
+#[must_use]
+pub fn may_allow_other() -> bool {
+    kernel::may_allow_other()
+}
+
+/// Says what mounts need, and what there is of it.
+#[must_use]
+pub fn describe() -> String {
+    let device = device_refusal().unwrap_or(format!("`{}` can be opened", kernel::DEVICE));
+    let is = |is: bool| if is { "is" } else { "is not" };
+    let (has_helper, is_open) = (is(kernel::has_helper()), is(kernel::may_allow_other()));
+    format!(
+        "{device}; `{}` {has_helper} installed; `user_allow_other` {is_open} set",
+        kernel::HELPER
+    )
 }
 
 /// Tells whether a tree is, or was, mounted at a directory.

@@ -36,6 +36,8 @@ pub const LEAVE: &str = "leave-view";
 const MOUNTED: u8 = b'm';
 /// The first byte of a message that says why there is none.
 const REFUSED: u8 = b'r';
+/// Everything is mounted.
+const READY: u8 = b'!';
 
 /// Returns the projections that a command in `folder` should see and that nobody mounted: those below it,
 /// and those beside what it is in, such as the `node_modules` of a folder above.
@@ -67,6 +69,26 @@ pub fn run(
     projections: &[Projection],
     command: &[OsString],
 ) -> Result<Result<Ending, String>> {
+    let directories = projections.iter().map(|known| known.directory.as_path());
+    in_namespace(directories, command, |socket| serve_all(store, projections, socket))
+}
+
+/// Tells why commands can't have a namespace of their own here; `None` when they can.
+#[must_use]
+pub fn refusal() -> Option<String> {
+    match in_namespace(std::iter::empty(), &["true".into()], |_| Ok(())) {
+        Ok(Ok(_)) => None,
+        Ok(Err(why)) => Some(why),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
+/// Runs a command in a namespace of its own, once `serve` has seen to its mounts.
+fn in_namespace<'d>(
+    directories: impl Iterator<Item = &'d Path>,
+    command: &[OsString],
+    serve: impl FnOnce(&OwnedFd) -> Result<()> + Send,
+) -> Result<Result<Ending, String>> {
     let (ours, theirs) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,
@@ -78,10 +100,18 @@ pub fn run(
         .context("could not pass a socket on")?;
     let mut entering = Command::new("/proc/self/exe");
     entering.arg(ENTER).arg(theirs.as_raw_fd().to_string());
-    entering.args(projections.iter().map(|known| &known.directory));
-    entering.arg("--").args(command);
+    entering.args(directories).arg("--").args(command);
     std::thread::scope(|scope| {
-        let serving = scope.spawn(|| serve_all(store, projections, ours));
+        let serving = scope.spawn(move || {
+            serve(&ours)?;
+            match kernel::receive(&ours).context("no namespace was made")? {
+                (word, _) if word == [READY] => {}
+                (word, _) => return Err(refused(&word)),
+            }
+            rustix::net::send(&ours, b"go", SendFlags::NOSIGNAL)
+                .map(drop)
+                .context("could not start the command")
+        });
         // Theirs alone: where the child dies, we hear the end of it.
         let ending = child::supervise_from(&mut entering, move || drop(theirs));
         let served = serving.join().map_err(|_| anyhow!("the servers could not be started"))?;
@@ -92,19 +122,25 @@ pub fn run(
     })
 }
 
-/// Starts a server for each mount that the child reports, then lets it go on.
-fn serve_all(store: &Store, projections: &[Projection], socket: OwnedFd) -> Result<()> {
+/// Starts a server for each mount that the child reports.
+fn serve_all(store: &Store, projections: &[Projection], socket: &OwnedFd) -> Result<()> {
     for projection in projections {
-        let (message, device) = kernel::receive(&socket).context("no namespace was made")?;
-        match (message.split_first(), device) {
-            (Some((&MOUNTED, _)), Some(device)) => super::start(store, projection, Some(device))?,
-            (Some((_, why)), _) => bail!("{}", String::from_utf8_lossy(why)),
-            (None, _) => bail!("the process that makes the namespace was killed"),
+        match kernel::receive(socket).context("no namespace was made")? {
+            (word, Some(device)) if word == [MOUNTED] => {
+                super::start(store, projection, Some(device))?;
+            }
+            (word, _) => return Err(refused(&word)),
         }
     }
-    rustix::net::send(&socket, b"go", SendFlags::NOSIGNAL)
-        .context("could not start the command")?;
     Ok(())
+}
+
+/// What the child said instead of that all is well.
+fn refused(message: &[u8]) -> anyhow::Error {
+    match message.split_first() {
+        Some((&REFUSED, why)) => anyhow!("{}", String::from_utf8_lossy(why)),
+        _ => anyhow!("the process that makes the namespace was killed"),
+    }
 }
 
 /// Makes the namespace with its mounts and becomes the command; returns only when that fails.
@@ -112,7 +148,13 @@ pub fn enter(socket: RawFd, directories: &[PathBuf], command: &[OsString]) -> En
     let Ok(socket) = sys::take_descriptor(socket) else {
         return Ending::Exited(child::FAILED);
     };
-    if let Err(error) = make_namespace().and_then(|()| mount_all(&socket, directories)) {
+    let ready = || {
+        make_namespace()?;
+        mount_all(&socket, directories)?;
+        rustix::net::send(&socket, &[READY], SendFlags::NOSIGNAL)
+            .context("could not tell that all is mounted")
+    };
+    if let Err(error) = ready() {
         let message = [&[REFUSED], format!("{error:#}").as_bytes()].concat();
         // Nobody listens when the run is over.
         let _is_sent = rustix::net::send(&socket, &message, SendFlags::NOSIGNAL).is_ok();
