@@ -8,7 +8,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
+use rift_tests::fault::{Dice, kill_at_random};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
     assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
@@ -363,4 +365,42 @@ fn what_is_not_mounted_any_more_comes_back() {
     let ran = run(&sandbox, &sandbox.home(), &words);
     assert_eq!(ran.status.code(), Some(125), "{ran}");
     assert_eq!(fs::read_dir(&mount).unwrap().count(), 1);
+}
+
+/// Runs that are killed at any instant leave one mount at most, and the next one completes them.
+#[test]
+fn killed_runs_never_stack_mounts() {
+    let name = "killed_runs_never_stack_mounts";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("killed-runs").unwrap();
+    warm.fill_npm_cache(&sandbox).unwrap();
+    let project = sandbox.path("project");
+    Fixture::Small.prepare(&project).unwrap();
+    let tree = project.join("node_modules");
+    let ci = ["exec", "--as", "mount", "--", "npm", "ci", "--ignore-scripts"];
+    rift(&sandbox, &project, &ci);
+    let mut dice = Dice::new(3);
+    for round in 0..if rift_tests::full() { 200 } else { 12 } {
+        if round % 3 == 0 {
+            // Something to mend: the whole tree is mounted anew.
+            let _is_edited = fs::write(tree.join("extra"), "x").is_ok();
+        }
+        if round % 5 == 0 {
+            rift(&sandbox, &project, &["close", "--discard", "node_modules"]);
+        }
+        let mut command = sandbox.rift(&project, &ci).unwrap();
+        kill_at_random(&mut command, Duration::from_millis(30), &mut dice).unwrap();
+        if round % 2 == 0 {
+            rift(&sandbox, &project, &ci);
+            assert_eq!(state(&sandbox, &tree), "mounted");
+        }
+        assert!(mounts_at(&tree) <= 1, "round {round}");
+    }
+    rift(&sandbox, &project, &ci);
+    assert_eq!(mounts_at(&tree), 1);
+    assert_same(&warm.project(), &project);
+    eventually(|| servers_of(&tree).len() == 1);
 }

@@ -27,6 +27,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rift_cas::Store;
@@ -197,7 +198,20 @@ pub fn heal(store: &Store, projection: &Projection) -> Result<()> {
         Condition::Dead => unmount_all(&projection.directory)?,
         Condition::Unmounted => {}
     }
-    start(store, projection, None)
+    match start(store, projection, None) {
+        // The server of a run that was killed is just about to mount.
+        Err(_) if comes_up(projection) => Ok(()),
+        other => other,
+    }
+}
+
+/// Waits a while for somebody else's server.
+fn comes_up(projection: &Projection) -> bool {
+    let is_served = || condition(projection) == Condition::Served;
+    (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        is_served()
+    })
 }
 
 /// Finds how a projection without files differs from its tree, bringing it back first if that is needed.
