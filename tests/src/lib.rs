@@ -4,6 +4,7 @@
 //! Nothing here knows how rift works: the tools look at files, processes and exit statuses only, so they judge
 //! npm, its rivals and rift by one measure. Called by `tests/tests/*.rs` and by the binaries of this package.
 
+pub mod again;
 pub mod apps;
 pub mod differ;
 pub mod fault;

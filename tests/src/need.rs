@@ -21,6 +21,8 @@ pub enum Need {
     NoNetwork,
     /// `/dev/fuse`, for who may mount.
     Fuse,
+    /// A namespace in which `nobody` may mount with fusermount3; see [`crate::again`].
+    Nobody,
     /// `strace` that may trace.
     Strace,
     /// A PID namespace of its own for a process (`unshare --user --pid`).
@@ -65,6 +67,7 @@ impl Need {
                 .open("/dev/fuse")
                 .is_err()
                 .then(|| "needs /dev/fuse".to_owned()),
+            Self::Nobody => crate::again::missing(),
             Self::Strace => fails(
                 Command::new("strace").args(["-f", "-qqq", "-e", "trace=none", "true"]),
                 "needs strace(1)",
@@ -111,6 +114,10 @@ pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIP {test}: {reason}\n");
     // Nothing better can be done when standard error is closed.
     let _written = std::io::stderr().write_all(line.as_bytes());
+    if crate::again::is_again() {
+        // Who ran the test again keeps it.
+        return;
+    }
     let kept = skips_file().and_then(|path| {
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
         Ok(OpenOptions::new().create(true).append(true).open(path)?.write_all(line.as_bytes())?)

@@ -84,7 +84,12 @@ impl Sandbox {
     /// # Errors
     /// When its folder cannot be made; there is no other place to fall back to.
     pub fn new(name: &str) -> Result<Self> {
-        Self::in_folder(&crate::target_folder()?.join("sandboxes"), name)
+        let given = std::env::var_os(crate::again::RIFT_TEST_AGAIN).map(PathBuf::from);
+        let folder = given.map_or_else(
+            || Ok(crate::target_folder()?.join("sandboxes")),
+            Ok::<_, anyhow::Error>,
+        )?;
+        Self::in_folder(&folder, name)
     }
 
     /// Makes a sandbox in a folder, for instance on a disk of the test's own.

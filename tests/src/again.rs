@@ -1,0 +1,153 @@
+//! Runs a test a second time, as another user, in a mount and process namespace of its own.
+//!
+//! The namespace has a `/dev/fuse` that everybody may open, as distributions have it, and a `/etc/fuse.conf` of the
+//! test's choice, so the machine stays as it was. Everything that the test leaves running or mounted in there ends with it.
+//! Called by the tests of mounts, which look into a mount from their own process.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::fixture::npm_settings;
+use crate::need::{self, Need, have};
+use crate::sandbox::{clear, rift_binary};
+
+/// Tells a test that it runs again, and where its sandboxes are.
+pub const RIFT_TEST_AGAIN: &str = "RIFT_TEST_AGAIN";
+
+/// The user and the group that own nothing, on every distribution.
+pub const NOBODY: u32 = 65534;
+
+/// What the namespace is made by: `sh -c SETUP sh FOLDER COMMAND...`.
+const SETUP: &str = r#"
+set -e
+mkdir "$1/dev"
+mount -t tmpfs -o mode=755 rift-test "$1/dev"
+mknod -m 666 "$1/dev/fuse" c 10 229
+mount --bind "$1/dev/fuse" /dev/fuse
+if [ -e "$1/fuse.conf" ]; then mount --bind "$1/fuse.conf" /etc/fuse.conf; fi
+shift
+exec "$@"
+"#;
+
+/// Who the test is when it runs again, and what it finds.
+#[derive(Clone, Copy, Debug)]
+pub struct Again<'a> {
+    /// The user, and the group of the same number.
+    pub user: u32,
+    /// What `/etc/fuse.conf` says.
+    pub fuse_conf: &'a str,
+}
+
+impl Again<'_> {
+    /// Returns the start of a command line that runs the rest of it in a namespace; `folder` is empty.
+    fn command(self, folder: &Path) -> std::io::Result<Command> {
+        // A bind mount needs a file to cover.
+        if Path::new("/etc/fuse.conf").exists() {
+            fs::write(folder.join("fuse.conf"), self.fuse_conf)?;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+        command.args(["--mount-proc", "sh", "-c", SETUP, "sh"]).arg(folder);
+        if self.user != 0 {
+            let [user, group] = ["--reuid", "--regid"].map(|flag| format!("{flag}={}", self.user));
+            command.args(["setpriv", &user, &group, "--clear-groups"]);
+        }
+        Ok(command)
+    }
+}
+
+/// Returns why tests can't run again as `nobody`, or `None` when they can.
+pub(crate) fn missing() -> Option<String> {
+    let tools = ["unshare", "setpriv", "mknod", "fusermount3"].map(Need::Tool);
+    if let Some(reason) = [Need::Root].into_iter().chain(tools).find_map(Need::missing) {
+        return Some(reason);
+    }
+    let again = Again { user: NOBODY, fuse_conf: "" };
+    let tried = std::env::current_exe().and_then(|test| {
+        let folder = scratch("probe")?;
+        let mut command = again.command(&folder)?;
+        let tried = command.args(["test", "-r", "/dev/fuse", "-a", "-x"]).arg(test).output();
+        clear(&folder).map_err(std::io::Error::other)?;
+        tried
+    });
+    match tried {
+        Ok(output) if output.status.success() => None,
+        Ok(output) if output.stderr.is_empty() => {
+            Some("needs a target directory that nobody can read".to_owned())
+        }
+        Ok(output) => Some(format!(
+            "needs a namespace for nobody: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => Some(format!("needs a namespace for nobody: {error}")),
+    }
+}
+
+/// Makes an empty folder for one process.
+fn scratch(name: &str) -> std::io::Result<std::path::PathBuf> {
+    let folder = crate::target_folder().map_err(std::io::Error::other)?.join("again");
+    let folder = folder.join(format!("{}-{name}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// Returns whether this process is the one that runs a test again.
+#[must_use]
+pub fn is_again() -> bool {
+    std::env::var_os(RIFT_TEST_AGAIN).is_some()
+}
+
+/// Runs the test of that name again; the running binary has it.
+///
+/// # Panics
+/// When it fails, or can't be started.
+#[allow(clippy::expect_used, reason = "a test that cannot go on says where")]
+#[allow(clippy::print_stderr, reason = "what the test said belongs to this one's output")]
+pub fn run(test: &str, again: Again<'_>) {
+    let folder = scratch(test).expect("a folder can be made");
+    let [home, sandboxes] = ["home", "sandboxes"].map(|name| folder.join(name));
+    for inner in [&home, &sandboxes] {
+        fs::create_dir(inner).expect("a folder can be made");
+        chown(inner, Some(again.user), Some(again.user)).expect("root gives folders away");
+    }
+    let mut command = again.command(&folder).expect("a file can be written");
+    command.arg(std::env::current_exe().expect("a test has a binary"));
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
+    command.env(RIFT_TEST_AGAIN, &sandboxes).env("HOME", &home);
+    command.env(crate::RIFT_TEST_BIN, rift_binary().expect("rift can be built"));
+    // Another user does not read the settings of this one.
+    for (key, value) in npm_settings().into_iter().flatten() {
+        command.env(format!("npm_config_{}", key.replace('-', "_")), value);
+    }
+    let output = command.output().expect("unshare can be started");
+    let [said, complained] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    for skipped in complained.lines().filter_map(|line| line.strip_prefix("SKIP ")) {
+        let (test, reason) = skipped.split_once(": ").unwrap_or((skipped, ""));
+        need::skip(&format!("{test} as user {}", again.user), reason);
+    }
+    let is_passed = output.status.success() && said.contains("1 passed");
+    assert!(is_passed, "as user {}: {}\n{said}\n{complained}", again.user, output.status);
+    clear(&folder).expect("what the test left can be removed");
+}
+
+/// Returns whether a test of mounts is to go on in this process: as root after it has passed as `nobody`, and else as
+/// whoever runs the tests. What is missing for it is a skip.
+#[must_use]
+pub fn as_root_and_nobody(test: &str) -> bool {
+    if is_again() {
+        return true;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return have(test, &[Need::Fuse, Need::Tool("fusermount3")]);
+    }
+    if !have(test, &[Need::Fuse]) {
+        return false;
+    }
+    if have(&format!("{test} as nobody"), &[Need::Nobody]) {
+        run(test, Again { user: NOBODY, fuse_conf: "" });
+    }
+    true
+}
