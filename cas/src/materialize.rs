@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::loose::{self, Linked, Linker};
+use crate::remove::{open_folder, remove_all};
 use crate::sys;
 use crate::tree::OpenTree;
 
@@ -694,6 +696,10 @@ pub fn remove(path: &Path, threads: usize) -> Result<()> {
     match path.symlink_metadata() {
         Err(error) => return gone(Err(error)),
         Ok(stat) if !stat.is_dir() => return gone(std::fs::remove_file(path)),
+        // Its mode may keep even its owner out.
+        Ok(stat) if stat.mode() & 0o700 != 0o700 => {
+            open_folder(path).map_err(Error::io("open", path))?;
+        }
         Ok(_) => {}
     }
     let mut children = Vec::new();
@@ -703,12 +709,7 @@ pub fn remove(path: &Path, threads: usize) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         while let Some(child) = children.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let is_directory = child.symlink_metadata().is_ok_and(|stat| stat.is_dir());
-            let removed = match is_directory {
-                true => std::fs::remove_dir_all(child),
-                false => std::fs::remove_file(child),
-            };
-            gone(removed)?;
+            gone(remove_all(child))?;
         }
         Ok(())
     };

@@ -56,7 +56,7 @@ pub fn remove(root: &Path) -> Result<bool> {
 }
 
 /// Removes a file or folder, also one whose folders may not be written to; gone is as good.
-fn remove_all(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
     let remove = || match path.symlink_metadata() {
         Ok(stat) if stat.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -77,11 +77,16 @@ fn make_writable(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return Ok(());
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    open_folder(path)?;
     for entry in fs::read_dir(path)? {
         make_writable(&entry?.path())?;
     }
     Ok(())
+}
+
+/// Lets the owner of a folder that is to be removed into it.
+pub(crate) fn open_folder(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]

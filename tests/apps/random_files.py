@@ -25,12 +25,17 @@ held = []
 
 
 def everything(folder="."):
+    """What may be listed, and of that what may be looked at."""
     found = []
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        found.append(path)
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            found += everything(path)
+    try:
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            is_directory = stat.S_ISDIR(os.lstat(path).st_mode)
+            found.append(path)
+            if is_directory:
+                found += everything(path)
+    except PermissionError:
+        pass
     return found
 
 
@@ -140,6 +145,59 @@ def use_held():
         os.close(fd)
 
 
+def chmod():
+    path = some()
+    is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    # Who is not root is kept out by some of these; too many closed folders would keep it from doing anything else.
+    modes = [0o755, 0o755, 0o755, 0o700, 0o555] if is_directory else [0o644, 0o755, 0o600, 0o444, 0o200, 0]
+    os.chmod(path, dice.choice(modes))
+
+
+def shut():
+    """Works in a folder through a descriptor while the path to it is closed, and looks what became of it then."""
+    path = some(directories=True)
+    name = dice.choice(NAMES)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    closed = os.open(dice.choice([path, os.path.dirname(path) or "."]), os.O_RDONLY | os.O_DIRECTORY)
+    mode = stat.S_IMODE(os.fstat(closed).st_mode)
+    results = []
+    try:
+        os.fchmod(closed, dice.choice([0, 0o100, 0o400, 0o500]))
+        for work in dice.sample(range(8), 4):
+            try:
+                results.append(shut_work(work, fd, name))
+            except OSError as error:
+                results.append(errno.errorcode[error.errno])
+    finally:
+        os.fchmod(closed, mode)
+        os.close(closed)
+        os.close(fd)
+    return results, look(path)
+
+
+def shut_work(number, fd, name):
+    if number == 0:
+        return sorted(os.listdir(fd))
+    if number == 1:
+        return stat.S_IFMT(os.lstat(name, dir_fd=fd).st_mode)
+    if number == 2:
+        return os.unlink(name, dir_fd=fd)
+    if number == 3:
+        return os.mkdir(name, dir_fd=fd)
+    if number == 4:
+        return os.rename(name, "renamed", src_dir_fd=fd, dst_dir_fd=fd)
+    if number == 5:
+        return os.link(name, "linked", src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+    if number == 6:
+        return os.symlink(name, "pointer", dir_fd=fd)
+    file = os.open(name, os.O_RDWR | os.O_CREAT, 0o400, dir_fd=fd)
+    try:
+        before = os.read(file, 100)
+        return hashlib.sha1(before).hexdigest()[:12], os.write(file, b"shut"), os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
 def times():
     path = some()
     os.utime(path, ns=(10**18, dice.randrange(2 * 10**18)), follow_symlinks=False)
@@ -186,7 +244,8 @@ ACTIONS = [
     (10, "look", lambda: look(some())),
     (8, "read", lambda: content(some())),
     (6, "list", listing),
-    (4, "chmod", lambda: os.chmod(some(), dice.choice([0o644, 0o755, 0o600, 0o700]))),
+    (4, "chmod", chmod),
+    (4, "shut", shut),
     (4, "truncate", lambda: os.truncate(some(), dice.choice([0, 5, 4096, 10_001]))),
     (3, "times", times),
     (3, "attributes", attributes),
@@ -208,5 +267,7 @@ while held:
     print("held", use_held())
 for path in everything():
     s = os.lstat(path)
+    if s.st_uid == os.geteuid() and stat.S_ISREG(s.st_mode):
+        os.chmod(path, 0o600 | stat.S_IMODE(s.st_mode))
     detail = os.readlink(path) if stat.S_ISLNK(s.st_mode) else content(path) if stat.S_ISREG(s.st_mode) else ""
     print(os.fsencode(path), look(path), detail, s.st_mtime_ns if s.st_mtime_ns < 1_500_000_000 * 10**9 else "")

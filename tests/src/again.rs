@@ -115,7 +115,7 @@ pub fn run(test: &str, again: Again<'_>) {
     let mut command = again.command(&folder).expect("a file can be written");
     command.arg(std::env::current_exe().expect("a test has a binary"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
-    command.env(RIFT_TEST_AGAIN, &sandboxes).env("HOME", &home);
+    command.env(RIFT_TEST_AGAIN, &sandboxes).env("HOME", &home).env("RUST_LIB_BACKTRACE", "0");
     command.env(crate::RIFT_TEST_BIN, rift_binary().expect("rift can be built"));
     // Another user does not read the settings of this one.
     for (key, value) in npm_settings().into_iter().flatten() {

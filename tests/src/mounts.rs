@@ -84,6 +84,12 @@ pub fn with_tree(name: &str) -> Sandbox {
     }
     fs::set_permissions(source.join("lib/x.js"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("../lib/x.js", source.join("bin/x")).unwrap();
+    // Its owner may neither write to the file nor put another one beside it.
+    fs::create_dir(source.join("shut")).unwrap();
+    fs::write(source.join("shut/in"), "shut").unwrap();
+    for (path, mode) in [("shut/in", 0o444), ("shut", 0o555)] {
+        fs::set_permissions(source.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
     let old = sandbox
         .command(&source, "find")
         .args([".", "-exec", "touch", "-h", "-d", "@1400000000", "{}", "+"])

@@ -236,7 +236,7 @@ fn a_killed_view_is_over() {
         assert_eq!(ran.success().unwrap().stdout, "kept\nhello\n");
     }
     close(&sandbox, &view);
-    assert_eq!(fs::read_dir(&view).unwrap().count(), 5);
+    assert_eq!(fs::read_dir(&view).unwrap().count(), 6);
 }
 
 /// A projection that a run still sees can be closed: the run goes on with the files.

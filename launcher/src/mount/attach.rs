@@ -28,6 +28,7 @@ pub(super) fn attach(
     owner: Owner,
 ) -> Result<(), Errno> {
     give_up_dead(state, owner);
+    let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
     remove_below(real, ORPHANS)?;
     rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
@@ -36,12 +37,13 @@ pub(super) fn attach(
     let times = Timestamps { last_access: omit, last_modification: modified };
     rustix::fs::futimens(real, &times)?;
     detach(state, EntryId::ROOT, before.st_ino, owner);
-    let mut folders = vec![(EntryId::ROOT, open(real, b".")?)];
-    while let Some((directory, opened)) = folders.pop() {
-        for (name, kind) in names(&opened)? {
+    let mut folders = vec![(EntryId::ROOT, root)];
+    while let Some((directory, folder)) = folders.pop() {
+        let opened = &folder.file;
+        for (name, kind) in names(opened)? {
             let Some(id) = manifest.child_named(directory, &name) else { continue };
             if !state.is_detached(id) {
-                let stat = rustix::fs::statat(&opened, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let stat = rustix::fs::statat(opened, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
                 detach(state, id, stat.st_ino, owner);
                 if kind != FileType::Directory {
                     take_below_away(manifest, state, id, owner);
@@ -49,7 +51,7 @@ pub(super) fn attach(
             }
             let is_directory = matches!(manifest.kind(id), Some(Kind::Directory { .. }));
             if kind == FileType::Directory && is_directory {
-                folders.push((id, open(opened.as_fd(), &name)?));
+                folders.push((id, open_any(opened.as_fd(), &name)?));
             }
         }
     }
@@ -61,6 +63,7 @@ pub(super) fn attach(
 /// # Errors
 /// What the system says.
 pub(super) fn detach_all(real: BorrowedFd<'_>) -> Result<(), Errno> {
+    let _root = open_any(real, b".")?;
     remove_below(real, ORPHANS)
 }
 
@@ -100,6 +103,40 @@ fn open(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
 }
 
+/// Puts the mode of a directory back that was widened to work in it.
+#[derive(Debug)]
+pub(super) struct Narrowed {
+    file: OwnedFd,
+    mode: Option<Mode>,
+}
+
+impl Drop for Narrowed {
+    fn drop(&mut self) {
+        // What can be widened can be narrowed.
+        let _is_back = self.mode.is_none_or(|mode| rustix::fs::fchmod(&self.file, mode).is_ok());
+    }
+}
+
+/// Opens a directory whose mode may keep its owner from working in it, and widens the mode meanwhile.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Narrowed, Errno> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let is_closed =
+        stat.st_uid == rustix::process::geteuid().as_raw() && !mode.contains(Mode::RWXU);
+    if is_closed && FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        rustix::fs::chmodat(parent, name, mode | Mode::RWXU, AtFlags::empty())?;
+        let opened = open(parent, name);
+        if opened.is_err() {
+            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+        }
+        return Ok(Narrowed { file: opened?, mode: Some(mode) });
+    }
+    Ok(Narrowed { file: open(parent, name)?, mode: None })
+}
+
 fn names(folder: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(folder)? {
@@ -122,17 +159,18 @@ fn names(folder: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
 
 /// Removes what is called `name`, with all that is below it; nothing there is as good.
 fn remove_below(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-    let opened = match open(parent, name) {
+    let folder = match open_any(parent, name) {
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => {
             return rustix::fs::unlinkat(parent, name, AtFlags::empty());
         }
         other => other?,
     };
-    for (child, kind) in names(&opened)? {
+    let opened = &folder.file;
+    for (child, kind) in names(opened)? {
         match kind {
             FileType::Directory => remove_below(opened.as_fd(), &child)?,
-            _ => rustix::fs::unlinkat(&opened, &*child, AtFlags::empty())?,
+            _ => rustix::fs::unlinkat(opened, &*child, AtFlags::empty())?,
         }
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)

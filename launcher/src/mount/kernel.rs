@@ -87,6 +87,9 @@ fn mount_by_helper(directory: &Path, name: &str) -> Result<OwnedFd> {
     )
     .context("could not make a socket")?;
     rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).context("could not set a flag")?;
+    // The helper mounts where its user may write.
+    let _open = super::attach::open_any(rustix::fs::CWD, directory.as_os_str().as_bytes())
+        .with_context(|| format!("could not open `{}`", directory.display()))?;
     let mut helper = Command::new(HELPER);
     let options = format!("default_permissions,fsname={name},subtype=rift");
     helper.args(["-o", &options, "--"]).arg(directory);

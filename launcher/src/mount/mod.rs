@@ -12,6 +12,7 @@
 mod attach;
 mod join;
 mod kernel;
+mod modes;
 mod nodes;
 mod opened;
 mod owner;

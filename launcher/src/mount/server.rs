@@ -21,6 +21,7 @@ use fuser::{
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::modes::Way;
 use super::view::{Maker, New, Result, Shown, View, following};
 
 /// What the kernel may keep for ever: about 136 years, which it takes for that.
@@ -86,19 +87,21 @@ impl Server {
 
     fn set(&self, node: u64, change: &Change) -> Result<Shown> {
         if let Some(size) = change.size {
-            self.view.with_writer(node, |file| {
-                rustix::fs::ftruncate(file, size)?;
-                if change.by != 0 { kill_privileges(file) } else { Ok(()) }
+            self.view.reach(&[Way::Into(node)], || {
+                self.view.with_writer(node, |file| {
+                    rustix::fs::ftruncate(file, size)?;
+                    if change.by != 0 { kill_privileges(file) } else { Ok(()) }
+                })
             })?;
         }
+        self.view.reach(&[Way::To(node)], || self.set_attributes(node, change))
+    }
+
+    fn set_attributes(&self, node: u64, change: &Change) -> Result<Shown> {
         self.view.with_real(node, |real, path| {
             if change.uid.is_some() || change.gid.is_some() {
                 let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
                 rustix::fs::chownat(real, path, uid, gid, following(path))?;
-            }
-            if let Some(mode) = change.mode {
-                let mode = Mode::from_raw_mode(mode & 0o7777);
-                rustix::fs::chmodat(real, path, mode, AtFlags::empty())?;
             }
             if change.accessed.is_some() || change.modified.is_some() {
                 let times = Timestamps {
@@ -107,24 +110,58 @@ impl Server {
                 };
                 rustix::fs::utimensat(real, path, &times, following(path))?;
             }
+            // Last: it may close the way to a root.
+            if let Some(mode) = change.mode {
+                let mode = Mode::from_raw_mode(mode & 0o7777);
+                let inode = rustix::fs::statat(real, path, following(path))?.st_ino;
+                rustix::fs::chmodat(real, path, mode, AtFlags::empty())?;
+                self.view.modes.choose(inode, mode);
+            }
             Ok(())
         })?;
         self.view.show(node)
     }
 
+    fn make(&self, request: &Request, parent: u64, name: &OsStr, new: New<'_>) -> Result<Shown> {
+        let make = || self.view.make(parent, name.as_bytes(), new, maker(request));
+        self.view.reach(&[Way::Into(parent)], make)
+    }
+
+    /// As [`View::list`]; what was listed before a mode got in the way is an answer, and the next one goes on behind it.
+    fn list(
+        &self,
+        node: u64,
+        offset: u64,
+        counts: bool,
+        mut emit: impl FnMut(&[u8], u64, &Shown) -> bool,
+    ) -> Result<()> {
+        let mut is_begun = false;
+        self.view.reach(&[Way::Into(node)], || {
+            let listed = self.view.list(node, offset, counts, |name, at, shown| {
+                is_begun = true;
+                emit(name, at, shown)
+            });
+            if is_begun && listed == Err(Errno::ACCESS) { Ok(()) } else { listed }
+        })
+    }
+
     fn bytes(&self, node: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let id = match self.view.pristine(node) {
             Some(id) => id,
-            None => match self.view.with_reader(node, |file| read_all(file, offset, buffer))? {
-                Ok(count) => return Ok(count),
-                Err(id) => id,
-            },
+            None => {
+                let mut read =
+                    || self.view.with_reader(node, |file| read_all(file, offset, buffer));
+                match self.view.reach(&[Way::Into(node)], &mut read)? {
+                    Ok(count) => return Ok(count),
+                    Err(id) => id,
+                }
+            }
         };
         self.view.tree_bytes(id, offset, buffer)
     }
 
     fn stored(&self, node: u64, offset: u64, data: &[u8], kills: bool) -> Result<u32> {
-        self.view.with_writer(node, |file| {
+        let write = |file: BorrowedFd<'_>| {
             let mut rest = data;
             let mut at = offset;
             while !rest.is_empty() {
@@ -145,7 +182,8 @@ impl Server {
             }
             // At most a request's size.
             Ok((data.len() - rest.len()) as u32)
-        })
+        };
+        self.view.reach(&[Way::Into(node)], || self.view.with_writer(node, write))
     }
 
     /// Returns the value of an attribute.
@@ -153,7 +191,7 @@ impl Server {
         if is_access_list(name) {
             return Err(Errno::OPNOTSUPP);
         }
-        let found = self.view.if_real(node, |real, path| {
+        let read = |real: BorrowedFd<'_>, path: &[u8]| {
             let mut value = vec![0; XATTR_BYTES_MAX];
             let length = match through(real, path) {
                 Named::File(path) => rustix::fs::getxattr(path, name, &mut value[..]),
@@ -161,7 +199,8 @@ impl Server {
             }?;
             value.truncate(length);
             Ok(value)
-        })?;
+        };
+        let found = self.view.reach(&[Way::To(node)], || self.view.if_real(node, read))?;
         found.or_else(|id| {
             let manifest = self.view.manifest();
             let value = manifest.xattrs(id).find(|(one, _)| *one == name.as_bytes());
@@ -171,7 +210,7 @@ impl Server {
 
     /// Returns the names of all attributes, each with a NUL.
     fn attributes(&self, node: u64) -> Result<Vec<u8>> {
-        let found = self.view.if_real(node, |real, path| {
+        let read = |real: BorrowedFd<'_>, path: &[u8]| {
             let mut names = vec![0; XATTR_BYTES_MAX];
             let length = match through(real, path) {
                 Named::File(path) => rustix::fs::listxattr(path, &mut names[..]),
@@ -179,7 +218,8 @@ impl Server {
             }?;
             names.truncate(length);
             Ok(names)
-        })?;
+        };
+        let found = self.view.reach(&[Way::To(node)], || self.view.if_real(node, read))?;
         found.or_else(|id| {
             let manifest = self.view.manifest();
             Ok(manifest.xattrs(id).flat_map(|(name, _)| [name, b"\0"].concat()).collect())
@@ -188,10 +228,11 @@ impl Server {
 
     fn sync(&self, node: u64, only_data: bool) -> Result<()> {
         // What the tree answers for is in the store, on the disk.
-        let synced = self.view.with_reader(node, |file| match only_data {
+        let sync = |file: BorrowedFd<'_>| match only_data {
             true => rustix::fs::fdatasync(file),
             false => rustix::fs::fsync(file),
-        })?;
+        };
+        let synced = self.view.reach(&[Way::Into(node)], || self.view.with_reader(node, sync))?;
         let _is_synced = synced.is_ok();
         self.view.sync_state()
     }
@@ -383,7 +424,8 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(reply, self.view.lookup(parent.0, name.as_bytes()));
+        let look = || self.view.lookup(parent.0, name.as_bytes());
+        self.entry(reply, self.view.reach(&[Way::Into(parent.0)], look));
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, times: u64) {
@@ -391,7 +433,7 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(reply, self.view.show(node.0));
+        self.attr(reply, self.view.reach(&[Way::To(node.0)], || self.view.show(node.0)));
     }
 
     fn setattr(
@@ -418,7 +460,7 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        match self.view.target(node.0) {
+        match self.view.reach(&[Way::To(node.0)], || self.view.target(node.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(code(error)),
         }
@@ -437,8 +479,7 @@ impl Filesystem for Server {
         // The kernel's own encoding of device numbers.
         let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
         let new = New::Node { mode, device: rustix::fs::makedev(major, minor) };
-        let made = self.view.make(parent.0, name.as_bytes(), new, maker(request));
-        self.entry(reply, made.map(Some));
+        self.entry(reply, self.make(request, parent.0, name, new).map(Some));
     }
 
     fn mkdir(
@@ -451,8 +492,7 @@ impl Filesystem for Server {
         reply: ReplyEntry,
     ) {
         let new = New::Directory { mode };
-        let made = self.view.make(parent.0, name.as_bytes(), new, maker(request));
-        self.entry(reply, made.map(Some));
+        self.entry(reply, self.make(request, parent.0, name, new).map(Some));
     }
 
     fn symlink(
@@ -464,12 +504,12 @@ impl Filesystem for Server {
         reply: ReplyEntry,
     ) {
         let new = New::Symlink { target: target.as_os_str().as_bytes() };
-        let made = self.view.make(parent.0, name.as_bytes(), new, maker(request));
-        self.entry(reply, made.map(Some));
+        self.entry(reply, self.make(request, parent.0, name, new).map(Some));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.view.unlink(parent.0, name.as_bytes());
+        let remove = || self.view.unlink(parent.0, name.as_bytes());
+        let removed = self.view.reach(&[Way::Into(parent.0)], remove);
         if removed.is_ok() {
             self.end_if_empty(request, parent.0);
         }
@@ -477,7 +517,8 @@ impl Filesystem for Server {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.view.rmdir(parent.0, name.as_bytes());
+        let remove = || self.view.rmdir(parent.0, name.as_bytes());
+        let removed = self.view.reach(&[Way::Into(parent.0)], remove);
         if removed.is_ok() {
             self.end_if_empty(request, parent.0);
         }
@@ -496,7 +537,9 @@ impl Filesystem for Server {
     ) {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let from = (parent.0, name.as_bytes());
-        done(reply, self.view.rename(from, (new_parent.0, new_name.as_bytes()), flags));
+        let to = (new_parent.0, new_name.as_bytes());
+        let ways = [from, to].map(|(parent, name)| Way::Named(parent, name));
+        done(reply, self.view.reach(&ways, || self.view.rename(from, to, flags)));
     }
 
     fn link(
@@ -507,7 +550,9 @@ impl Filesystem for Server {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.entry(reply, self.view.link(node.0, parent.0, name.as_bytes()).map(Some));
+        let link = || self.view.link(node.0, parent.0, name.as_bytes());
+        let linked = self.view.reach(&[Way::To(node.0), Way::Into(parent.0)], link);
+        self.entry(reply, linked.map(Some));
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -515,7 +560,7 @@ impl Filesystem for Server {
             return reply.error(Code::ENOSYS);
         }
         let to_write = flags.acc_mode() != fuser::OpenAccMode::O_RDONLY;
-        match self.view.hold(node.0, to_write) {
+        match self.view.reach(&[Way::Into(node.0)], || self.view.hold(node.0, to_write)) {
             Ok(true) => reply.opened(HELD, FopenFlags::empty()),
             Ok(false) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(code(error)),
@@ -622,7 +667,7 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.view.list(node.0, offset, false, |name, at, shown| {
+        let listed = self.list(node.0, offset, false, |name, at, shown| {
             reply.add(INodeNo(shown.node), at, kind(shown.mode), OsStr::from_bytes(name))
         });
         match listed {
@@ -639,7 +684,7 @@ impl Filesystem for Server {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let listed = self.view.list(node.0, offset, true, |name, at, shown| {
+        let listed = self.list(node.0, offset, true, |name, at, shown| {
             let (name, attributes) = (OsStr::from_bytes(name), attributes(shown));
             reply.add(attributes.ino, at, name, &self.ttl, &attributes, Generation(0))
         });
@@ -682,11 +727,12 @@ impl Filesystem for Server {
             return done(reply, self.view.make_all_real());
         }
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        let set = self.view.with_real(node.0, |real, path| match through(real, path) {
+        let set = |real: BorrowedFd<'_>, path: &[u8]| match through(real, path) {
             Named::File(path) => rustix::fs::setxattr(path, name, value, flags),
             Named::Link(path) => rustix::fs::lsetxattr(path, name, value, flags),
-        });
-        done(reply, set);
+        };
+        let ways = [Way::Into(node.0)];
+        done(reply, self.view.reach(&ways, || self.view.with_real(node.0, set)));
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -698,11 +744,12 @@ impl Filesystem for Server {
     }
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.view.with_real(node.0, |real, path| match through(real, path) {
+        let remove = |real: BorrowedFd<'_>, path: &[u8]| match through(real, path) {
             Named::File(path) => rustix::fs::removexattr(path, name),
             Named::Link(path) => rustix::fs::lremovexattr(path, name),
-        });
-        done(reply, removed);
+        };
+        let ways = [Way::Into(node.0)];
+        done(reply, self.view.reach(&ways, || self.view.with_real(node.0, remove)));
     }
 
     fn fallocate(
@@ -716,9 +763,9 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        let made =
-            self.view.with_writer(node.0, |file| rustix::fs::fallocate(file, mode, offset, length));
-        done(reply, made);
+        let make = |file: BorrowedFd<'_>| rustix::fs::fallocate(file, mode, offset, length);
+        let ways = [Way::Into(node.0)];
+        done(reply, self.view.reach(&ways, || self.view.with_writer(node.0, make)));
     }
 
     fn lseek(

@@ -24,6 +24,7 @@ use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::modes::{Modes, Way};
 use super::nodes::{self, Known, Link, Node, Nodes, ORPHANS, ROOT};
 use super::opened::Opened;
 
@@ -51,6 +52,7 @@ pub(super) struct Parts {
 pub(super) struct View {
     pub(super) parts: Parts,
     nodes: RwLock<Nodes>,
+    pub(super) modes: Modes,
     pub(super) opened: Opened,
     owner: Owner,
     scratch: AtomicU64,
@@ -143,7 +145,8 @@ impl View {
     pub(super) fn new(parts: Parts, owner: Owner) -> Self {
         let (nodes, scratch) = (RwLock::new(Nodes::default()), AtomicU64::new(0));
         let lookups = parts.state.words().iter().map(|_| AtomicU64::new(0)).collect();
-        Self { parts, nodes, opened: Opened::default(), owner, scratch, lookups }
+        let (modes, opened) = (Modes::default(), Opened::default());
+        Self { parts, nodes, modes, opened, owner, scratch, lookups }
     }
 
     /// Notes that the kernel is told of an entry.
@@ -226,8 +229,10 @@ impl View {
         let count = known.map_or(0, |known| known.links.len());
         for nth in 0..=count {
             let Ok(path) = self.path_by_names(nodes, node, nth) else { break };
-            if self.stat(&path).is_ok_and(|stat| self.node_of(stat.st_ino) == node) {
-                return Ok(path);
+            match self.stat(&path) {
+                Ok(stat) if self.node_of(stat.st_ino) == node => return Ok(path),
+                Err(Errno::ACCESS) => return Err(Errno::ACCESS),
+                _ => {}
             }
         }
         let held = known.and_then(|known| known.held.as_ref());
@@ -272,6 +277,11 @@ impl View {
         Ok(if path.is_empty() { b".".to_vec() } else { path })
     }
 
+    /// Returns the path that leads to a node as far as is known, real or not.
+    pub(super) fn likely_path(&self, node: Node) -> Option<Vec<u8>> {
+        self.path_by_names(&self.read(), node, 0).ok()
+    }
+
     /// Returns the path of a name in a directory.
     fn path_in(&self, nodes: &Nodes, parent: Node, name: &[u8]) -> Result<Vec<u8>> {
         let mut path = self.path(nodes, parent)?;
@@ -281,7 +291,13 @@ impl View {
     }
 
     fn stat(&self, path: &[u8]) -> Result<Stat> {
-        rustix::fs::statat(self.real(), path, following(path))
+        let mut stat = match path {
+            // Its own mode does not keep anybody from looking at it.
+            b"." => rustix::fs::fstat(self.real()),
+            path => rustix::fs::statat(self.real(), path, following(path)),
+        }?;
+        self.modes.narrow(&mut stat);
+        Ok(stat)
     }
 
     /// Finds who answers for a name.
@@ -536,6 +552,8 @@ impl View {
             Kind::Directory { .. } => {
                 let made = writer.write_directory_as(self.real(), name, id, shown);
                 drop(made.map_err(|error| errno(&error))?);
+                // Only who may write to it moves it, and puts something into it.
+                self.widen(scratch)?;
             }
             Kind::File { .. } => {
                 let made = writer.write_file_as(self.real(), name, id, shown);
@@ -591,7 +609,8 @@ impl View {
     pub(super) fn make_all_real(&self) -> Result<()> {
         for id in (1..self.manifest().len()).map(EntryId) {
             if self.is_pristine(id) {
-                self.make_real(&mut self.write(), id)?;
+                let way = Way::Into(nodes::of_entry(id));
+                self.reach(&[way], || self.make_real(&mut self.write(), id))?;
             }
         }
         Ok(())
