@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rift_tree::merge::States;
@@ -66,6 +66,12 @@ impl StateFile {
     fn inodes(&self) -> Inodes<'_> {
         let slots = self.map.slots(self.header.slots_offset(), slot_count(self.header.entries));
         Inodes::new(self.words(), slots)
+    }
+
+    /// Tells whether the projection was forgotten, so that nobody will look at the state again.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.file.metadata().is_ok_and(|stat| stat.nlink() == 0)
     }
 
     /// Writes what changed to the disk.

@@ -17,7 +17,7 @@ use rift_tests::mounts::{
     assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
 };
 use rift_tests::repository;
-use rift_tests::sandbox::Sandbox;
+use rift_tests::sandbox::{Sandbox, clear};
 use rift_tests::warm::{Scripts, Warm};
 
 /// Random changes have the same results, one by one, and leave the same tree.
@@ -417,4 +417,38 @@ fn killed_runs_never_stack_mounts() {
     assert_eq!(mounts_at(&tree), 1);
     assert_same(&warm.project(), &project);
     eventually(|| servers_of(&tree).len() == 1);
+}
+
+/// A directory that lost an entry has the time of that, also after the mount.
+#[test]
+fn directories_keep_the_times_of_removals() {
+    let name = "directories_keep_the_times_of_removals";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("removals");
+    for is_killed in [false, true] {
+        let mount = open(&sandbox, "mount");
+        let folder = mount.join("lib/deep/er");
+        let times = || {
+            let stat = fs::metadata(&folder).unwrap();
+            (stat.ino(), stat.mtime(), stat.mtime_nsec())
+        };
+        let before = times();
+        fs::remove_file(folder.join("numbers")).unwrap();
+        let after = times();
+        assert!(after.0 == before.0 && after.1 > before.1);
+        let shown = mount.display().to_string();
+        if is_killed {
+            fs::File::open(&folder).unwrap().sync_all().unwrap();
+            let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
+            let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            eventually(|| servers_of(&mount).is_empty());
+        }
+        rift(&sandbox, &sandbox.home(), &["close", &shown]);
+        assert_eq!((times().1, times().2), (after.1, after.2));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        clear(&mount).unwrap();
+    }
 }

@@ -114,7 +114,11 @@ pub fn condition(projection: &Projection) -> Condition {
     match std::fs::symlink_metadata(&projection.directory) {
         Err(error) if is_dead(&error) => Condition::Dead,
         Ok(stat) if stat.ino() == nodes::ROOT && stat.dev() != projection.device => {
-            Condition::Served
+            // What the kernel keeps it shows without the server.
+            match rustix::fs::statfs(&projection.directory) {
+                Err(error) if is_dead(&error.into()) => Condition::Dead,
+                _ => Condition::Served,
+            }
         }
         _ if projection.shown_as == ShownAs::Virtual => Condition::Virtual,
         _ => Condition::Unmounted,
@@ -379,8 +383,9 @@ fn header(projection: &Projection, entries: u32) -> Header {
 
 /// Takes what is at `directory` away: mounts of ours first, then the directory itself.
 fn clear(store: &Store, directory: &Path, threads: usize) -> Result<()> {
-    unmount_all(directory)?;
+    // The server must not think that the projection goes on.
     store.forget_state(directory)?;
+    unmount_all(directory)?;
     store.forget_projection(directory)?;
     if directory.symlink_metadata().is_ok() {
         materialize::move_away(directory, threads)

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use rift_tree::EntryId;
+use rustix::fs::Timespec;
 
 /// The number of a node, as in `st_ino`.
 pub(super) type Node = u64;
@@ -68,6 +69,9 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     known: HashMap<Node, Known>,
+    /// When a pristine directory lost an entry. It becomes real with this time when something is put into it,
+    /// when it is synced, and when the projection is unmounted.
+    pub(super) touched: HashMap<EntryId, Timespec>,
 }
 
 impl Nodes {

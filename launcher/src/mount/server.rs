@@ -227,6 +227,7 @@ impl Server {
     }
 
     fn sync(&self, node: u64, only_data: bool) -> Result<()> {
+        self.view.settle_at(node)?;
         // What the tree answers for is in the store, on the disk.
         let sync = |file: BorrowedFd<'_>| match only_data {
             true => rustix::fs::fdatasync(file),
@@ -421,6 +422,15 @@ impl Filesystem for Server {
             config.set_max_background(64).is_ok(),
         ];
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        // Who has forgotten the projection removes its directory.
+        if !self.view.parts.state.is_forgotten()
+            && let Err(error) = self.view.settle()
+        {
+            super::say(&format!("times of directories are lost: {error}"));
+        }
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

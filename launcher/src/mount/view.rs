@@ -11,7 +11,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(super) struct View {
     pub(super) opened: Opened,
     owner: Owner,
     scratch: AtomicU64,
+    /// Whether a pristine directory ever lost an entry.
+    has_touched: AtomicBool,
     /// How often the kernel was told of each entry.
     lookups: Box<[AtomicU64]>,
 }
@@ -146,7 +148,8 @@ impl View {
         let (nodes, scratch) = (RwLock::new(Nodes::default()), AtomicU64::new(0));
         let lookups = parts.state.words().iter().map(|_| AtomicU64::new(0)).collect();
         let (modes, opened) = (Modes::default(), Opened::default());
-        Self { parts, nodes, modes, opened, owner, scratch, lookups }
+        let has_touched = AtomicBool::new(false);
+        Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
     }
 
     /// Notes that the kernel is told of an entry.
@@ -325,7 +328,7 @@ impl View {
             match self.manifest().child_named(directory, name) {
                 Some(child) if self.is_pristine(child) => {
                     self.count(child);
-                    return Ok(Some(self.show_entry(child)));
+                    return Ok(Some(self.show_pristine(child)));
                 }
                 // Read again under the lock: the directory may have become real meanwhile.
                 _ if self.is_pristine(directory) => return Ok(None),
@@ -335,8 +338,9 @@ impl View {
         let mut nodes = self.write();
         match self.find(&nodes, parent, name)? {
             Found::Pristine(id) => {
+                drop(nodes);
                 self.count(id);
-                Ok(Some(self.show_entry(id)))
+                Ok(Some(self.show_pristine(id)))
             }
             Found::Real(node, stat) => {
                 self.meet(&mut nodes, node, parent, name, true);
@@ -349,7 +353,7 @@ impl View {
     /// Returns what stat(2) shows of a node.
     pub(super) fn show(&self, node: Node) -> Result<Shown> {
         if let Some(id) = self.pristine(node) {
-            return Ok(self.show_entry(id));
+            return Ok(self.show_pristine(id));
         }
         let nodes = self.read();
         if let Some(id) = self.tree_entry(&nodes, node) {
@@ -366,6 +370,40 @@ impl View {
             None => self.stat(&self.path(&nodes, node)?)?,
         };
         Ok(self.show_real(&nodes, node, &stat))
+    }
+
+    /// Returns what a pristine entry shows, also when it is a directory that lost entries.
+    fn show_pristine(&self, id: EntryId) -> Shown {
+        let shown = self.show_entry(id);
+        if !self.has_touched.load(Ordering::Acquire) {
+            return shown;
+        }
+        match self.read().touched.get(&id) {
+            Some(time) => Shown { modified: *time, changed: *time, ..shown },
+            None => shown,
+        }
+    }
+
+    /// Makes a directory real if it lost entries.
+    pub(super) fn settle_at(&self, node: Node) -> Result<()> {
+        match self.pristine(node) {
+            Some(id) if self.has_touched.load(Ordering::Acquire) => {
+                let mut nodes = self.write();
+                if nodes.touched.contains_key(&id) {
+                    self.make_real(&mut nodes, id)
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes all directories real that lost entries.
+    pub(super) fn settle(&self) -> Result<()> {
+        let mut nodes = self.write();
+        let touched: Vec<EntryId> = nodes.touched.keys().copied().collect();
+        touched.into_iter().try_for_each(|id| self.make_real(&mut nodes, id))
     }
 
     /// Returns what a pristine entry shows.
@@ -523,11 +561,16 @@ impl View {
         let place =
             self.path_in(nodes, nodes::of_entry(parent), manifest.name(id).ok_or(Errno::STALE)?)?;
         let scratch = self.scratch();
+        let touched = nodes.touched.get(&id).copied();
         let written = self.write_scratch(&manifest, id, &scratch).and_then(|inode| {
+            if let Some(last_modification) = touched {
+                self.set_modified(&scratch, last_modification)?;
+            }
             self.keeping_times(&folder, || {
                 let flags = RenameFlags::NOREPLACE;
                 rustix::fs::renameat_with(self.real(), &*scratch, self.real(), &*place, flags)
             })?;
+            nodes.touched.remove(&id);
             Ok(inode)
         });
         written.or_else(|error| {
@@ -584,9 +627,13 @@ impl View {
     fn keeping_times(&self, folder: &[u8], change: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.stat(folder)?;
         change()?;
-        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-        let times = Timestamps { last_access: omit, last_modification: modified(&before) };
-        rustix::fs::utimensat(self.real(), folder, &times, AtFlags::SYMLINK_NOFOLLOW)
+        self.set_modified(folder, modified(&before))
+    }
+
+    fn set_modified(&self, path: &[u8], last_modification: Timespec) -> Result<()> {
+        let last_access = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = Timestamps { last_access, last_modification };
+        rustix::fs::utimensat(self.real(), path, &times, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// Makes an entry real with everything below it that still is the tree's.
@@ -826,12 +873,27 @@ impl View {
 
     /// Sets the mtime of a real directory in which a pristine entry was taken away.
     fn touch(&self, folder: &[u8]) -> Result<()> {
-        let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-        let times = Timestamps {
-            last_access: time(rustix::fs::UTIME_OMIT),
-            last_modification: time(rustix::fs::UTIME_NOW),
-        };
-        rustix::fs::utimensat(self.real(), folder, &times, AtFlags::SYMLINK_NOFOLLOW)
+        self.set_modified(folder, Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW })
+    }
+
+    /// Takes a pristine entry out of its directory. One that is pristine itself stays so: whoever removes a
+    /// whole tree looks at none of its directories again, and makes none.
+    fn remove_pristine(&self, nodes: &mut Nodes, parent: Node, id: EntryId) -> Result<()> {
+        if let Some(above) = self.pristine(parent)
+            && !self.parts.is_shared
+        {
+            self.take_away(id, || Ok(()))?;
+            nodes.touched.remove(&id);
+            // The clock that file systems set times by.
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+            nodes.touched.insert(above, now);
+            self.has_touched.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let folder = self.real_parent(nodes, parent)?;
+        self.take_away(id, || self.touch(&folder))?;
+        nodes.touched.remove(&id);
+        Ok(())
     }
 
     /// Runs `change`, after which a pristine entry is gone.
@@ -852,10 +914,7 @@ impl View {
         let mut nodes = self.write();
         match self.find(&nodes, parent, name)? {
             Found::Missing => Err(Errno::NOENT),
-            Found::Pristine(id) => {
-                let folder = self.real_parent(&mut nodes, parent)?;
-                self.take_away(id, || self.touch(&folder))
-            }
+            Found::Pristine(id) => self.remove_pristine(&mut nodes, parent, id),
             Found::Real(node, stat) => {
                 let path = self.path_in(&nodes, parent, name)?;
                 if stat.st_mode & TYPE == DIRECTORY {
@@ -976,8 +1035,7 @@ impl View {
                     Some(Kind::Directory { .. }) => {}
                     _ => return Err(Errno::NOTDIR),
                 }
-                let folder = self.real_parent(&mut nodes, parent)?;
-                self.take_away(id, || self.touch(&folder))
+                self.remove_pristine(&mut nodes, parent, id)
             }
             Found::Real(node, stat) => {
                 if nodes::entry(node).is_some_and(|id| self.has_pristine(id)) {
@@ -1191,7 +1249,7 @@ impl View {
                 if merge::lists_tree_child(&self.parts.state, child) {
                     let at = 3 + u64::from(child.0 - first.unwrap_or(child).0);
                     let name = manifest.name(child).ok_or(Errno::IO)?;
-                    if emit(name, at, &self.show_entry(child)) {
+                    if emit(name, at, &self.show_pristine(child)) {
                         return Ok(());
                     }
                     if counts {
