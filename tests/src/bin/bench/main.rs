@@ -11,6 +11,7 @@ mod floor;
 mod measure;
 mod npm;
 mod peers;
+mod suite;
 mod table;
 
 use std::fs;
@@ -37,7 +38,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Suite {
     /// `rift exec -- npm ci` beside npm, bun, pnpm, cp and the floors of the file system.
-    Npm(Npm),
+    Npm(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -50,7 +51,7 @@ enum Which {
 }
 
 #[derive(clap::Args)]
-struct Npm {
+struct Asked {
     /// The project.
     #[arg(long, value_enum, default_value = "both")]
     fixture: Which,
@@ -112,8 +113,10 @@ fn main() -> Result<()> {
             .join(" "),
         rows: Vec::new(),
         figures: Vec::new(),
+        left_out: Vec::new(),
+        measures: npm::measures,
     };
-    let wanted = npm::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
+    let wanted = suite::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
     let save = |report: &table::Report| -> Result<()> {
         if let Some(path) = &asked.markdown {
             fs::write(path, report.markdown())?;
@@ -124,8 +127,8 @@ fn main() -> Result<()> {
         Ok(())
     };
     for fixture in fixtures {
-        let suite = npm::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
-        suite.run(&mut report, &save)?;
+        let suite = suite::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
+        suite.npm(&mut report, &save)?;
     }
     if asked.markdown.is_none() {
         print!("{}", report.markdown());

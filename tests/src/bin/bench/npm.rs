@@ -1,9 +1,8 @@
 //! The npm suite: what `rift exec -- npm ci` takes, beside npm, bun, pnpm, cp and the floors.
 //!
-//! Fairness: one machine, one run, all cases of a group in every round, in an order drawn for it; caches warm and no
-//! network unless the case's name says otherwise; `node_modules` removed and the disk drained before each measurement,
-//! untimed; no `CI` variable; every case runs once unmeasured first, and what it made is then checked: equal to npm's
-//! tree by the strict differ, or, for tools with a layout of their own, every direct dependency resolves.
+//! Caches are warm and there is no network unless the case's name says otherwise; `node_modules` is removed before each
+//! measurement, untimed. What a case made must be equal to npm's tree by the strict differ, or, for tools with a layout
+//! of their own, every direct dependency must resolve.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,53 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use rift_tests::differ::{Options, compare};
-use rift_tests::fault::Dice;
-use rift_tests::fixture::{Fixture, direct_dependencies};
-use rift_tests::sandbox::{Sandbox, clear};
+use rift_tests::fixture::Fixture;
+use rift_tests::sandbox::clear;
 
 use crate::floor::{self, Way};
 use crate::measure::{self, Sample};
-use crate::peers::Peers;
-use crate::table::{Figure, Report, Row};
-
-/// What was asked for.
-pub(crate) struct Wanted {
-    pub(crate) runs: usize,
-    pub(crate) only: Vec<String>,
-    pub(crate) figures: bool,
-}
-
-/// What a case must have made.
-enum Check {
-    /// npm's tree, as in that project.
-    Equal(PathBuf),
-    /// Something in which the direct dependencies resolve.
-    Resolves,
-}
-
-type Step<'a> = Box<dyn Fn(usize) -> Result<()> + 'a>;
-type Run<'a> = Box<dyn Fn(usize) -> Result<Sample> + 'a>;
-
-struct Case<'a> {
-    group: &'static str,
-    name: &'static str,
-    project: PathBuf,
-    before: Step<'a>,
-    run: Run<'a>,
-    check: Check,
-    /// Untimed, when the result has been looked at: by default removes it, so that no case finds the page cache and
-    /// the disk full of another's tree.
-    after: Box<dyn Fn() -> Result<()> + 'a>,
-}
-
-/// One fixture's measurements.
-pub(crate) struct Suite<'a> {
-    pub(crate) sandbox: &'a Sandbox,
-    pub(crate) peers: &'a Peers,
-    pub(crate) fixture: Fixture,
-    pub(crate) wanted: &'a Wanted,
-}
+use crate::suite::{Case, Check, NPM_CI, NPM_CI_ONLINE, NPM_CI_SCRIPTS, Suite, walk};
+use crate::table::Target::{AtLeast, AtMost, Reported};
+use crate::table::{Figure, Measure, Of, Report, median};
 
 const WARM: &str = "warm";
 const COLD_STORE: &str = "cold store, warm npm cache";
@@ -67,59 +27,62 @@ const EVERYTHING_COLD: &str = "everything cold";
 const LODASH: &str = "npm install lodash";
 const SCRIPTS: &str = "install scripts on";
 
-const NPM_CI: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--offline"];
-const NPM_CI_ONLINE: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-const NPM_CI_SCRIPTS: &[&str] = &["npm", "ci", "--no-audit", "--no-fund", "--offline"];
+/// What a hit and a miss are held to.
+pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
+    let (cold, lodash) = (EVERYTHING_COLD, LODASH);
+    let (hit, links) = ((WARM, "rift hit"), (WARM, "rift hit, --via hardlink"));
+    let learning = (COLD_STORE, "rift --record-only");
+    let is_medium = of.fixture == "medium";
+    let milliseconds = |case, field: fn(&Sample) -> Option<f64>| {
+        of.median((WARM, case), field).map(|seconds| seconds * 1e3)
+    };
+    vec![
+        ("hit over two-thread write", of.ratio(hit, (WARM, "two-thread write")), AtMost(1.1)),
+        ("hit over npm ci", of.ratio(hit, (WARM, "npm ci")), AtMost(0.1)),
+        ("hit over bun, hard links", of.ratio(hit, (WARM, "bun, hard links")), Reported),
+        (
+            "--via hardlink over bun, hard links",
+            of.ratio(links, (WARM, "bun, hard links")),
+            AtMost(if is_medium { 1.0 } else { 1.5 }),
+        ),
+        (
+            "hit with scripts over hit without",
+            of.ratio((SCRIPTS, "rift hit"), (SCRIPTS, "rift hit without scripts")),
+            AtMost(1.1),
+        ),
+        ("everything cold over bun", of.ratio((cold, "rift"), (cold, "bun")), AtMost(1.1)),
+        ("everything cold over npm ci", of.ratio((cold, "rift"), (cold, "npm ci")), AtMost(0.5)),
+        ("npm install lodash over npm", of.ratio((lodash, "rift"), (lodash, "npm")), AtMost(1.05)),
+        (
+            "one package changed over hit",
+            of.ratio((WARM, "rift, one package changed"), hit),
+            AtMost(1.3),
+        ),
+        ("learning over npm ci", of.ratio(learning, (learning.0, "npm ci")), AtMost(1.25)),
+        (
+            "first entry of a hit, ms",
+            milliseconds("rift hit", |sample| sample.first_entry_s),
+            AtMost(15.0),
+        ),
+        ("repeat, ms", milliseconds("rift repeat", |sample| Some(sample.wall_s)), AtMost(60.0)),
+        ("ingest, MB/s", of.figure("rift ingest, median"), AtLeast(400.0)),
+        ("ingest, peak memory, MB", of.figure("rift ingest, peak memory"), AtMost(64.0)),
+        (
+            "store over unique bytes",
+            of.figure("store after ingest over unique bytes"),
+            AtMost(1.05),
+        ),
+    ]
+}
 
 impl Suite<'_> {
-    fn folder(&self, name: &str) -> PathBuf {
-        self.sandbox.path(&format!("{}/{name}", self.fixture.name()))
-    }
-
-    fn wants(&self, group: &str, name: &str) -> bool {
-        let full = format!("{group}: {name}");
-        self.wanted.only.is_empty()
-            || self.wanted.only.iter().any(|part| full.contains(part.as_str()))
-    }
-
-    fn rift(&self, project: &Path, store: &str, flags: &[&str], words: &[&str]) -> Result<Command> {
-        let mut command = self.sandbox.rift(project, &["exec"])?;
-        command.args(flags).arg("--").args(words).env("RIFT_STORE", self.folder(store));
-        Ok(command)
-    }
-
-    fn plain(&self, project: &Path, program: &Path, words: &[&str]) -> Command {
-        let mut command = self.sandbox.command(project, program);
-        command.args(words);
-        command
-    }
-
-    fn project(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.folder(name);
-        if !folder.exists() {
-            self.fixture.prepare(&folder)?;
-        }
-        Ok(folder)
-    }
-
-    fn measured(&self, command: Command, project: &Path) -> Result<Sample> {
-        measure::command(&command, project, &self.sandbox.path("log"))
-    }
-
-    /// Runs something that prepares a case.
-    fn quietly(&self, mut command: Command) -> Result<()> {
-        self.sandbox.run(&mut command)?.success().map(drop)
-    }
-
     /// Measures everything wanted; `save` is called after each group, so that what was measured outlives a cut.
-    pub(crate) fn run(
+    pub(crate) fn npm(
         &self,
         report: &mut Report,
         save: &dyn Fn(&Report) -> Result<()>,
     ) -> Result<()> {
-        let reference = self.project("reference")?;
-        // Fills npm's cache: the only download of most cases.
-        self.quietly(self.plain(&reference, Path::new("npm"), &NPM_CI_ONLINE[1..]))?;
+        let reference = self.reference()?;
         let (all, few) = (self.wanted.runs, self.wanted.runs.min(3));
         for (group, runs) in
             [(WARM, all), (COLD_STORE, all), (EVERYTHING_COLD, all), (LODASH, few), (SCRIPTS, few)]
@@ -139,141 +102,6 @@ impl Suite<'_> {
             save(report)?;
         }
         clear(&self.folder(""))
-    }
-
-    fn interleave(&self, cases: &[Case<'_>], runs: usize) -> Vec<Row> {
-        let mut rows: Vec<Row> = cases.iter().map(|case| self.warm_up(case)).collect();
-        for round in 0..runs {
-            for at in order(cases.len(), round) {
-                let (case, row) = (&cases[at], &mut rows[at]);
-                let sample = if row.failure.is_none() {
-                    self.one(case, row.entries, round + 1)
-                } else {
-                    Ok(None)
-                };
-                let what = format!("{}, {}: {}", row.fixture, case.group, case.name);
-                match &sample {
-                    Ok(Some(sample)) => {
-                        eprintln!("{}/{runs} {what}: {:.3} s", round + 1, sample.wall_s)
-                    }
-                    Ok(None) => {}
-                    Err(error) => eprintln!("{}/{runs} {what}: {error:#}", round + 1),
-                }
-                match sample {
-                    Ok(sample) => row.samples.push(sample),
-                    Err(error) => row.failure = Some(format!("{error:#}")),
-                }
-            }
-        }
-        rows
-    }
-
-    /// Runs a case unmeasured and checks what it made.
-    fn warm_up(&self, case: &Case<'_>) -> Row {
-        let (fixture, group) = (self.fixture.name(), case.group);
-        let mut row =
-            Row { fixture, group, case: case.name, samples: Vec::new(), entries: 0, failure: None };
-        eprintln!("warming up {fixture}, {group}: {}", case.name);
-        let tried = (case.before)(0).and_then(|()| (case.run)(0)).and_then(|_| self.check(case));
-        let counted = tried.and_then(|()| entries(&case.project.join("node_modules")));
-        match counted.and_then(|count| (case.after)().map(|()| count)) {
-            Ok(count) => row.entries = count,
-            Err(error) => row.failure = Some(format!("{error:#}")),
-        }
-        row
-    }
-
-    fn one(&self, case: &Case<'_>, expected: u64, round: usize) -> Result<Option<Sample>> {
-        (case.before)(round)?;
-        self.sandbox.settle()?;
-        rustix::fs::sync();
-        let sample = (case.run)(round)?;
-        let found = entries(&case.project.join("node_modules"))?;
-        // A changed package may have another number of files.
-        let close = found.abs_diff(expected) * 50 <= expected;
-        ensure!(close, "round {round} made {found} entries, not {expected}");
-        (case.after)()?;
-        Ok(Some(sample))
-    }
-
-    fn check(&self, case: &Case<'_>) -> Result<()> {
-        let tree = case.project.join("node_modules");
-        match &case.check {
-            Check::Equal(reference) => {
-                let differences =
-                    compare(&reference.join("node_modules"), &tree, Options::default())?;
-                let first = differences.first().map(ToString::to_string).unwrap_or_default();
-                ensure!(
-                    differences.is_empty(),
-                    "{} differences from npm's tree: {first}",
-                    differences.len()
-                );
-            }
-            Check::Resolves => {
-                for name in
-                    direct_dependencies(&case.project, &["dependencies", "devDependencies"])?
-                {
-                    ensure!(
-                        tree.join(&name).join("package.json").is_file(),
-                        "{name} does not resolve"
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A case that starts without `node_modules` and is checked against npm's tree.
-    fn case<'a>(
-        &self,
-        group: &'static str,
-        name: &'static str,
-        project: PathBuf,
-        check: Check,
-        run: impl Fn(&Path) -> Result<Sample> + 'a,
-    ) -> Case<'a> {
-        let (tree, after) = (project.join("node_modules"), project.join("node_modules"));
-        let at = project.clone();
-        Case {
-            group,
-            name,
-            project,
-            before: Box::new(move |_| clear(&tree)),
-            run: Box::new(move |_| run(&at)),
-            check,
-            after: Box::new(move || clear(&after)),
-        }
-    }
-
-    /// The same, where caches are removed too before each run.
-    fn forgetting<'a>(&self, mut case: Case<'a>, caches: &[&str]) -> Case<'a> {
-        let mut gone: Vec<PathBuf> = caches.iter().map(|name| self.folder(name)).collect();
-        gone.push(case.project.join("node_modules"));
-        case.before = Box::new(move |_| gone.iter().try_for_each(|path| clear(path)));
-        case
-    }
-
-    /// `rift exec` with a warm store: the first run learns, the warm-up then is a hit already.
-    fn hit<'a>(
-        &'a self,
-        group: &'static str,
-        name: &'static str,
-        project: PathBuf,
-        check: Check,
-        (flags, words): (&'static [&'static str], &'static [&'static str]),
-    ) -> Case<'a> {
-        let run = move |at: &Path| self.measured(self.rift(at, "store", flags, words)?, at);
-        if let Err(error) = run(&project) {
-            eprintln!("learning for `{name}` failed: {error:#}");
-        }
-        self.case(group, name, project, check, run)
-    }
-
-    /// `npm ci` as it is.
-    fn npm_case(&self, group: &'static str, reference: &Path) -> Result<Case<'_>> {
-        let run = |at: &Path| self.measured(self.plain(at, Path::new("npm"), &NPM_CI[1..]), at);
-        let equal = Check::Equal(reference.to_path_buf());
-        Ok(self.case(group, "npm ci", self.project("npm")?, equal, run))
     }
 
     fn warm_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
@@ -307,7 +135,7 @@ impl Suite<'_> {
             "bun, isolated global store",
         ] {
             if self.wants(group, name) {
-                cases.push(self.peer_case(name)?);
+                cases.push(self.peer_case(group, name)?);
             }
         }
         for (name, how) in [("cp -al", "-al"), ("cp -a", "-a")] {
@@ -369,47 +197,6 @@ impl Suite<'_> {
             clear(&at.join("node_modules"))
         });
         Ok(case)
-    }
-
-    /// bun or pnpm with a warm store and the lockfile that it made itself.
-    fn peer_case(&self, name: &'static str) -> Result<Case<'_>> {
-        let (program, project, mut words) = self.peer(name)?;
-        if name.starts_with("pnpm") {
-            words.push("--offline");
-        }
-        let run = move |at: &Path| self.measured(self.plain(at, &program, &words), at);
-        Ok(self.case(WARM, name, project, Check::Resolves, run))
-    }
-
-    /// Prepares a project of bun's or pnpm's: settings, lockfile, warm store.
-    fn peer(&self, name: &str) -> Result<(PathBuf, PathBuf, Vec<&'static str>)> {
-        let project = self.project(&name.replace([',', ' '], "-"))?;
-        let frozen = ["install", "--frozen-lockfile", "--ignore-scripts"];
-        let bun = name.starts_with("bun");
-        let program = if bun { &self.peers.bun } else { &self.peers.pnpm };
-        let mut words = frozen.to_vec();
-        match name {
-            "bun, hard links" => words.extend(["--linker", "hoisted", "--backend", "hardlink"]),
-            "bun, isolated global store" => {
-                let text = "[install]\nglobalStore = true\nlinker = \"isolated\"\n";
-                fs::write(project.join("bunfig.toml"), text)?;
-            }
-            "pnpm, global virtual store" => {
-                fs::write(project.join("pnpm-workspace.yaml"), "enableGlobalVirtualStore: true\n")?;
-            }
-            _ => fs::write(project.join("pnpm-workspace.yaml"), "packageImportMethod: hardlink\n")?,
-        }
-        if !project.join(if bun { "bun.lock" } else { "pnpm-lock.yaml" }).exists() {
-            if !bun {
-                self.quietly(self.plain(&project, program, &["import"]))?;
-            }
-            self.quietly(self.plain(
-                &project,
-                program,
-                &[&["install", "--ignore-scripts"][..], &words[3..]].concat(),
-            ))?;
-        }
-        Ok((program.clone(), project, words))
     }
 
     fn cold_store_cases(&self, reference: &Path) -> Result<Vec<Case<'_>>> {
@@ -550,9 +337,9 @@ impl Suite<'_> {
             }
             let peak = peaks.into_iter().fold(0.0, f64::max);
             note("rift ingest, peak memory", peak, "MB");
-            let size = crate::table::median(sizes).unwrap_or(0.0);
+            let size = median(sizes).unwrap_or(0.0);
             note("store after ingest over unique bytes", size, "×");
-            note("rift ingest, median", crate::table::median(rates).unwrap_or(0.0), "MB/s");
+            note("rift ingest, median", median(rates).unwrap_or(0.0), "MB/s");
         }
         for name in ["rift", "rift, --via hardlink", "npm", "bun, hard links", "pnpm, hard links"] {
             if self.wants("figures: ten projects", name) {
@@ -607,17 +394,6 @@ impl Suite<'_> {
     }
 }
 
-/// Returns the cases of a round in an order of its own, the same in every run.
-fn order(count: usize, round: usize) -> Vec<usize> {
-    let mut dice = Dice::new(round as u64);
-    let mut order: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        // Below `count`, so it fits.
-        order.swap(last, dice.below(last as u64 + 1) as usize);
-    }
-    order
-}
-
 /// Makes a project depend on one version of a package, and its lockfile have it.
 fn change_version(
     project: &Path,
@@ -654,30 +430,6 @@ fn change_version(
     let head = head.replacen(&wide, &format!("\"{name}\": \"{version}\""), 1);
     fs::write(project.join("package-lock.json"), format!("{head}{changed}{rest}"))?;
     Ok(())
-}
-
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<()>) -> Result<()> {
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("could not list {}", folder.display()))?
-    {
-        let path = entry?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        visit(&path, &metadata)?;
-        if metadata.is_dir() {
-            walk(&path, visit)?;
-        }
-    }
-    Ok(())
-}
-
-/// Returns the number of files and symlinks below a folder.
-fn entries(folder: &Path) -> Result<u64> {
-    let mut count = 0;
-    walk(folder, &mut |_, metadata| {
-        count += u64::from(!metadata.is_dir());
-        Ok(())
-    })?;
-    Ok(count)
 }
 
 /// Returns the blocks that folders use on disk, every inode counted once.

@@ -36,6 +36,11 @@ pub(crate) struct Report {
     pub(crate) command: String,
     pub(crate) rows: Vec<Row>,
     pub(crate) figures: Vec<Figure>,
+    /// What could not be measured here, and why.
+    pub(crate) left_out: Vec<String>,
+    /// What the suite is held to.
+    #[serde(skip)]
+    pub(crate) measures: fn(&Of<'_>) -> Vec<Measure>,
 }
 
 /// Returns the middle of some figures; of two middles the mean.
@@ -70,10 +75,47 @@ fn cell(value: Option<f64>, digits: usize) -> String {
 }
 
 /// What a measure is held against.
-enum Target {
+pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-    None,
+    /// Nothing.
+    Reported,
+}
+
+/// A name, what was measured, if it was, and the target.
+pub(crate) type Measure = (&'static str, Option<f64>, Target);
+
+/// What was measured of one fixture. A case is named by its group and its name.
+pub(crate) struct Of<'a> {
+    report: &'a Report,
+    pub(crate) fixture: &'a str,
+}
+
+impl Of<'_> {
+    fn row(&self, (group, case): (&str, &str)) -> Option<&Row> {
+        let is_it =
+            |row: &&Row| row.fixture == self.fixture && row.group == group && row.case == case;
+        self.report.rows.iter().find(is_it)
+    }
+
+    /// The median of one case's time over another's, round by round.
+    pub(crate) fn ratio(&self, case: (&str, &str), other: (&str, &str)) -> Option<f64> {
+        self.row(case)?.ratio_to(self.row(other)?)
+    }
+
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+        let is_it = |figure: &&Figure| figure.fixture == self.fixture && figure.name == name;
+        self.report.figures.iter().find(is_it).map(|figure| figure.value)
+    }
+
+    /// The median of something that every round has.
+    pub(crate) fn median(
+        &self,
+        case: (&str, &str),
+        field: fn(&Sample) -> Option<f64>,
+    ) -> Option<f64> {
+        median(self.row(case)?.of(field))
+    }
 }
 
 impl Report {
@@ -100,90 +142,19 @@ impl Report {
 
     /// Puts what rift is held to first: each measure with its target.
     fn targets(&self, text: &mut String) {
-        use Target::{AtLeast, AtMost, None as Reported};
-        let mut fixtures: Vec<&str> = self.rows.iter().map(|row| row.fixture).collect();
+        let of_rows = self.rows.iter().map(|row| row.fixture);
+        let mut fixtures: Vec<_> =
+            of_rows.chain(self.figures.iter().map(|figure| figure.fixture)).collect();
+        fixtures.sort_unstable();
         fixtures.dedup();
         let mut lines = String::new();
         for fixture in fixtures {
-            let row = |group: &str, case: &str| {
-                let is_it =
-                    |row: &&Row| row.fixture == fixture && row.group == group && row.case == case;
-                self.rows.iter().find(is_it)
-            };
-            let ratio = |(group, case): (&str, &str), (other_group, other): (&str, &str)| {
-                row(group, case)?.ratio_to(row(other_group, other)?)
-            };
-            let cold = "everything cold";
-            let (hit, links) = (("warm", "rift hit"), ("warm", "rift hit, --via hardlink"));
-            let learning = ("cold store, warm npm cache", "rift --record-only");
-            let scripts = "install scripts on";
-            let is_medium = fixture == "medium";
-            let figure = |name: &str| {
-                let is_it = |figure: &&Figure| figure.fixture == fixture && figure.name == name;
-                self.figures.iter().find(is_it).map(|figure| figure.value)
-            };
-            let median_of = |case: &str, field: fn(&Sample) -> Option<f64>| {
-                median(row("warm", case)?.of(field)).map(|seconds| seconds * 1e3)
-            };
-            let measures = [
-                (
-                    "hit over two-thread write",
-                    ratio(hit, ("warm", "two-thread write")),
-                    AtMost(1.1),
-                ),
-                ("hit over npm ci", ratio(hit, ("warm", "npm ci")), AtMost(0.1)),
-                ("hit over bun, hard links", ratio(hit, ("warm", "bun, hard links")), Reported),
-                (
-                    "--via hardlink over bun, hard links",
-                    ratio(links, ("warm", "bun, hard links")),
-                    AtMost(if is_medium { 1.0 } else { 1.5 }),
-                ),
-                (
-                    "hit with scripts over hit without",
-                    ratio((scripts, "rift hit"), (scripts, "rift hit without scripts")),
-                    AtMost(1.1),
-                ),
-                ("everything cold over bun", ratio((cold, "rift"), (cold, "bun")), AtMost(1.1)),
-                (
-                    "everything cold over npm ci",
-                    ratio((cold, "rift"), (cold, "npm ci")),
-                    AtMost(0.5),
-                ),
-                (
-                    "npm install lodash over npm",
-                    ratio(("npm install lodash", "rift"), ("npm install lodash", "npm")),
-                    AtMost(1.05),
-                ),
-                (
-                    "one package changed over hit",
-                    ratio(("warm", "rift, one package changed"), hit),
-                    AtMost(1.3),
-                ),
-                ("learning over npm ci", ratio(learning, (learning.0, "npm ci")), AtMost(1.25)),
-                (
-                    "first entry of a hit, ms",
-                    median_of("rift hit", |sample| sample.first_entry_s),
-                    AtMost(15.0),
-                ),
-                (
-                    "repeat, ms",
-                    median_of("rift repeat", |sample| Some(sample.wall_s)),
-                    AtMost(60.0),
-                ),
-                ("ingest, MB/s", figure("rift ingest, median"), AtLeast(400.0)),
-                ("ingest, peak memory, MB", figure("rift ingest, peak memory"), AtMost(64.0)),
-                (
-                    "store over unique bytes",
-                    figure("store after ingest over unique bytes"),
-                    AtMost(1.05),
-                ),
-            ];
-            for (name, value, target) in measures {
+            for (name, value, target) in (self.measures)(&Of { report: self, fixture }) {
                 let Some(value) = value else { continue };
                 let (bound, is_met) = match target {
-                    AtMost(bound) => (format!("≤ {bound}"), value <= bound),
-                    AtLeast(bound) => (format!("≥ {bound}"), value >= bound),
-                    Reported => ("–".to_owned(), true),
+                    Target::AtMost(bound) => (format!("≤ {bound}"), value <= bound),
+                    Target::AtLeast(bound) => (format!("≥ {bound}"), value >= bound),
+                    Target::Reported => ("–".to_owned(), true),
                 };
                 let mark = if is_met { "" } else { " (missed)" };
                 let _infallible =
@@ -193,6 +164,9 @@ impl Report {
         if !lines.is_empty() {
             text.push_str("\n| fixture | measure | measured | target |\n|---|---|---:|---|\n");
             text.push_str(&lines);
+        }
+        for reason in &self.left_out {
+            let _infallible = writeln!(text, "\nLeft out: {reason}.");
         }
     }
 
