@@ -9,10 +9,12 @@
 
 mod floor;
 mod measure;
+mod mount;
 mod npm;
 mod peers;
 mod suite;
 mod table;
+mod walk;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -39,6 +41,8 @@ struct Arguments {
 enum Suite {
     /// `rift exec -- npm ci` beside npm, bun, pnpm, cp and the floors of the file system.
     Npm(Asked),
+    /// Mounted trees beside the same trees as files, and a mounted hit beside npm, bun and pnpm.
+    Mount(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -55,13 +59,13 @@ struct Asked {
     /// The project.
     #[arg(long, value_enum, default_value = "both")]
     fixture: Which,
-    /// Measured rounds of the warm cases; the others take at most three.
+    /// Measured rounds; few for what takes long, more for what takes milliseconds.
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Only cases whose `group: name` contains one of these.
     #[arg(long, value_delimiter = ';')]
     only: Vec<String>,
-    /// Leave out the figures that are no times: ingest, store size, ten projects.
+    /// Leave out the figures that are no times.
     #[arg(long)]
     no_figures: bool,
     /// Write everything measured, sample by sample.
@@ -79,8 +83,10 @@ fn main() -> Result<()> {
     {
         return measure::launched(rest);
     }
-    let asked = match Arguments::parse().suite {
-        Suite::Npm(asked) => asked,
+    type Measures = fn(&table::Of<'_>) -> Vec<table::Measure>;
+    let (asked, is_mount, measures) = match Arguments::parse().suite {
+        Suite::Npm(asked) => (asked, false, npm::measures as Measures),
+        Suite::Mount(asked) => (asked, true, mount::measures as Measures),
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
     };
@@ -114,7 +120,7 @@ fn main() -> Result<()> {
         rows: Vec::new(),
         figures: Vec::new(),
         left_out: Vec::new(),
-        measures: npm::measures,
+        measures,
     };
     let wanted = suite::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
     let save = |report: &table::Report| -> Result<()> {
@@ -128,7 +134,10 @@ fn main() -> Result<()> {
     };
     for fixture in fixtures {
         let suite = suite::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
-        suite.npm(&mut report, &save)?;
+        match is_mount {
+            false => suite.npm(&mut report, &save)?,
+            true => suite.mount(&mut report, &save)?,
+        }
     }
     if asked.markdown.is_none() {
         print!("{}", report.markdown());

@@ -26,11 +26,13 @@ pub(crate) struct Wanted {
 }
 
 /// What a case must have made.
-pub(crate) enum Check {
+pub(crate) enum Check<'a> {
     /// npm's tree, as in that project.
     Equal(PathBuf),
     /// Something in which the direct dependencies resolve.
     Resolves,
+    /// What the case itself knows.
+    Own(Box<dyn Fn() -> Result<()> + 'a>),
 }
 
 type Step<'a> = Box<dyn Fn(usize) -> Result<()> + 'a>;
@@ -42,7 +44,7 @@ pub(crate) struct Case<'a> {
     pub(crate) project: PathBuf,
     pub(crate) before: Step<'a>,
     pub(crate) run: Run<'a>,
-    pub(crate) check: Check,
+    pub(crate) check: Check<'a>,
     /// How many entries there are afterwards: by default the files and symlinks in `node_modules`.
     pub(crate) count: Box<dyn Fn() -> Result<u64> + 'a>,
     /// Untimed, when the result has been looked at: by default removes it, so that no case finds the page cache and
@@ -202,6 +204,7 @@ impl Suite<'_> {
                     );
                 }
             }
+            Check::Own(holds) => holds()?,
         }
         Ok(())
     }
@@ -212,7 +215,7 @@ impl Suite<'_> {
         group: &'static str,
         name: &'static str,
         project: PathBuf,
-        check: Check,
+        check: Check<'a>,
         run: impl Fn(&Path) -> Result<Sample> + 'a,
     ) -> Case<'a> {
         let tree = project.join("node_modules");
@@ -244,7 +247,7 @@ impl Suite<'_> {
         group: &'static str,
         name: &'static str,
         project: PathBuf,
-        check: Check,
+        check: Check<'a>,
         (flags, words): (&'static [&'static str], &'static [&'static str]),
     ) -> Case<'a> {
         let run = move |at: &Path| self.measured(self.rift(at, "store", flags, words)?, at);
