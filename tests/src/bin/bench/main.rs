@@ -59,7 +59,7 @@ struct Asked {
     /// The project.
     #[arg(long, value_enum, default_value = "both")]
     fixture: Which,
-    /// Measured rounds; few for what takes long, more for what takes milliseconds.
+    /// Measured rounds; at most three of what takes long, three times as many of what takes milliseconds.
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Only cases whose `group: name` contains one of these.
@@ -76,6 +76,10 @@ struct Asked {
     markdown: Option<PathBuf>,
 }
 
+type Measures = fn(&table::Of<'_>) -> Vec<table::Measure>;
+type Save<'s> = dyn Fn(&table::Report) -> Result<()> + 's;
+type Run = fn(&suite::Suite<'_>, &mut table::Report, &Save<'_>) -> Result<()>;
+
 fn main() -> Result<()> {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if let Some((word, rest)) = words.split_first()
@@ -83,10 +87,11 @@ fn main() -> Result<()> {
     {
         return measure::launched(rest);
     }
-    type Measures = fn(&table::Of<'_>) -> Vec<table::Measure>;
-    let (asked, is_mount, measures) = match Arguments::parse().suite {
-        Suite::Npm(asked) => (asked, false, npm::measures as Measures),
-        Suite::Mount(asked) => (asked, true, mount::measures as Measures),
+    let (asked, measures, run): (Asked, Measures, Run) = match Arguments::parse().suite {
+        Suite::Npm(asked) => (asked, npm::measures, |suite, report, save| suite.npm(report, save)),
+        Suite::Mount(asked) => {
+            (asked, mount::measures, |suite, report, save| suite.mount(report, save))
+        }
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
     };
@@ -134,10 +139,7 @@ fn main() -> Result<()> {
     };
     for fixture in fixtures {
         let suite = suite::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
-        match is_mount {
-            false => suite.npm(&mut report, &save)?,
-            true => suite.mount(&mut report, &save)?,
-        }
+        run(&suite, &mut report, &save)?;
     }
     if asked.markdown.is_none() {
         print!("{}", report.markdown());
