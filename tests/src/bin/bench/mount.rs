@@ -59,7 +59,7 @@ struct Application {
     words: &'static [&'static str],
     /// Removed before each run.
     output: Option<&'static str>,
-    /// The part of the output that is the same whenever and wherever it is made.
+    /// The part of the output that is the same whenever it is made.
     stable: Stable,
 }
 
@@ -439,30 +439,35 @@ impl Suite<'_> {
     fn application_cases(&self, application: &'static Application) -> Result<Vec<Case<'_>>> {
         let group = application.group;
         let mut cases = Vec::new();
-        let names = self.pair(group);
-        if names.is_empty() {
-            return Ok(cases);
-        }
-        // What ordinary files give is what has to come out.
-        let native = self.native()?;
-        let sources = self.fixture.source().join("app");
-        let expected = self.folder("expected");
-        self.copy_sources(&sources, &native)?;
-        self.quietly(self.application(application, &native))?;
-        let stable = |project: &Path| self.stable_output(application, project);
-        let listing = stable(&native)?;
-        if let Stable::Folder(folder) = application.stable {
-            clear(&expected)?;
-            fs::rename(native.join(folder), &expected)?;
-        }
-        for name in names {
-            let project = if name == MOUNT { self.mounted()? } else { native.clone() };
-            self.copy_sources(&sources, &project)?;
-            let (at, expected, listing) = (project.clone(), expected.clone(), listing.clone());
+        for name in self.pair(group) {
+            let native = self.native()?;
+            let project = if name == MOUNT { self.project("mounted")? } else { native.clone() };
+            let mut copy = self.sandbox.command(&project, "cp");
+            copy.arg("-r").arg(self.fixture.source().join("app/.")).arg(&project);
+            self.quietly(copy)?;
+            // What comes out with ordinary files is expected, at the same place: next names modules by their paths.
+            let (real, tree) = (native.join("node_modules"), project.join("node_modules"));
+            if name == MOUNT {
+                self.close(&tree)?;
+                fs::rename(&real, &tree)?;
+            }
+            self.quietly(self.application(application, &project))?;
+            let listing = self.listing(application, &project)?;
+            let expected = self.folder(&format!("expected/{name}"));
+            if let Stable::Folder(folder) = application.stable {
+                clear(&expected)?;
+                fs::create_dir_all(self.folder("expected"))?;
+                fs::rename(project.join(folder), &expected)?;
+            }
+            if name == MOUNT {
+                fs::rename(&tree, &real)?;
+                self.mount_anew(&project)?;
+            }
+            let at = project.clone();
             let check = Check::Own(Box::new(move || match application.stable {
                 Stable::Folder(folder) => same(&expected, &at.join(folder)),
                 Stable::Listing(_) => {
-                    let found = self.stable_output(application, &at)?;
+                    let found = self.listing(application, &at)?;
                     ensure!(found == listing, "it reads other files: {found}");
                     Ok(())
                 }
@@ -485,12 +490,6 @@ impl Suite<'_> {
         Ok(cases)
     }
 
-    fn copy_sources(&self, from: &Path, project: &Path) -> Result<()> {
-        let mut copy = self.sandbox.command(project, "cp");
-        copy.arg("-r").arg(from.join(".")).arg(project);
-        self.quietly(copy)
-    }
-
     fn application(&self, application: &Application, project: &Path) -> Command {
         let program = project.join("node_modules/.bin").join(application.words[0]);
         let mut command = self.plain(project, &program, &application.words[1..]);
@@ -499,7 +498,7 @@ impl Suite<'_> {
     }
 
     /// What the program says of the files that it reads, without the project's place.
-    fn stable_output(&self, application: &Application, project: &Path) -> Result<String> {
+    fn listing(&self, application: &Application, project: &Path) -> Result<String> {
         let Stable::Listing(word) = application.stable else { return Ok(String::new()) };
         let mut command = self.application(application, project);
         let said = self.sandbox.run(command.arg(word))?.success()?.stdout;
