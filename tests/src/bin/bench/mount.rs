@@ -161,6 +161,7 @@ impl Suite<'_> {
         ];
         for (group, runs) in groups {
             if matches!(group, STAT_COLD | READ_COLD)
+                && !self.pair(group).is_empty()
                 && let Some(why) = Need::Root.missing()
             {
                 self.leave_out(report, group, &why);
