@@ -40,6 +40,8 @@ const REMOVE: &str = "rm -rf";
 /// The two cases of every group but the first.
 const MOUNT: &str = "rift mount";
 const FILES: &str = "files";
+/// What was considered for root: the kernel's overlay above the mount, so that writing asks no server.
+const OVERLAY: &str = "overlay above rift mount";
 
 const OPEN: &str = "rift open";
 const OPEN_MANY: &str = "rift open, 150k files";
@@ -101,6 +103,7 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
     let at_least = |bound| if is_medium { AtLeast(bound) } else { Reported };
     let over_hit = |peer| of.ratio((APPEAR, peer), hit);
     let pair = |group| of.ratio((group, MOUNT), (group, FILES));
+    let overlay = |group| of.ratio((group, OVERLAY), (group, MOUNT));
     vec![
         (
             "hit to exit, ms",
@@ -134,6 +137,10 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
         ("tsc --noEmit, over files", pair(TSC), AtMost(1.02)),
         ("next build, over files", pair(NEXT), AtMost(1.02)),
         ("rm -rf, over files", pair(REMOVE), AtMost(1.5)),
+        ("walk+stat, warm, overlay over mount", overlay(STAT_WARM), Reported),
+        ("open+close, warm, overlay over mount", overlay(OPEN_WARM), Reported),
+        ("read all, warm, overlay over mount", overlay(READ_WARM), Reported),
+        ("write 1,000 files, overlay over mount", overlay(WRITE), Reported),
         ("server's anonymous memory, 70k files, MB", of.figure(ANONYMOUS), AtMost(20.0)),
         ("page cache over a large file's size", of.figure(PAGE_CACHE), AtMost(1.1)),
     ]
@@ -185,7 +192,9 @@ impl Suite<'_> {
             self.mount_figures(&reference, report)?;
             save(report)?;
         }
-        self.close(&self.folder("mounted/node_modules"))?;
+        for project in ["mounted", "lower"] {
+            self.close(&self.folder(project).join("node_modules"))?;
+        }
         clear(&self.folder(""))
     }
 
@@ -235,6 +244,33 @@ impl Suite<'_> {
     /// Returns the wanted ones of a group's two cases.
     fn pair(&self, group: &str) -> Vec<&'static str> {
         [MOUNT, FILES].into_iter().filter(|name| self.wants(group, name)).collect()
+    }
+
+    /// Returns the wanted ones of a group's cases, the overlay among them where it can be mounted.
+    fn pair_and_overlay(&self, group: &str) -> Vec<&'static str> {
+        let mut names = self.pair(group);
+        let is_wanted = self.wants(group, OVERLAY) && Need::Root.missing().is_none();
+        names.extend(is_wanted.then_some(OVERLAY));
+        names
+    }
+
+    /// Mounts a writable overlay above a tree that is mounted for it, at the `node_modules` of another project.
+    fn overlaid(&self) -> Result<Overlaid> {
+        let lower = self.project("lower")?;
+        self.mount_anew(&lower)?;
+        let lower = lower.join("node_modules");
+        let place = self.project("overlaid")?.join("node_modules");
+        let [upper, work] = ["upper", "work"].map(|name| self.folder(&format!("overlay/{name}")));
+        clear(&self.folder("overlay"))?;
+        for folder in [&upper, &work, &place] {
+            fs::create_dir_all(folder)?;
+        }
+        let [lower, upper, work] = [lower, upper, work].map(|path| path.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let mut mount = self.sandbox.command(&self.folder(""), "mount");
+        mount.args(["-t", "overlay", "-o", &options, "overlay"]).arg(&place);
+        self.quietly(mount)?;
+        Ok(Overlaid(place))
     }
 
     /// The tree appears: a mounted hit, and what others do instead.
@@ -310,8 +346,14 @@ impl Suite<'_> {
     fn pass_cases(&self, group: &'static str, reference: &Path) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
         let is_cold = matches!(group, STAT_COLD | READ_COLD);
-        for name in self.pair(group) {
-            let project = if name == MOUNT { self.mounted()? } else { reference.to_path_buf() };
+        let names = if is_cold { self.pair(group) } else { self.pair_and_overlay(group) };
+        for name in names {
+            let overlaid = if name == OVERLAY { Some(self.overlaid()?) } else { None };
+            let project = match (&overlaid, name) {
+                (Some(overlaid), _) => overlaid.project(),
+                (None, MOUNT) => self.mounted()?,
+                _ => reference.to_path_buf(),
+            };
             let known = Names::of(&project.join("node_modules"))?;
             let all = pass::stat_all(&reference.join("node_modules"))?;
             // Names that are known beforehand are those of files and folders, and opening reads nothing.
@@ -355,7 +397,8 @@ impl Suite<'_> {
                 Ok(())
             });
             case.count = Box::new(move || Ok(all.files + all.symlinks));
-            case.after = Box::new(|| Ok(()));
+            // The overlay lives as long as the case.
+            case.after = Box::new(move || overlaid.as_ref().map_or(Ok(()), Overlaid::is_there));
             cases.push(case);
         }
         Ok(cases)
@@ -364,8 +407,13 @@ impl Suite<'_> {
     /// New small files in folders that the tree has and nobody has written to.
     fn write_cases(&self) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
-        for name in self.pair(WRITE) {
-            let project = if name == MOUNT { self.mounted()? } else { self.native()? };
+        for name in self.pair_and_overlay(WRITE) {
+            let overlaid = if name == OVERLAY { Some(self.overlaid()?) } else { None };
+            let project = match (&overlaid, name) {
+                (Some(overlaid), _) => overlaid.project(),
+                (None, MOUNT) => self.mounted()?,
+                _ => self.native()?,
+            };
             let folders = spread(&project.join("node_modules"), FOLDERS)?;
             let (written, removed) = (folders.clone(), folders);
             let nothing_more = Check::Own(Box::new(|| Ok(())));
@@ -382,9 +430,15 @@ impl Suite<'_> {
                 Ok(sample)
             });
             let at = case.project.clone();
+            let overlaid = std::cell::RefCell::new(overlaid);
             case.before = Box::new(move |_| {
-                if name == MOUNT {
-                    self.mount_anew(&at)?;
+                match name {
+                    MOUNT => self.mount_anew(&at)?,
+                    OVERLAY => {
+                        drop(overlaid.take());
+                        overlaid.replace(Some(self.overlaid()?));
+                    }
+                    _ => {}
                 }
                 pass::stat_all(&at.join("node_modules")).map(drop)
             });
@@ -639,4 +693,28 @@ fn spread(tree: &Path, count: usize) -> Result<Vec<PathBuf>> {
     ensure!(folders.len() >= count, "the tree has {} folders", folders.len());
     folders.sort();
     Ok((0..count).map(|number| folders[number * folders.len() / count].clone()).collect())
+}
+
+/// A mounted overlay; it goes when this is dropped.
+struct Overlaid(PathBuf);
+
+impl Overlaid {
+    fn project(&self) -> PathBuf {
+        self.0.parent().unwrap_or(&self.0).to_path_buf()
+    }
+
+    fn is_there(&self) -> Result<()> {
+        let listed = fs::read_dir(&self.0)?.next();
+        ensure!(listed.is_some(), "{} is empty", self.0.display());
+        Ok(())
+    }
+}
+
+impl Drop for Overlaid {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
 }
