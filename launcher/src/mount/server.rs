@@ -192,13 +192,11 @@ impl Server {
             return Err(Errno::OPNOTSUPP);
         }
         let read = |real: BorrowedFd<'_>, path: &[u8]| {
-            let mut value = vec![0; XATTR_BYTES_MAX];
-            let length = match through(real, path) {
-                Named::File(path) => rustix::fs::getxattr(path, name, &mut value[..]),
-                Named::Link(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
-            }?;
-            value.truncate(length);
-            Ok(value)
+            let named = through(real, path);
+            grown(|value| match &named {
+                Named::File(path) => rustix::fs::getxattr(path, name, value),
+                Named::Link(path) => rustix::fs::lgetxattr(path, name, value),
+            })
         };
         let found = self.view.reach(&[Way::To(node)], || self.view.if_real(node, read))?;
         found.or_else(|id| {
@@ -211,13 +209,11 @@ impl Server {
     /// Returns the names of all attributes, each with a NUL.
     fn attributes(&self, node: u64) -> Result<Vec<u8>> {
         let read = |real: BorrowedFd<'_>, path: &[u8]| {
-            let mut names = vec![0; XATTR_BYTES_MAX];
-            let length = match through(real, path) {
-                Named::File(path) => rustix::fs::listxattr(path, &mut names[..]),
-                Named::Link(path) => rustix::fs::llistxattr(path, &mut names[..]),
-            }?;
-            names.truncate(length);
-            Ok(names)
+            let named = through(real, path);
+            grown(|names| match &named {
+                Named::File(path) => rustix::fs::listxattr(path, names),
+                Named::Link(path) => rustix::fs::llistxattr(path, names),
+            })
         };
         let found = self.view.reach(&[Way::To(node)], || self.view.if_real(node, read))?;
         found.or_else(|id| {
@@ -253,6 +249,22 @@ struct Change {
 
 /// The largest value, and the largest list of names, see xattr(7).
 const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// Reads into as much room as is needed. Before each first write to a file the kernel asks for an attribute
+/// that hardly any has.
+fn grown(mut read: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+    let mut small = [0; 256];
+    match read(&mut small) {
+        Ok(length) => Ok(small[..length].to_vec()),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0; XATTR_BYTES_MAX];
+            let length = read(&mut large)?;
+            large.truncate(length);
+            Ok(large)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// A path, and whether a symbolic link that it may end with is the file that is meant.
 enum Named {

@@ -828,11 +828,16 @@ impl View {
     /// Makes something new.
     pub(super) fn make(&self, parent: Node, name: &[u8], new: New<'_>, by: Maker) -> Result<Shown> {
         let mut nodes = self.write();
-        if !matches!(self.find(&nodes, parent, name)?, Found::Missing) {
+        let is_pristine = |directory| {
+            let child = self.manifest().child_named(directory, name);
+            child.is_some_and(|child| self.is_pristine(child))
+        };
+        if nodes::entry(parent).is_some_and(is_pristine) || parent == ROOT && name == ORPHANS {
             return Err(Errno::EXIST);
         }
         let folder = self.real_parent(&mut nodes, parent)?;
-        let path = self.path_in(&nodes, parent, name)?;
+        let path = [&*folder, b"/", name].concat();
+        let mut file = None;
         let (mode, result) = match new {
             New::Directory { mode } => {
                 let bits = Mode::from_raw_mode(mode & 0o7777);
@@ -840,6 +845,17 @@ impl View {
             }
             New::Symlink { target } => {
                 (0o777, rustix::fs::symlinkat(OsStr::from_bytes(target), self.real(), &*path))
+            }
+            // It is written to next, so it is kept open.
+            New::Node { mode, .. } if mode & TYPE == REGULAR && !self.parts.is_shared => {
+                let flags = OFlags::RDWR
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let bits = Mode::from_raw_mode(mode & 0o7777);
+                let made = rustix::fs::openat(self.real(), &*path, flags, bits);
+                (mode, made.map(|made| file = Some(made)))
             }
             New::Node { mode, device } => {
                 let kind = rustix::fs::FileType::from_raw_mode(mode);
@@ -851,6 +867,9 @@ impl View {
         let stat = self.owned_by(&folder, &path, mode, by).inspect_err(|_| self.discard(&path))?;
         let node = self.node_of(stat.st_ino);
         self.meet(&mut nodes, node, parent, name, true);
+        if let Some(file) = file {
+            self.opened.put(node, true, file);
+        }
         Ok(self.show_real(&nodes, node, &stat))
     }
 
