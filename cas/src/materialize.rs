@@ -650,15 +650,21 @@ pub(crate) fn put_in_place(fresh: &Path, target: &Path, threads: usize) -> Resul
     remove(&old, threads)
 }
 
-/// Takes what is at `target` away: it is renamed aside, so that it is gone at once, and then removed.
+/// Takes what is at `target` away: it is renamed aside, so that it is gone at once, and then removed, with what killed
+/// runs left of that; missing is as good.
 ///
 /// # Errors
 /// What the system says.
 pub fn move_away(target: &Path, threads: usize) -> Result<()> {
     remove_leftovers(target)?;
     let old = beside(target, "new");
-    rustix::fs::rename(target, &old).map_err(Error::io("move aside", target))?;
-    remove(&old, threads)
+    match rustix::fs::rename(target, &old) {
+        Err(Errno::NOENT) => Ok(()),
+        other => {
+            other.map_err(Error::io("move aside", target))?;
+            remove(&old, threads)
+        }
+    }
 }
 
 /// Removes what killed runs left beside `target`; puts its old folder back if it was moved aside last.

@@ -387,7 +387,8 @@ fn clear(store: &Store, directory: &Path, threads: usize) -> Result<()> {
     store.forget_state(directory)?;
     unmount_all(directory)?;
     store.forget_projection(directory)?;
-    if directory.symlink_metadata().is_ok() {
+    // Where it is missing, a run that was killed may have left what it had moved away.
+    if directory.parent().is_some_and(Path::exists) {
         materialize::move_away(directory, threads)
             .with_context(|| format!("could not remove `{}`", directory.display()))?;
     }
