@@ -91,7 +91,8 @@ fn mount_by_helper(directory: &Path, name: &str) -> Result<OwnedFd> {
     let _open = super::attach::open_any(rustix::fs::CWD, directory.as_os_str().as_bytes())
         .with_context(|| format!("could not open `{}`", directory.display()))?;
     let mut helper = Command::new(HELPER);
-    let options = format!("default_permissions,fsname={name},subtype=rift");
+    let shared = if may_allow_other() { ",allow_other" } else { "" };
+    let options = format!("default_permissions,fsname={name},subtype=rift{shared}");
     helper.args(["-o", &options, "--"]).arg(directory);
     helper.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).stdin(Stdio::null());
     let output = helper.output().with_context(|| format!("could not run `{HELPER}`"))?;
