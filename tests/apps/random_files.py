@@ -200,7 +200,7 @@ def shut_work(number, fd, name):
 
 def times():
     path = some()
-    os.utime(path, ns=(10**18, dice.randrange(2 * 10**18)), follow_symlinks=False)
+    os.utime(path, ns=(10**18, dice.randrange(-(10**18), 2 * 10**18)), follow_symlinks=False)
     return os.lstat(path).st_mtime_ns
 
 

@@ -320,13 +320,11 @@ fn time(time: Option<TimeOrNow>) -> Timespec {
                 tv_sec: after.as_secs() as i64,
                 tv_nsec: i64::from(after.subsec_nanos()),
             },
-            Err(before) => {
-                let nanoseconds = -(before.duration().as_nanos() as i128);
-                Timespec {
-                    tv_sec: nanoseconds.div_euclid(1_000_000_000) as i64,
-                    tv_nsec: nanoseconds.rem_euclid(1_000_000_000) as i64,
-                }
-            }
+            // Seconds before the epoch and nanoseconds after them, of which fuser makes a time that is both before.
+            Err(before) => Timespec {
+                tv_sec: -(before.duration().as_secs() as i64),
+                tv_nsec: i64::from(before.duration().subsec_nanos()),
+            },
         },
     }
 }
