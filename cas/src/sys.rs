@@ -13,10 +13,10 @@ use std::os::unix::fs::MetadataExt;
 use memmap2::Mmap;
 use rift_tree::sidecar::Stamp;
 
-/// A store file, mapped read-only, and what stat(2) said of it.
+/// A store file, mapped read-only or copied, and what stat(2) said of it.
 #[derive(Debug)]
 pub struct Mapped {
-    map: Mmap,
+    bytes: Bytes,
     /// What stat(2) said of the file when it was mapped.
     pub stamp: Stamp,
 }
@@ -33,7 +33,13 @@ impl Mapped {
         // [...] is unspecified". Store files are 0444, never written after they got their name and
         // only replaced by rename, so neither their length nor their bytes change under the map.
         let map = unsafe { Mmap::map(file)? };
-        Ok(Self { map, stamp })
+        Ok(Self { bytes: Bytes::Map(map), stamp })
+    }
+
+    /// Copies the bytes, so that they stay whatever becomes of the file.
+    #[must_use]
+    pub fn into_memory(self) -> Self {
+        Self { bytes: Bytes::Memory(self.to_vec().into_boxed_slice()), ..self }
     }
 }
 
@@ -41,8 +47,17 @@ impl std::ops::Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map
+        match &self.bytes {
+            Bytes::Map(map) => map,
+            Bytes::Memory(memory) => memory,
+        }
     }
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Map(Mmap),
+    Memory(Box<[u8]>),
 }
 
 /// Returns what stat(2) says of an open file.

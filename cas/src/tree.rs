@@ -87,6 +87,13 @@ impl OpenTree {
         tree
     }
 
+    /// Keeps the manifest in memory: who serves it for days must not die of a store file that somebody cuts.
+    #[must_use]
+    pub fn into_memory(self) -> Self {
+        let (manifest, sidecar) = (self.manifest.into_memory(), self.sidecar.into_memory());
+        Self { manifest, sidecar, ..self }
+    }
+
     /// Opens a store file of the tree again, to share its bytes; `None` when it is not the same file.
     pub(crate) fn reopen_container(&self, number: usize) -> Option<File> {
         let file = File::open(self.container_paths.get(number)?).ok()?;

@@ -475,6 +475,54 @@ pub(crate) fn die_with_parent() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
+/// Whether a page of a mapped file was found to be gone.
+static HAS_LOST_PAGES: AtomicBool = AtomicBool::new(false);
+/// The size of a page, in bytes.
+static PAGE_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Lets this process live on when somebody cuts a file that it has mapped: what is gone reads as zeros from
+/// then on, and [`has_lost_pages`] says so.
+///
+/// # Errors
+/// As sigaction(2).
+pub(crate) fn survive_lost_pages() -> io::Result<()> {
+    PAGE_BYTES.store(rustix::param::page_size() as u64, Ordering::SeqCst);
+    let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = replace_page;
+    let catching = action(handler as libc::sighandler_t, libc::SA_SIGINFO);
+    set_disposition(libc::SIGBUS, &raw const catching).map(drop)
+}
+
+/// Tells whether mapped bytes are gone, so that nothing that was read can be believed.
+pub(crate) fn has_lost_pages() -> bool {
+    HAS_LOST_PAGES.load(Ordering::Relaxed)
+}
+
+/// Puts zeros where bytes are gone. Async-signal-safe: atomics, sigaction(2) and mmap(2).
+extern "C" fn replace_page(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: sigaction(2): with SA_SIGINFO the second argument is "a pointer to a siginfo_t".
+    let info = unsafe { &*info };
+    // SAFETY: sigaction(2): "SIGBUS fills in si_addr with the address of the fault".
+    let (code, address) = (info.si_code, unsafe { info.si_addr() });
+    let page = PAGE_BYTES.load(Ordering::SeqCst) as usize;
+    let start = address.map_addr(|address| address & !page.wrapping_sub(1));
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // 2 is BUS_ADRERR: "nonexistent physical address", which is how a page beyond a file's end is reported.
+    let is_replaced = code == 2 && {
+        // SAFETY: mmap(2): with MAP_FIXED the page is replaced, which belongs to a mapping of a file: only these
+        // fault so. Who reads or writes there finds bytes as before.
+        let mapped = unsafe { libc::mmap(start, page, protection, flags, -1, 0) };
+        mapped != libc::MAP_FAILED
+    };
+    if is_replaced {
+        HAS_LOST_PAGES.store(true, Ordering::SeqCst);
+    } else {
+        let default = action(libc::SIG_DFL, 0);
+        // The instruction runs again and ends the process.
+        let _is_default = set_disposition(signal, &raw const default).is_ok();
+    }
+}
+
 /// Makes `command` die with this process, should that be killed: who kills rift means the command.
 ///
 /// The thread that starts it has to be the one that waits for it, see PR_SET_PDEATHSIG(2const).

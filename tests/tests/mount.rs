@@ -452,3 +452,51 @@ fn directories_keep_the_times_of_removals() {
         clear(&mount).unwrap();
     }
 }
+
+/// Whoever cuts files of the store gets errors for what is gone, and a server that lives.
+#[test]
+fn cut_store_files_give_errors() {
+    let name = "cut_store_files_give_errors";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let code = |error: std::io::Error| error.raw_os_error();
+    let cut = |folder: &Path| {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && path.extension().is_none_or(|kind| kind != "log") {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+                fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+            }
+        }
+    };
+    let sandbox = with_tree("cut");
+    let mount = open(&sandbox, "mount");
+    fs::write(mount.join("bin/new"), "new").unwrap();
+    let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
+    // The bytes: names and what was changed are there, the rest can't be read or made real.
+    cut(&sandbox.store().join("packs"));
+    assert_eq!(fs::read_dir(mount.join("lib")).unwrap().count(), 2);
+    assert_eq!(fs::read_to_string(mount.join("bin/new")).unwrap(), "new");
+    assert_eq!(fs::read(mount.join("a")).map_err(code), Err(Some(libc::EIO)));
+    let appended = fs::File::options().append(true).open(mount.join("lib/x.js"));
+    let appended = appended.and_then(|mut file| std::io::Write::write_all(&mut file, b"more"));
+    assert_eq!(appended.map_err(code), Err(Some(libc::EIO)));
+    // The manifest is in the server's memory.
+    for folder in fs::read_dir(sandbox.store().join("trees")).unwrap() {
+        cut(&folder.unwrap().path());
+    }
+    let size = |path: &str| fs::metadata(mount.join(path)).map(|stat| stat.len()).map_err(code);
+    assert_eq!(
+        (size("lib/deep/er/numbers"), size("missing")),
+        (Ok(13_890), Err(Some(libc::ENOENT)))
+    );
+    // The state: nobody knows any more what was changed.
+    cut(&sandbox.store().join("states"));
+    assert_eq!(fs::write(mount.join("other"), "").map_err(code), Err(Some(libc::EIO)));
+    assert_eq!(size("d e/b"), Err(Some(libc::EIO)));
+    assert_eq!(servers_of(&mount), [server]);
+    let shown = mount.display().to_string();
+    rift(&sandbox, &sandbox.home(), &["close", "--discard", &shown]);
+    eventually(|| servers_of(&mount).is_empty());
+}

@@ -35,6 +35,7 @@ pub(super) enum Writers {
 pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> Result<View> {
     let directory = &projection.directory;
     let tree = store.open_leased(projection.tree)?.context("the tree is gone from the store")?;
+    let tree = tree.into_memory();
     let header = super::header(projection, tree.manifest().len());
     let state = match store.open_state(directory)? {
         Some(state) => state,

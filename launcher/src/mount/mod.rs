@@ -439,6 +439,7 @@ pub fn serve(store: &Path, directory: &Path, is_private: bool) -> Result<()> {
     // The kernel has taken the asker's own mask off what it asks for.
     rustix::process::umask(Mode::empty());
     raise_limit();
+    crate::sys::survive_lost_pages().context("could not set a handler")?;
     rustix::thread::set_name(c"rift-mount").context("could not name the process")?;
     let (session, leaving) = match prepare(store, directory, is_private) {
         Ok(session) => session,

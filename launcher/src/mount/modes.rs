@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::nodes::Node;
 use super::view::{Result, View};
+use crate::sys;
 
 /// What a request has to get to.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +80,13 @@ fn through(file: &OwnedFd) -> String {
 
 impl View {
     /// Runs a request; see the module.
-    pub(super) fn reach<T>(
-        &self,
-        ways: &[Way<'_>],
-        mut work: impl FnMut() -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn reach<T>(&self, ways: &[Way<'_>], work: impl FnMut() -> Result<T>) -> Result<T> {
+        let result = self.reach_whole(ways, work);
+        if sys::has_lost_pages() { Err(Errno::IO) } else { result }
+    }
+
+    /// As [`View::reach`], as long as the state file is whole.
+    fn reach_whole<T>(&self, ways: &[Way<'_>], mut work: impl FnMut() -> Result<T>) -> Result<T> {
         {
             let _turn = self.modes.turns.read().unwrap_or_else(PoisonError::into_inner);
             match work() {

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::modes::Way;
 use super::view::{Maker, New, Result, Shown, View, following};
+use crate::sys;
 
 /// What the kernel may keep for ever: about 136 years, which it takes for that.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -157,6 +158,9 @@ impl Server {
                 }
             }
         };
+        if sys::has_lost_pages() {
+            return Err(Errno::IO);
+        }
         self.view.tree_bytes(id, offset, buffer)
     }
 

@@ -135,6 +135,10 @@ fn modified(stat: &Stat) -> Timespec {
 /// Turns what the store says into what a program can be told.
 fn errno(error: &rift_cas::Error) -> Errno {
     match error {
+        // Bytes of a store file are gone from under its mapping.
+        rift_cas::Error::Io { source, .. } if source.raw_os_error() == Some(libc::EFAULT) => {
+            Errno::IO
+        }
         rift_cas::Error::Io { source, .. } => {
             source.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
         }
