@@ -461,6 +461,15 @@ impl<'t> Writer<'t> {
         Ok(file)
     }
 
+    /// Waits until the bytes of a new file are on the disk, before it gets the name that is looked for after a
+    /// power loss: a name may outlive that without them.
+    ///
+    /// # Errors
+    /// As sync_file_range(2).
+    pub fn wait_for_bytes(&self, file: OwnedFd, folder: &Path) -> Result<()> {
+        crate::sys::write_back(&std::fs::File::from(file)).map_err(Error::io("write to", folder))
+    }
+
     /// Shares a large blob's whole blocks with the store; returns how many bytes that were.
     fn reflink(&self, file: &OwnedFd, blob: u32, size: u64) -> u64 {
         let Some(location) = self.sidecar.location(blob) else {

@@ -126,6 +126,24 @@ impl CrashDisk {
 
     fn fail_power(&self, how: &str) -> Result<()> {
         done(root_command("xfs_io").args(["-x", "-c", how]).arg(&self.point))?;
+        self.bring_back()
+    }
+
+    /// Fails the power, with the journal written out or not, and leaves the machine off: processes go on and get
+    /// errors, to be killed before [`bring_back`](Self::bring_back).
+    ///
+    /// # Errors
+    /// As [`lose_power`](Self::lose_power).
+    pub fn cut_power(&self, keeps_journal: bool) -> Result<()> {
+        let how = if keeps_journal { "shutdown -f" } else { "shutdown" };
+        done(root_command("xfs_io").args(["-x", "-c", how]).arg(&self.point))
+    }
+
+    /// Brings the machine back.
+    ///
+    /// # Errors
+    /// When a process still uses the disk, or it does not come back.
+    pub fn bring_back(&self) -> Result<()> {
         done(root_command("umount").arg(&self.point))?;
         self.attach()
     }

@@ -72,6 +72,12 @@ pub fn eventually(holds: impl Fn() -> bool) {
 #[must_use]
 pub fn with_tree(name: &str) -> Sandbox {
     let sandbox = Sandbox::new(name).unwrap();
+    take_tree_in(&sandbox);
+    sandbox
+}
+
+/// Makes a small tree of all kinds of entries at `source`, and takes it in as `tree`.
+pub fn take_tree_in(sandbox: &Sandbox) {
     let source = sandbox.path("source");
     for folder in ["lib/deep/er", "bin", "empty", "d e"] {
         fs::create_dir_all(source.join(folder)).unwrap();
@@ -95,8 +101,7 @@ pub fn with_tree(name: &str) -> Sandbox {
         .args([".", "-exec", "touch", "-h", "-d", "@1400000000", "{}", "+"])
         .status();
     assert!(old.unwrap().success());
-    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
-    sandbox
+    rift(sandbox, &source, &["ingest", ".", "--name", "tree"]);
 }
 
 /// Opens that tree at a directory of the sandbox.

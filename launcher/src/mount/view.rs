@@ -604,7 +604,8 @@ impl View {
             }
             Kind::File { .. } => {
                 let made = writer.write_file_as(self.real(), name, id, shown);
-                drop(made.map_err(|error| errno(&error))?);
+                made.and_then(|file| writer.wait_for_bytes(file, shown))
+                    .map_err(|error| errno(&error))?;
             }
         }
         let stat = self.stat(scratch)?;

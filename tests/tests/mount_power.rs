@@ -1,0 +1,152 @@
+//! Power losses under mounted trees: what was synced is there, and what nobody touched is whole.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use rift_tests::fault::{CrashDisk, Dice};
+use rift_tests::mounts::{eventually, mounts_at, open, rift, servers_of, state, take_tree_in};
+use rift_tests::need::{Need, have};
+use rift_tests::sandbox::{Sandbox, clear};
+
+/// What there has to be after the loss.
+#[derive(Debug, Clone, PartialEq)]
+enum Then {
+    /// These bytes.
+    Bytes(String),
+    /// These bytes, or nothing by that name.
+    BytesOrNothing(String),
+    /// Nothing by that name.
+    Nothing,
+    /// Whatever a native file system may leave of a file that was not synced.
+    Anything,
+}
+
+fn sync(path: &Path) {
+    fs::File::open(path).unwrap().sync_all().unwrap();
+}
+
+/// Does one thing to the mount and notes what follows from it.
+fn change(mount: &Path, dice: &mut Dice, round: u64, expected: &mut Vec<(String, Then)>) {
+    let mut then = |path: &str, then: Then| {
+        expected.retain(|(known, _)| known != path);
+        expected.push((path.to_owned(), then));
+    };
+    let number = dice.below(1_000);
+    let is_synced = dice.below(2) == 0;
+    match dice.below(6) {
+        0 => {
+            let (path, text) = (format!("lib/deep/new-{number}"), format!("text {number}\n"));
+            let mut file = fs::File::create(mount.join(&path)).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            if is_synced {
+                file.sync_all().unwrap();
+                sync(&mount.join("lib/deep"));
+            }
+            then(&path, if is_synced { Then::Bytes(text) } else { Then::Anything });
+        }
+        // Real for the sake of its mode alone: its bytes are the tree's, synced or not.
+        1 => {
+            for path in ["a", "lib/x.js", "lib/deep/er/numbers"] {
+                let is_there = !expected.iter().any(|(known, _)| known == path);
+                if is_there && dice.below(2) == 0 {
+                    let mode = fs::Permissions::from_mode(0o600 + dice.below(0o77) as u32);
+                    fs::set_permissions(mount.join(path), mode).unwrap();
+                }
+            }
+        }
+        2 if !expected.iter().any(|(known, _)| known == "a") => {
+            let mut file = fs::File::options().append(true).open(mount.join("a")).unwrap();
+            file.write_all(b"more\n").unwrap();
+            if is_synced {
+                file.sync_all().unwrap();
+            }
+            let text = "hello\nmore\n".to_owned();
+            expected
+                .push(("a".to_owned(), if is_synced { Then::Bytes(text) } else { Then::Anything }));
+        }
+        3 if !expected.iter().any(|(known, _)| known == "lib/x.js") => {
+            fs::remove_file(mount.join("lib/x.js")).unwrap();
+            if is_synced {
+                sync(&mount.join("lib"));
+            }
+            let then = if is_synced { Then::Nothing } else { Then::BytesOrNothing("lib".into()) };
+            expected.push(("lib/x.js".to_owned(), then));
+        }
+        4 if !expected.iter().any(|(known, _)| known == "d e/b") => {
+            fs::rename(mount.join("d e/b"), mount.join("d e/c")).unwrap();
+            if is_synced {
+                sync(&mount.join("d e"));
+            }
+            let old = if is_synced { Then::Nothing } else { Then::Anything };
+            let new = if is_synced { Then::Bytes(String::new()) } else { Then::Anything };
+            expected.extend([("d e/b".to_owned(), old), ("d e/c".to_owned(), new)]);
+        }
+        _ => {
+            let path = format!("made-{round}-{number}");
+            fs::create_dir(mount.join(&path)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_mount_survives_power_losses() {
+    let name = "a_mount_survives_power_losses";
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+        return;
+    }
+    let outside = Sandbox::new("mount-power-disk").unwrap();
+    let disk = CrashDisk::new(&outside.path("power"), 256 << 20).unwrap();
+    let sandbox = Sandbox::in_folder(&disk.path().join("rift"), "mount-power").unwrap();
+    take_tree_in(&sandbox);
+    let mut dice = Dice::new(7);
+    let tree = [
+        ("a", "hello\n".to_owned()),
+        ("lib/x.js", "lib".to_owned()),
+        ("lib/deep/er/numbers", (0..3000).map(|number| format!("{number}\n")).collect()),
+        ("d e/b", String::new()),
+        ("shut/in", "shut".to_owned()),
+    ];
+    for round in 0..if rift_tests::full() { 120 } else { 5 } {
+        let mount = open(&sandbox, "mount");
+        assert!(Command::new("sync").status().unwrap().success());
+        let mut expected = Vec::new();
+        for _ in 0..dice.below(12) {
+            change(&mount, &mut dice, round, &mut expected);
+        }
+        disk.cut_power(round % 2 == 0).unwrap();
+        for server in servers_of(&mount) {
+            let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        eventually(|| servers_of(&mount).is_empty());
+        let mut unmount = Command::new("umount");
+        assert!(unmount.arg("--lazy").arg(&mount).status().unwrap().success());
+        disk.bring_back().unwrap();
+        assert_eq!(state(&sandbox, &mount), "unmounted", "round {round}");
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        for (path, text) in &tree {
+            if !expected.iter().any(|(known, _)| known == path) {
+                expected.push(((*path).to_owned(), Then::Bytes(text.clone())));
+            }
+        }
+        for (path, then) in expected {
+            let found = fs::read_to_string(mount.join(&path)).ok();
+            let is_right = match &then {
+                Then::Bytes(text) => found.as_ref() == Some(text),
+                Then::BytesOrNothing(text) => found.as_ref().is_none_or(|found| found == text),
+                Then::Nothing => found.is_none(),
+                Then::Anything => true,
+            };
+            assert!(is_right, "round {round}: {path} should be {then:?}, is {found:?}");
+        }
+        rift(&sandbox, &sandbox.home(), &["store", "verify"]);
+        assert_eq!(mounts_at(&mount), 0);
+        assert!(!mount.join(".rift-orphans").exists());
+        clear(&mount).unwrap();
+    }
+}
