@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::fixture::npm_settings;
@@ -66,11 +66,9 @@ pub(crate) fn missing() -> Option<String> {
     }
     let again = Again { user: NOBODY, fuse_conf: "" };
     let tried = std::env::current_exe().and_then(|test| {
-        let folder = scratch("probe")?;
-        let mut command = again.command(&folder)?;
-        let tried = command.args(["test", "-r", "/dev/fuse", "-a", "-x"]).arg(test).output();
-        clear(&folder).map_err(std::io::Error::other)?;
-        tried
+        let folder = Folder::new("probe")?;
+        let mut command = again.command(&folder.0)?;
+        command.args(["test", "-r", "/dev/fuse", "-a", "-x"]).arg(test).output()
     });
     match tried {
         Ok(output) if output.status.success() => None,
@@ -85,12 +83,33 @@ pub(crate) fn missing() -> Option<String> {
     }
 }
 
-/// Makes an empty folder for one process.
-fn scratch(name: &str) -> std::io::Result<std::path::PathBuf> {
-    let folder = crate::target_folder().map_err(std::io::Error::other)?.join("again");
-    let folder = folder.join(format!("{}-{name}", std::process::id()));
-    fs::create_dir_all(&folder)?;
-    Ok(folder)
+/// An empty folder of one process, below cargo's target directory; it goes with the value, or with the next one when
+/// the process was killed.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> std::io::Result<Self> {
+        let all = crate::target_folder().map_err(std::io::Error::other)?.join("again");
+        fs::create_dir_all(&all)?;
+        for entry in fs::read_dir(&all)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            let owner = name.to_str().and_then(|name| name.split('-').next()?.parse::<u32>().ok());
+            if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                // Another test may be at it as well.
+                let _is_gone = clear(&path).is_ok();
+            }
+        }
+        let folder = all.join(format!("{}-{name}", std::process::id()));
+        fs::create_dir(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let cleared = clear(&self.0);
+        assert!(cleared.is_ok() || std::thread::panicking(), "{cleared:?}");
+    }
 }
 
 /// Returns whether this process is the one that runs a test again.
@@ -106,13 +125,13 @@ pub fn is_again() -> bool {
 #[allow(clippy::expect_used, reason = "a test that cannot go on says where")]
 #[allow(clippy::print_stderr, reason = "what the test said belongs to this one's output")]
 pub fn run(test: &str, again: Again<'_>) {
-    let folder = scratch(test).expect("a folder can be made");
-    let [home, sandboxes] = ["home", "sandboxes"].map(|name| folder.join(name));
+    let folder = Folder::new(test).expect("a folder can be made");
+    let [home, sandboxes] = ["home", "sandboxes"].map(|name| folder.0.join(name));
     for inner in [&home, &sandboxes] {
         fs::create_dir(inner).expect("a folder can be made");
         chown(inner, Some(again.user), Some(again.user)).expect("root gives folders away");
     }
-    let mut command = again.command(&folder).expect("a file can be written");
+    let mut command = again.command(&folder.0).expect("a file can be written");
     command.arg(std::env::current_exe().expect("a test has a binary"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
     command.env(RIFT_TEST_AGAIN, &sandboxes).env("HOME", &home).env("RUST_LIB_BACKTRACE", "0");
@@ -130,7 +149,6 @@ pub fn run(test: &str, again: Again<'_>) {
     }
     let is_passed = output.status.success() && said.contains("1 passed");
     assert!(is_passed, "as user {}: {}\n{said}\n{complained}", again.user, output.status);
-    clear(&folder).expect("what the test left can be removed");
 }
 
 /// Returns whether a test of mounts is to go on in this process: as root after it has passed as `nobody`, and else as
