@@ -223,6 +223,12 @@ fn a_mount_is_a_file_system_of_its_own() {
     }
     let set = rustix::fs::setxattr(mount.join("a"), name, &list, flags);
     assert_eq!(set.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
+    let told = sandbox.command(&mount, "getconf").args(["LINK_MAX", "."]).output().unwrap().stdout;
+    assert_eq!(String::from_utf8_lossy(&told), "127\n");
+    for number in 0..150 {
+        fs::hard_link(mount.join("a"), mount.join(format!("link-{number}"))).unwrap();
+    }
+    assert_eq!(fs::metadata(mount.join("a")).unwrap().nlink(), 151);
     // Who opens it a second time is told.
     let shown = mount.display().to_string();
     let ran = run(&sandbox, &sandbox.home(), &["open", "tree", &shown]);

@@ -1,0 +1,155 @@
+//! Suites of others, natively and in a mount: a test that passes in real files passes in a mount, but for a committed list
+//! of reasons, and no reason outlives its difference.
+//!
+//! Each runs in an empty tree, where it writes all its files, and in a tree of its own files, where it finds them pristine;
+//! as root and as `nobody`. `tests/apps/suites.sh` knows the suites.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rift_tests::again::as_root_and_nobody;
+use rift_tests::mounts::{mounts_at, rift};
+use rift_tests::need::{Need, have, skip};
+use rift_tests::sandbox::Sandbox;
+use rift_tests::{full, repository, target_folder};
+
+/// One line per difference: `SUITE | USER | TEST | in real files | in a mount | reason`; the user is root, nobody or both.
+const REASONS: &str = include_str!("mount_suites.reasons");
+
+fn script() -> PathBuf {
+    repository().join("tests/apps/suites.sh")
+}
+
+/// Where `scripts/test --full` puts the sources.
+fn sources() -> PathBuf {
+    target_folder().unwrap().join("suites")
+}
+
+/// Returns whether a suite is there.
+fn is_prepared(test: &str, needed: &str) -> bool {
+    let is_there = sources().join(needed).exists();
+    if !is_there {
+        skip(test, "needs what tests/apps/suites.sh prepares, as scripts/test --full does");
+    }
+    is_there
+}
+
+/// Puts the files of a suite into an empty folder.
+fn lay(sandbox: &Sandbox, suite: &str, folder: &Path) {
+    let mut command = sandbox.command(&sandbox.home(), script());
+    command.args(["lay", suite]).args([&sources(), folder]);
+    sandbox.run(&mut command).unwrap().success().unwrap();
+}
+
+/// Runs a suite on its files: test by test what came of it.
+fn outcomes(
+    sandbox: &Sandbox,
+    suite: &str,
+    folder: &Path,
+    parts: &[&str],
+) -> BTreeMap<String, String> {
+    let mut command = sandbox.command(&sandbox.home(), script());
+    command.args(["run", suite]).args([&sources(), folder]).args(parts);
+    command.env("FSX_STEPS", if full() { "2000" } else { "200" });
+    let ran = sandbox.run(&mut command).unwrap().success().unwrap();
+    let lines = ran.stdout.lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
+}
+
+/// Holds a mount against real files by one suite, of which only `parts` run unless all was asked for. Returns what came
+/// of it in the mount, per tree.
+fn hold(suite: &str, parts: &[&str]) -> [BTreeMap<String, String>; 2] {
+    let user = if rustix::process::geteuid().is_root() { "root" } else { "nobody" };
+    let parts = if full() { &[] } else { parts };
+    ["empty", "own"].map(|tree| {
+        let sandbox = Sandbox::new(&format!("{suite}-{tree}")).unwrap();
+        let [native, source, mount] = ["native", "source", "mount"].map(|name| sandbox.path(name));
+        for folder in [&native, &source] {
+            fs::create_dir(folder).unwrap();
+        }
+        lay(&sandbox, suite, &native);
+        if tree == "own" {
+            lay(&sandbox, suite, &source);
+        }
+        rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+        rift(&sandbox, &sandbox.home(), &["open", "tree", &mount.display().to_string()]);
+        if tree == "empty" {
+            lay(&sandbox, suite, &mount);
+        }
+        let expected = outcomes(&sandbox, suite, &native, parts);
+        let found = outcomes(&sandbox, suite, &mount, parts);
+        assert_eq!(mounts_at(&mount), 1);
+        rift(&sandbox, &sandbox.home(), &["close", "--discard", &mount.display().to_string()]);
+        assert!(expected.len() >= 4, "only {} tests of {suite} were run", expected.len());
+
+        let missing = "missing".to_owned();
+        let names: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
+        let line = |name: &&String| {
+            let [expected, found] = [&expected, &found].map(|map| map.get(*name).unwrap_or(&missing));
+            (expected != found).then(|| format!("{name} | {expected} | {found}"))
+        };
+        let differences: BTreeSet<String> = names.iter().filter_map(line).collect();
+        let reasons: BTreeSet<String> = REASONS
+            .lines()
+            .filter_map(|line| line.split(" | ").collect::<Vec<_>>().try_into().ok())
+            .filter(|[of, by, ..]: &[&str; 6]| *of == suite && (*by == user || *by == "both"))
+            .filter(|[_, _, name, ..]| full() || expected.contains_key(*name))
+            .map(|[_, _, name, native, mounted, _]| format!("{name} | {native} | {mounted}"))
+            .collect();
+        let unexplained: Vec<_> = differences.difference(&reasons).collect();
+        let outlived: Vec<_> = reasons.difference(&differences).collect();
+        assert!(
+            unexplained.is_empty() && outlived.is_empty(),
+            "{suite} as {user} in {tree}: without a reason {unexplained:#?}, without a difference {outlived:#?}"
+        );
+        found
+    })
+}
+
+/// pjdfstest changes owners and users, so it is for root.
+#[test]
+fn pjdfstest_passes_in_a_mount() {
+    let name = "pjdfstest_passes_in_a_mount";
+    if !have(name, &[Need::Root, Need::Fuse]) || !is_prepared(name, "bin/pjdfstest") {
+        return;
+    }
+    for found in hold("pjdfstest", &[]) {
+        let passed = found.values().filter(|outcome| *outcome == "ok").count();
+        assert!(passed >= 370, "only {passed} pass");
+    }
+}
+
+#[test]
+fn fsx_passes_in_a_mount() {
+    let name = "fsx_passes_in_a_mount";
+    if !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
+        return;
+    }
+    for found in hold("fsx", &[]) {
+        assert!(found.len() == 10 && found.values().all(|outcome| outcome == "ok"), "{found:?}");
+    }
+}
+
+#[test]
+fn busybox_passes_in_a_mount() {
+    let name = "busybox_passes_in_a_mount";
+    if !is_prepared(name, "busybox") || !as_root_and_nobody(name) {
+        return;
+    }
+    hold(
+        "busybox",
+        &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch", "tar", "cpio", "du", "find"],
+    );
+}
+
+#[test]
+fn nodes_file_tests_pass_in_a_mount() {
+    let name = "nodes_file_tests_pass_in_a_mount";
+    if !is_prepared(name, "nodejs") || !as_root_and_nobody(name) {
+        return;
+    }
+    hold("node-fs", &["fs-read", "fs-rename", "fs-sym", "fs-stat"]);
+}
