@@ -235,6 +235,31 @@ fn a_mount_is_a_file_system_of_its_own() {
     assert_eq!((ran.status.code(), mounts_at(&mount)), (Some(125), 1), "{ran}");
 }
 
+/// Who writes to a file and is not root takes set-user-id away, and whoever looks for the mode alone sees it.
+#[test]
+fn a_write_takes_set_user_id_away() {
+    let name = "a_write_takes_set_user_id_away";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("set-id");
+    let mount = open(&sandbox, "mount");
+    let real = sandbox.path("source");
+    for mode in [0o6777, 0o4666, 0o2676] {
+        let [expected, found] = [&real, &mount].map(|folder| {
+            fs::set_permissions(folder.join("a"), fs::Permissions::from_mode(mode)).unwrap();
+            let mut command = sandbox.command(folder, "setpriv");
+            if rustix::process::geteuid().is_root() {
+                command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            }
+            command.args(["sh", "-c", "stat -c %a a && echo more >> a && stat -c %a a"]);
+            sandbox.run(&mut command).unwrap().success().unwrap().stdout
+        });
+        assert_eq!(found, expected);
+        assert_eq!(expected, format!("{mode:o}\n{:o}\n", mode & 0o777));
+    }
+}
+
 /// Making an entry real, and reading it, changes no time; what was changed has times of its own.
 #[test]
 fn what_was_not_changed_has_the_times_of_the_tree() {

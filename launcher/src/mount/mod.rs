@@ -28,6 +28,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -508,11 +509,15 @@ fn prepare(
         }
         Ok(())
     }));
-    let session = fuser::Session::from_fd(Server::new(view, ending), device, config.acl, config);
+    let server = Server::new(view, ending);
+    let notifier = Arc::clone(&server.notifier);
+    let session = fuser::Session::from_fd(server, device, config.acl, config);
     let session = session.inspect_err(|_| {
         if !is_private {
             drop(kernel::unmount(directory));
         }
     });
-    Ok((session.context("could not agree with the kernel")?, leaving))
+    let session = session.context("could not agree with the kernel")?;
+    notifier.get_or_init(|| session.notifier());
+    Ok((session, leaving))
 }

@@ -10,13 +10,14 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -40,6 +41,8 @@ pub(super) struct Server {
     ttl: Duration,
     /// Ends the projection when it was emptied.
     ending: Ending,
+    /// Tells the kernel of what it does not ask for; known once there is a session.
+    pub(super) notifier: Arc<OnceLock<Notifier>>,
 }
 
 /// What ends an empty projection, which the process with this number has emptied.
@@ -55,7 +58,7 @@ impl Server {
     /// Serves a view; what it shows is kept by the kernel where nobody else changes it.
     pub(super) fn new(view: View, ending: Ending) -> Self {
         let ttl = if view.parts.is_shared { Duration::ZERO } else { FOREVER };
-        Self { view, ttl, ending }
+        Self { view, ttl, ending, notifier: Arc::default() }
     }
 
     /// Ends the projection when a name in `parent` was its last: whoever removes everything, and then
@@ -166,6 +169,8 @@ impl Server {
 
     fn stored(&self, node: u64, offset: u64, data: &[u8], kills: bool) -> Result<u32> {
         let write = |file: BorrowedFd<'_>| {
+            // Before the write: where the server is no superuser, its own takes them away.
+            let killed = if kills { privileges(file)? } else { 0 };
             let mut rest = data;
             let mut at = offset;
             while !rest.is_empty() {
@@ -181,8 +186,12 @@ impl Server {
                     Err(error) => return Err(error),
                 }
             }
-            if kills {
+            if killed != 0 {
                 kill_privileges(file)?;
+                // Of a write it takes a new size and times for granted, but not a new mode.
+                let told =
+                    self.notifier.get().map(|kernel| kernel.inval_inode(INodeNo(node), -1, 0));
+                let _is_told = told.is_some_and(|told| told.is_ok());
             }
             // At most a request's size.
             Ok((data.len() - rest.len()) as u32)
@@ -292,13 +301,21 @@ fn is_access_list(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"system.posix_acl_")
 }
 
-/// Takes set-user-id and set-group-id away, as write(2) by others does.
-fn kill_privileges(file: BorrowedFd<'_>) -> Result<()> {
+/// Returns the bits that a write(2) by others takes away: set-user-id and set-group-id.
+fn privileges(file: BorrowedFd<'_>) -> Result<u32> {
     let mode = rustix::fs::fstat(file)?.st_mode & 0o7777;
     let group = if mode & 0o010 == 0 { 0 } else { 0o2000 };
-    match mode & (0o4000 | group) {
+    Ok(mode & (0o4000 | group))
+}
+
+/// Takes them away.
+fn kill_privileges(file: BorrowedFd<'_>) -> Result<()> {
+    match privileges(file)? {
         0 => Ok(()),
-        bits => rustix::fs::fchmod(file, Mode::from_raw_mode(mode & !bits)),
+        bits => {
+            let mode = rustix::fs::fstat(file)?.st_mode & 0o7777;
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode & !bits))
+        }
     }
 }
 
