@@ -139,10 +139,7 @@ fn busybox_passes_in_a_mount() {
     if !is_prepared(name, "busybox") || !as_root_and_nobody(name) {
         return;
     }
-    hold(
-        "busybox",
-        &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch", "tar", "cpio", "du", "find"],
-    );
+    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"]);
 }
 
 #[test]
@@ -151,5 +148,5 @@ fn nodes_file_tests_pass_in_a_mount() {
     if !is_prepared(name, "nodejs") || !as_root_and_nobody(name) {
         return;
     }
-    hold("node-fs", &["fs-read", "fs-rename", "fs-sym", "fs-stat"]);
+    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"]);
 }
