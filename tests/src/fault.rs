@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -144,8 +144,15 @@ impl CrashDisk {
     /// # Errors
     /// When a process still uses the disk, or it does not come back.
     pub fn bring_back(&self) -> Result<()> {
-        done(root_command("umount").arg(&self.point))?;
-        self.attach()
+        // A process that was killed is gone before its files are closed.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match done(root_command("umount").arg(&self.point)) {
+                Ok(()) => return self.attach(),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     fn attach(&self) -> Result<()> {
