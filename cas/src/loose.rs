@@ -272,6 +272,7 @@ pub(crate) fn check(path: &Path, manifest: Manifest<'_>) -> Result<Option<Wrong>
         device: root.st_dev,
         inode: root.st_ino,
         stamp_ns: mtime_ns(&root),
+        born_ns: None,
         done_ns: 0,
         umask: umask_of(path).unwrap_or(0),
         has_links: false,

@@ -8,6 +8,7 @@
 //! directory PATH, bytes outside printable ASCII and `%` as %XX
 //! device N
 //! inode N
+//! born_ns N        when the directory was made, or `unknown`
 //! stamp_ns N       the mtime of every entry of a stamped tree
 //! done_ns N        no entry had a later ctime when the projection was finished
 //! umask N
@@ -16,6 +17,7 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::fs::Metadata;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -81,6 +83,8 @@ pub struct Projection {
     pub device: u64,
     /// Inode of the directory.
     pub inode: u64,
+    /// When the directory was made, in nanoseconds since the epoch, where the file system knows.
+    pub born_ns: Option<i64>,
     /// The mtime of every entry of a stamped tree, in nanoseconds since the epoch.
     pub stamp_ns: i64,
     /// No entry had a later ctime when the projection was finished, in nanoseconds since the epoch.
@@ -91,6 +95,13 @@ pub struct Projection {
     pub has_links: bool,
     /// How it is shown.
     pub shown_as: ShownAs,
+}
+
+/// Returns when a file was made, in nanoseconds since the epoch, where the file system knows.
+#[must_use]
+pub fn born_ns(stat: &Metadata) -> Option<i64> {
+    let age = stat.created().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(age.as_nanos()).ok()
 }
 
 impl Projection {
@@ -111,6 +122,7 @@ impl Projection {
             directory: directory.to_owned(),
             device: stat.dev(),
             inode: stat.ino(),
+            born_ns: born_ns(&stat),
             stamp_ns: options.stamp_ns,
             done_ns,
             umask: options.umask,
@@ -127,27 +139,24 @@ impl Projection {
     pub fn is_in_place(&self) -> bool {
         match self.directory.symlink_metadata() {
             Ok(stat) if stat.is_dir() => {
-                let is_it = stat.dev() == self.device && stat.ino() == self.inode;
-                is_it && self.is_as_old(&self.directory)
-                    || self.shown_as.has_state() && stat.ino() == SERVED_ROOT
+                self.is_of(&stat) || self.shown_as.has_state() && stat.ino() == SERVED_ROOT
             }
             Ok(_) => false,
             Err(error) => self.shown_as.has_state() && is_dead(&error),
         }
     }
 
-    /// Tells whether a directory with the device and inode of this projection's can be the one that it was
-    /// made at: the number of one that was removed is soon another one's, which is younger.
+    /// Tells whether this is the directory that the projection was made at.
+    ///
+    /// The number of one that was removed is soon another one's, but that is younger. Device numbers change
+    /// when the machine is started anew, so they count only where the file system knows no births.
     #[must_use]
-    pub fn is_as_old(&self, directory: &Path) -> bool {
-        if !self.shown_as.has_state() {
-            return true;
-        }
-        let Ok(stat) = directory.symlink_metadata() else { return false };
-        // Not every file system knows when its files were made.
-        let Ok(born) = stat.created() else { return true };
-        let age = born.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(age.as_nanos()).is_ok_and(|born_ns| born_ns <= self.done_ns)
+    pub fn is_of(&self, stat: &Metadata) -> bool {
+        let is_born = match (self.born_ns, born_ns(stat)) {
+            (Some(known), Some(found)) => known == found,
+            _ => stat.dev() == self.device,
+        };
+        is_born && stat.ino() == self.inode
     }
 
     fn encode(&self) -> String {
@@ -160,9 +169,10 @@ impl Projection {
             debug_assert!(written.is_ok(), "writing to a string can't fail");
         }
         text.push_str(&format!(
-            "\ndevice {}\ninode {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\nas {}\n",
+            "\ndevice {}\ninode {}\nborn_ns {}\nstamp_ns {}\ndone_ns {}\numask {}\nlinks {}\nas {}\n",
             self.device,
             self.inode,
+            self.born_ns.map_or_else(|| "unknown".to_owned(), |born| born.to_string()),
             self.stamp_ns,
             self.done_ns,
             self.umask,
@@ -181,6 +191,10 @@ impl Projection {
             directory: unescape(field("directory")?)?,
             device: field("device")?.parse().ok()?,
             inode: field("inode")?.parse().ok()?,
+            born_ns: match field("born_ns")? {
+                "unknown" => None,
+                born => Some(born.parse().ok()?),
+            },
             stamp_ns: field("stamp_ns")?.parse().ok()?,
             done_ns: field("done_ns")?.parse().ok()?,
             umask: field("umask")?.parse().ok()?,

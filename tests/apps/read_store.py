@@ -336,6 +336,8 @@ class Store:
         fields = dict(line.split(" ", 1) for line in text.splitlines())
         path = re.sub(rb"%([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), fields["directory"].encode())
         need(blake3(path).hex() == file, "name of a projection")
+        need(fields["as"] in ("files", "mount", "virtual"), "way to show a projection")
+        need(fields["born_ns"] == "unknown" or int(fields["born_ns"]) >= 0, "birth of a projection")
         numbers = {name: int(fields[name]) for name in ("device", "inode", "stamp_ns", "done_ns", "umask", "links")}
         return path, fields["tree"], numbers
 

@@ -144,15 +144,26 @@ impl CrashDisk {
     /// # Errors
     /// When a process still uses the disk, or it does not come back.
     pub fn bring_back(&self) -> Result<()> {
-        // A process that was killed is gone before its files are closed.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        // A process that was killed is gone before its files are closed. And where another test has copied the mount into
+        // a namespace of its own, the file system lives on, and comes back as it was left: off.
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            match done(root_command("umount").arg(&self.point)) {
-                Ok(()) => return self.attach(),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            let unmounted = done(root_command("umount").arg(&self.point));
+            let is_back = unmounted.and_then(|()| self.attach()).and_then(|()| self.probe());
+            match is_back {
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
             }
         }
+    }
+
+    /// Fails when the file system is off.
+    fn probe(&self) -> Result<()> {
+        let path = self.point.join("probe");
+        fs::File::create(&path)?.sync_all()?;
+        Ok(fs::remove_file(&path)?)
     }
 
     fn attach(&self) -> Result<()> {

@@ -115,6 +115,7 @@ pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
         device: stat.dev(),
         inode: stat.ino(),
         stamp_ns: 0,
+        born_ns: None,
         done_ns: 0,
         umask: 0o022,
         has_links: false,

@@ -4,6 +4,7 @@
 //! the directory; the last one takes orphans away.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,6 +12,7 @@ use rift_cas::Store;
 use rift_cas::materialize::Options;
 use rift_cas::projection::Projection;
 use rift_cas::state::StateFile;
+use rift_tree::state::Header;
 use rustix::fs::{Mode, OFlags};
 
 use super::view::{Parts, View};
@@ -41,14 +43,16 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
         Some(state) => state,
         None => store.create_state(directory, header)?,
     };
-    if state.header() != header {
+    // The device may have another number by now.
+    let is_same = |found: Header| Header { device: header.device, ..found } == header;
+    if !is_same(state.header()) {
         bail!("the state belongs to another projection");
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let real = rustix::fs::open(directory, flags, Mode::empty())
         .with_context(|| format!("could not open `{}`", directory.display()))?;
-    let stat = rustix::fs::fstat(&real)?;
-    if (stat.st_dev, stat.st_ino) != (projection.device, projection.inode) {
+    let stat = directory_of(&real)?;
+    if !projection.is_of(&stat) {
         bail!("`{}` is another directory by now", directory.display());
     }
     let owner = owner::current();
@@ -64,9 +68,14 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
         umask: projection.umask,
         verify: false,
     };
-    let (uid, gid, shown_ns) = (stat.st_uid, stat.st_gid, projection.done_ns);
+    let (uid, gid, shown_ns) = (stat.uid(), stat.gid(), projection.done_ns);
     let is_shared = writers == Writers::Many;
     Ok(View::new(Parts { tree, state, real, options, uid, gid, shown_ns, is_shared }, owner))
+}
+
+fn directory_of(real: &OwnedFd) -> Result<std::fs::Metadata> {
+    let file = std::fs::File::from(real.try_clone().context("could not keep a descriptor")?);
+    file.metadata().context("could not look at the directory")
 }
 
 /// Takes the lock; tells whether nobody else has it.

@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rift_cas::Store;
 use rift_cas::compare::Differences;
 use rift_cas::materialize::{self, Options};
-use rift_cas::projection::{Projection, ShownAs, is_dead};
+use rift_cas::projection::{Projection, ShownAs, born_ns, is_dead};
 use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 use rift_tree::state::{Header, State};
@@ -82,11 +82,11 @@ pub fn find(store: &Store, directory: &Path) -> Result<Option<Projection>> {
     if let Some(known) = store.projection(directory)? {
         return Ok(Some(known).filter(|known| known.shown_as.has_state()));
     }
-    let own = directory.symlink_metadata().map(|stat| (stat.dev(), stat.ino())).ok();
+    let own = directory.symlink_metadata().ok();
     let mounts = kernel::mounts_at(directory);
     let is_it = |known: &Projection| {
         let is_mounted = mounts.iter().any(|mount| mount.source == Path::new(&name(known)));
-        let is_own = own == Some((known.device, known.inode)) && known.is_as_old(directory);
+        let is_own = own.as_ref().is_some_and(|stat| known.is_of(stat));
         (is_mounted || is_own) && known.shown_as.has_state() && !known.is_in_place()
     };
     match store.projections()?.into_iter().find(is_it) {
@@ -114,7 +114,7 @@ pub fn follow(store: &Store) -> Result<()> {
 pub fn condition(projection: &Projection) -> Condition {
     match std::fs::symlink_metadata(&projection.directory) {
         Err(error) if is_dead(&error) => Condition::Dead,
-        Ok(stat) if stat.ino() == nodes::ROOT && stat.dev() != projection.device => {
+        Ok(stat) if stat.ino() == nodes::ROOT && !projection.is_of(&stat) => {
             // What the kernel keeps it shows without the server.
             match rustix::fs::statfs(&projection.directory) {
                 Err(error) if is_dead(&error.into()) => Condition::Dead,
@@ -366,6 +366,7 @@ fn record(
         directory: directory.to_owned(),
         device: stat.dev(),
         inode: stat.ino(),
+        born_ns: born_ns(&stat),
         stamp_ns: options.stamp_ns,
         done_ns: stat.ctime().saturating_mul(1_000_000_000).saturating_add(stat.ctime_nsec()),
         umask: options.umask,

@@ -1,0 +1,249 @@
+//! Mounted projections under faults: dead servers, busy mount points, full disks, and system calls that are refused.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rift_tests::apps::compiled;
+use rift_tests::differ::{Options, compare};
+use rift_tests::fault::{Dice, SmallDisk};
+use rift_tests::mounts::{
+    assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
+};
+use rift_tests::need::{Need, have};
+use rift_tests::repository;
+use rift_tests::sandbox::{Sandbox, clear};
+
+/// How long anything may take that is answered at all.
+const BOUND: Duration = Duration::from_secs(20);
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    // It may have ended by itself.
+    let _is_killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+}
+
+/// Nothing is left of the projections that a test had: no mount, no server, no state, no lease, no half-made file.
+#[track_caller]
+fn assert_over(sandbox: &Sandbox, directory: &Path) {
+    assert_eq!(mounts_at(directory), 0);
+    eventually(|| servers_of(directory).is_empty());
+    // The leases of who was killed are taken away by the next collection.
+    rift(sandbox, &sandbox.home(), &["store", "gc"]);
+    for folder in ["states", "leases", "tmp"] {
+        let left: Vec<_> = fs::read_dir(sandbox.store().join(folder)).unwrap().collect();
+        assert!(left.is_empty(), "{folder}: {left:?}");
+    }
+    assert!(!directory.join(".rift-orphans").exists());
+    rift(sandbox, &sandbox.home(), &["store", "verify"]);
+}
+
+/// How two trees differ in all but the times of what a program changed.
+fn differences(expected: &Path, found: &Path) -> Vec<String> {
+    let options = Options { mtimes: false, hard_links: true, ..Options::default() };
+    compare(expected, found, options).unwrap().iter().map(ToString::to_string).collect()
+}
+
+/// A server that is gone is noticed, also where the kernel still knows what it said of the root.
+#[test]
+fn a_dead_server_is_known_by_more_than_its_root() {
+    let name = "a_dead_server_is_known_by_more_than_its_root";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("cached-root");
+    let mount = open(&sandbox, "home/view");
+    fs::metadata(&mount).unwrap();
+    servers_of(&mount).into_iter().for_each(kill);
+    eventually(|| servers_of(&mount).is_empty());
+    assert_eq!(state(&sandbox, &mount), "dead");
+    let words = ["exec", "--as", "mount", "--tree", "tree=view", "cat", "view/a"];
+    assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "hello\n");
+    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+    assert_over(&sandbox, &mount);
+}
+
+/// A server that is killed at any instant loses no change that was done, and hangs nobody.
+#[test]
+fn a_server_killed_at_any_instant_loses_nothing() {
+    let name = "a_server_killed_at_any_instant_loses_nothing";
+    if !have(name, &[Need::Root, Need::Fuse, Need::Tool("python3")]) {
+        return;
+    }
+    let sandbox = with_tree("killed-at-random");
+    let program = repository().join("tests/apps/mirrored_changes.py");
+    let (view, mirror) = (sandbox.home().join("view"), sandbox.path("mirror"));
+    let seed = u64::from(std::process::id());
+    let mut dice = Dice::new(seed);
+    for round in 0..if rift_tests::full() { 240 } else { 8 } {
+        // Three deaths of one mount, each healed, then one of a private view, all on the same changes.
+        let is_private = round % 4 == 3;
+        let closes = |context: &str| {
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+            let found = mended(&program, &sandbox, (&mirror, &view), context);
+            assert!(found.is_empty(), "{found:#?}");
+            assert_over(&sandbox, &view);
+        };
+        if round % 4 == 0 || is_private {
+            clear(&view).unwrap();
+            rift(&sandbox, &sandbox.home(), &["materialize", "--force", "tree", "../mirror"]);
+        }
+        let round_seed = dice.below(1 << 32).to_string();
+        let mut words = vec!["exec", "--as", "mount", "--tree", "tree=view"];
+        words.extend(is_private.then_some("--private"));
+        words.extend(["--", "python3", program.to_str().unwrap()]);
+        words.extend([view.to_str().unwrap(), mirror.to_str().unwrap(), &round_seed, "100000"]);
+        let mut command = sandbox.rift(&sandbox.home(), &words).unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually(|| !servers_of(&view).is_empty());
+        std::thread::sleep(Duration::from_micros(100_000 + dice.below(300_000)));
+        servers_of(&view).into_iter().for_each(kill);
+        let killed = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        assert!(killed.elapsed() < BOUND, "seed {seed}, round {round}");
+        let last = String::from_utf8_lossy(&output.stdout);
+        let context = format!("seed {seed}, round {round}: {last}");
+        assert_eq!(output.status.code(), Some(4), "{context}{output:?}");
+        if is_private {
+            closes(&last);
+            continue;
+        }
+        assert_eq!(state(&sandbox, &view), "dead", "{context}");
+        if round % 4 == 2 {
+            closes(&last);
+            continue;
+        }
+        rift(&sandbox, &sandbox.home(), &["exec", "--as", "mount", "--tree", "tree=view", "true"]);
+        assert_eq!((state(&sandbox, &view).as_str(), mounts_at(&view)), ("mounted", 1));
+        let found = mended(&program, &sandbox, (&mirror, &view), &last);
+        assert!(found.is_empty(), "{context}{found:#?}");
+    }
+}
+
+/// Returns how a view differs from its mirror, which gets the last change, too, where the view got it.
+fn mended(
+    program: &Path,
+    sandbox: &Sandbox,
+    (mirror, view): (&Path, &Path),
+    last: &str,
+) -> Vec<String> {
+    let before = differences(mirror, view);
+    if before.is_empty() {
+        return before;
+    }
+    let mut command = sandbox.command(&sandbox.home(), "python3");
+    command.arg(program).arg("--last").arg(mirror).arg(last.trim());
+    assert!(command.status().unwrap().success());
+    let after = differences(mirror, view);
+    if after.is_empty() { after } else { [before, after].concat() }
+}
+
+/// A mount that somebody is in can be closed; who is in it goes on.
+#[test]
+fn a_busy_mount_can_be_closed() {
+    let name = "a_busy_mount_can_be_closed";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("busy");
+    for discards in [false, true] {
+        let mount = open(&sandbox, "home/view");
+        let mut inside = sandbox.command(&mount, "sh");
+        inside.args(["-c", "exec 3< lib/x.js; echo go; read line; cat <&3; cat a; ls lib"]);
+        inside.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = inside.spawn().unwrap();
+        let mut word = [0; 3];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
+        let option = if discards { &["--discard"][..] } else { &[] };
+        rift(&sandbox, &sandbox.home(), &[&["close"], option, &["view"]].concat());
+        assert_eq!((mounts_at(&mount), mount.exists()), (0, !discards));
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(discards || text == "libhello\ndeep\nx.js\n", "{text}");
+        if !discards {
+            assert_same(&sandbox.path("source"), &mount);
+        }
+        assert_over(&sandbox, &mount);
+        clear(&mount).unwrap();
+    }
+}
+
+/// A full disk is an error as in real files; the tree stays whole, and with room again everything goes on.
+#[test]
+fn a_full_disk_takes_nothing_from_a_mount() {
+    let name = "a_full_disk_takes_nothing_from_a_mount";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("full-mount");
+    for (bytes, inodes) in [(1 << 20, 1_000), (64 << 20, 24)] {
+        let disk = SmallDisk::mount(&sandbox.path("small"), bytes, inodes).unwrap();
+        let mount = open(&sandbox, "small/view");
+        let code = |error: std::io::Error| error.raw_os_error();
+        let fill = |round: usize| {
+            (0..).find_map(|number| {
+                let path = mount.join(format!("bin/fill-{round}-{number}"));
+                fs::write(path, vec![b'x'; 30_000]).map_err(code).err()
+            })
+        };
+        for round in 0..20 {
+            assert_eq!(fill(round), Some(Some(libc::ENOSPC)), "round {round}");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            let changed = fs::set_permissions(mount.join("lib/deep/er/numbers"), mode);
+            assert!(matches!(changed.map_err(code), Ok(()) | Err(Some(libc::ENOSPC))));
+            let numbers = fs::read_to_string(mount.join("lib/deep/er/numbers")).unwrap();
+            assert!(numbers.ends_with("2999\n") && numbers.len() == 13_890);
+            let ran = run(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+            assert_eq!(ran.status.code(), Some(125), "{ran}");
+            assert!(ran.stderr.contains("No space left"), "{ran}");
+            assert_eq!(state(&sandbox, &mount), "mounted");
+            let fillers =
+                fs::read_dir(mount.join("bin")).unwrap().map(|entry| entry.unwrap().path());
+            let fillers = fillers.filter(|path| path.to_string_lossy().contains("fill-"));
+            fillers.for_each(|path| fs::remove_file(path).unwrap());
+        }
+        disk.resize(64 << 20, 1_000).unwrap();
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        let source = sandbox.path("source");
+        let options = Options { mtimes: false, ..Options::default() };
+        let left = compare(&source, &mount, options).unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        assert_over(&sandbox, &mount);
+    }
+}
+
+/// Where mount(2) is refused, as by the filter of a container, trees are files, which is said once.
+#[test]
+fn without_mounts_trees_are_files() {
+    let name = "without_mounts_trees_are_files";
+    if !have(name, &[Need::Root, Need::Fuse, Need::Tool("cc")]) {
+        return;
+    }
+    let sandbox = with_tree("refused");
+    let deny = compiled("deny").unwrap();
+    let binary = rift_tests::sandbox::rift_binary().unwrap();
+    let refused = |words: &[&str]| {
+        let mut command = sandbox.command(&sandbox.home(), &deny);
+        // The helper has set-user-ID, but a filter holds for it too.
+        command
+            .args([libc::SYS_mount.to_string(), libc::EPERM.to_string()])
+            .arg(&binary)
+            .args(words);
+        sandbox.run(&mut command).unwrap()
+    };
+    let ran = refused(&["open", "tree", "view"]);
+    assert_eq!(ran.status.code(), Some(125), "{ran}");
+    assert!(ran.stderr.contains("could not mount"), "{ran}");
+    let view = sandbox.home().join("view");
+    clear(&view).unwrap();
+    let ran = refused(&["exec", "--as", "mount", "--tree", "tree=view", "--", "cat", "view/a"]);
+    assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(0), "hello\n"), "{ran}");
+    assert_eq!(ran.stderr.matches("warning:").count(), 1, "{ran}");
+    assert_same(&sandbox.path("source"), &view);
+    assert_eq!(state(&sandbox, &view), "current");
+    assert_over(&sandbox, &view);
+}
