@@ -12,6 +12,7 @@
 mod attach;
 mod join;
 mod kernel;
+mod linger;
 mod modes;
 mod nodes;
 mod opened;
@@ -44,6 +45,7 @@ use rustix::fs::{AtFlags, Mode};
 use crate::machine;
 
 use self::join::{Leaving, Writers};
+use self::linger::Linger;
 use self::server::{Ending, Server};
 
 /// The hidden command that serves a projection.
@@ -510,7 +512,9 @@ fn prepare(
         }
         Ok(())
     }));
-    let server = Server::new(view, ending);
+    let looking = rustix::io::fcntl_dupfd_cloexec(&device, 3);
+    let linger = Linger::new(looking.context("could not keep a descriptor")?);
+    let server = Server::new(view, ending, linger);
     let notifier = Arc::clone(&server.notifier);
     let session = fuser::Session::from_fd(server, device, config.acl, config);
     let session = session.inspect_err(|_| {

@@ -22,6 +22,7 @@ use fuser::{
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::linger::Linger;
 use super::modes::Way;
 use super::view::{Maker, New, Result, Shown, View, following};
 use crate::sys;
@@ -41,6 +42,8 @@ pub(super) struct Server {
     ttl: Duration,
     /// Ends the projection when it was emptied.
     ending: Ending,
+    /// Where requests come by the thousands, one after the other.
+    linger: Linger,
     /// Tells the kernel of what it does not ask for; known once there is a session.
     pub(super) notifier: Arc<OnceLock<Notifier>>,
 }
@@ -56,9 +59,9 @@ impl std::fmt::Debug for Ending {
 
 impl Server {
     /// Serves a view; what it shows is kept by the kernel where nobody else changes it.
-    pub(super) fn new(view: View, ending: Ending) -> Self {
+    pub(super) fn new(view: View, ending: Ending, linger: Linger) -> Self {
         let ttl = if view.parts.is_shared { Duration::ZERO } else { FOREVER };
-        Self { view, ttl, ending, notifier: Arc::default() }
+        Self { view, ttl, ending, linger, notifier: Arc::default() }
     }
 
     /// Ends the projection when a name in `parent` was its last: whoever removes everything, and then
@@ -467,14 +470,17 @@ impl Filesystem for Server {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let look = || self.view.lookup(parent.0, name.as_bytes());
         self.entry(reply, self.view.reach(&[Way::Into(parent.0)], look));
+        self.linger.wait();
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, times: u64) {
         self.view.forget(node.0, times);
+        self.linger.wait();
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.attr(reply, self.view.reach(&[Way::To(node.0)], || self.view.show(node.0)));
+        self.linger.wait();
     }
 
     fn setattr(
@@ -521,6 +527,7 @@ impl Filesystem for Server {
         let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
         let new = New::Node { mode, device: rustix::fs::makedev(major, minor) };
         self.entry(reply, self.make(request, parent.0, name, new).map(Some));
+        self.linger.wait();
     }
 
     fn mkdir(
@@ -555,6 +562,7 @@ impl Filesystem for Server {
             self.end_if_empty(request, parent.0);
         }
         done(reply, removed);
+        self.linger.wait();
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -564,6 +572,7 @@ impl Filesystem for Server {
             self.end_if_empty(request, parent.0);
         }
         done(reply, removed);
+        self.linger.wait();
     }
 
     fn rename(
@@ -683,6 +692,7 @@ impl Filesystem for Server {
             Ok(count) => reply.written(count),
             Err(error) => reply.error(code(error)),
         }
+        self.linger.wait();
     }
 
     fn fsync(&self, _: &Request, node: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -778,6 +788,7 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         value(reply, size, self.attribute(node.0, name));
+        self.linger.wait();
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
