@@ -725,6 +725,7 @@ impl Filesystem for Server {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(code(error)),
         }
+        self.linger.wait();
     }
 
     fn readdirplus(
@@ -743,6 +744,7 @@ impl Filesystem for Server {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(code(error)),
         }
+        self.linger.wait();
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
