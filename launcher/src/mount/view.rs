@@ -1162,6 +1162,15 @@ impl View {
                 if is_full {
                     return Err(Errno::NOTEMPTY);
                 }
+                if let Found::Real(_, stat) = &source
+                    && stat.st_mode & TYPE == REGULAR
+                {
+                    // ext4 does so where a file's name is taken, see auto_da_alloc in ext4(5).
+                    let file = self.open(self.real(), &old, OFlags::RDONLY)?;
+                    let writer = Writer::new(&self.parts.tree, self.parts.options);
+                    let written = writer.wait_for_bytes(file, Path::new(OsStr::from_bytes(&old)));
+                    written.map_err(|error| errno(&error))?;
+                }
                 self.take_away(id, || rename(RenameFlags::empty()))?;
             }
             Found::Real(other, stat) if stat.st_mode & TYPE == DIRECTORY => {
