@@ -307,9 +307,26 @@ pub fn show(
     directory: &Path,
     options: Options,
 ) -> Result<Projection> {
+    let was_there = directory.symlink_metadata().is_ok();
     let projection = record(store, tree, directory, options, ShownAs::Mount)?;
-    start(store, &projection, None)?;
-    Ok(projection)
+    match start(store, &projection, None) {
+        Ok(()) => Ok(projection),
+        Err(error) => {
+            withdraw(store, directory, was_there);
+            Err(error)
+        }
+    }
+}
+
+/// Takes back what was made for a projection that can't be shown. What stays is found by `rift store verify`.
+fn withdraw(store: &Store, directory: &Path, was_there: bool) {
+    let orphans = directory.join(OsStr::from_bytes(nodes::ORPHANS));
+    let _are_gone = [
+        store.forget_state(directory).is_ok(),
+        store.forget_projection(directory).is_ok(),
+        std::fs::remove_dir(orphans).is_ok(),
+        !was_there && std::fs::remove_dir(directory).is_ok(),
+    ];
 }
 
 /// Mounts a projection for everybody that so far only runs see which ask for it.
