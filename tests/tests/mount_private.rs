@@ -267,3 +267,20 @@ fn a_view_outlives_the_end_of_its_projection() {
     assert_eq!(fs::read_to_string(view.join("b")).unwrap(), "b\n");
     assert_over(&view);
 }
+
+/// A tree that is there as files is seen as it is, and stays files.
+#[test]
+fn files_stay_files_in_a_private_view() {
+    let name = "files_stay_files_in_a_private_view";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("private-files");
+    let view = sandbox.home().join("view");
+    rift(&sandbox, &sandbox.home(), &["materialize", "tree", "view"]);
+    let ran = privately(&sandbox, &["sh", "-c", "cat view/a; grep -c fuse.rift /proc/mounts"]);
+    assert_eq!(ran.stdout, "hello\n0\n", "{ran}");
+    assert_eq!(state(&sandbox, &view), "current");
+    assert_eq!(fs::read_dir(sandbox.store().join("states")).unwrap().count(), 0);
+    assert_over(&view);
+}

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::anyhow;
+use rift_cas::projection::Projection;
 
 pub use child::Ending;
 
@@ -69,8 +70,11 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     let mut projections = private::in_reach(&store, &context.cwd)?;
     for directory in &options.views {
         let is_new = !projections.iter().any(|known| known.directory == *directory);
-        if is_new && let Some(known) = store.projection(directory)? {
-            projections.extend((mount::condition(&known) != Condition::Served).then_some(known));
+        let is_unseen = |known: &Projection| {
+            known.shown_as.has_state() && mount::condition(known) != Condition::Served
+        };
+        if is_new {
+            projections.extend(store.projection(directory)?.filter(is_unseen));
         }
     }
     if projections.is_empty() {
