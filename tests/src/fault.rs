@@ -113,7 +113,8 @@ impl CrashDisk {
     /// # Errors
     /// When the kernel refuses the shutdown (ext4's `EXT4_IOC_SHUTDOWN`) or the file system does not come back.
     pub fn lose_power(&self) -> Result<()> {
-        self.fail_power("shutdown")
+        self.cut_power(false)?;
+        self.bring_back()
     }
 
     /// As [`lose_power`](Self::lose_power), with the journal written out: names are kept, data is lost.
@@ -121,11 +122,7 @@ impl CrashDisk {
     /// # Errors
     /// As there.
     pub fn lose_power_after_journal(&self) -> Result<()> {
-        self.fail_power("shutdown -f")
-    }
-
-    fn fail_power(&self, how: &str) -> Result<()> {
-        done(root_command("xfs_io").args(["-x", "-c", how]).arg(&self.point))?;
+        self.cut_power(true)?;
         self.bring_back()
     }
 

@@ -120,3 +120,9 @@ pub fn assert_same(expected: &Path, found: &Path) {
     let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
     assert!(lines.is_empty(), "{expected:?} and {found:?} differ:\n{}", lines.join("\n"));
 }
+
+/// Kills a process; one that has ended is as good.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    let _is_killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
+}

@@ -14,7 +14,7 @@ use rift_tests::again::as_root_and_nobody;
 use rift_tests::fault::{Dice, kill_at_random};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
-    assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
+    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, with_tree,
 };
 use rift_tests::repository;
 use rift_tests::sandbox::{Sandbox, clear};
@@ -176,8 +176,7 @@ fn a_killed_server_is_healed() {
     fs::remove_file(mount.join("lib/x.js")).unwrap();
     fs::rename(mount.join("d e"), mount.join("moved")).unwrap();
     let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
-    let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill(server);
     eventually(|| servers_of(&mount).is_empty());
     // A request that was under way is answered with ECONNABORTED.
     let error = || fs::read_dir(&mount).unwrap_err().raw_os_error();
@@ -473,8 +472,7 @@ fn directories_keep_the_times_of_removals() {
         if is_killed {
             fs::File::open(&folder).unwrap().sync_all().unwrap();
             let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
-            let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            kill(server);
             eventually(|| servers_of(&mount).is_empty());
         }
         rift(&sandbox, &sandbox.home(), &["close", &shown]);

@@ -11,7 +11,7 @@ use rift_tests::apps::compiled;
 use rift_tests::differ::{Options, compare};
 use rift_tests::fault::{Dice, SmallDisk};
 use rift_tests::mounts::{
-    assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
+    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, with_tree,
 };
 use rift_tests::need::{Need, have};
 use rift_tests::repository;
@@ -19,12 +19,6 @@ use rift_tests::sandbox::{Sandbox, clear};
 
 /// How long anything may take that is answered at all.
 const BOUND: Duration = Duration::from_secs(20);
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    // It may have ended by itself.
-    let _is_killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
-}
 
 /// Nothing is left of the projections that a test had: no mount, no server, no state, no lease, no half-made file.
 #[track_caller]

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use rift_tests::fault::{CrashDisk, Dice};
-use rift_tests::mounts::{eventually, mounts_at, open, rift, servers_of, state, take_tree_in};
+use rift_tests::mounts::{
+    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in,
+};
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{Sandbox, clear};
 
@@ -120,8 +122,7 @@ fn a_mount_survives_power_losses() {
         }
         disk.cut_power(round % 2 == 0).unwrap();
         for server in servers_of(&mount) {
-            let pid = rustix::process::Pid::from_raw(server.cast_signed()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            kill(server);
         }
         eventually(|| servers_of(&mount).is_empty());
         let mut unmount = Command::new("umount");

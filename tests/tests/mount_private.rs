@@ -10,7 +10,7 @@ use std::process::Stdio;
 use rift_tests::again::as_root_and_nobody;
 use rift_tests::apps::compiled;
 use rift_tests::mounts::{
-    assert_same, eventually, mounts_at, open, rift, run, servers_of, state, with_tree,
+    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, with_tree,
 };
 use rift_tests::need::{Need, have};
 use rift_tests::repository;
@@ -220,10 +220,6 @@ fn a_killed_view_is_over() {
         let mut child = command.spawn().unwrap();
         let mut word = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
-        let kill = |pid: u32| {
-            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        };
         if kills_server {
             // The one of the view before may be about to end.
             eventually(|| servers_of(&view).len() == 1);

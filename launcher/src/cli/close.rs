@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
     let directory = plan::show::place(&context.cwd.join(&args.directory))?;
     let shown = directory.display();
-    let known = mount::find(&store, &directory)?;
+    let known = mount::find(&store, &directory)?.filter(|known| known.shown_as.has_state());
     let known = known.ok_or_else(|| anyhow!("nothing is mounted at `{shown}`"));
     let known = known.hint("`rift status` lists what is")?;
     match args.discard {

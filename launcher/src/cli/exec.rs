@@ -133,10 +133,7 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     let place = plan::show::place(&context.cwd.join(directory))?;
     let is_for_all = context.config.shows_mounts() && !is_private;
     let _lock = plan::show::lock_project(place.parent().unwrap_or(&context.cwd))?;
-    let known = match mount::find(&store, &place)? {
-        None => store.projection(&place)?,
-        known => known,
-    };
+    let known = mount::find(&store, &place)?;
     if let Some(known) = known.filter(|known| known.tree == hash) {
         match known.shown_as {
             ShownAs::Files => Ok(()),

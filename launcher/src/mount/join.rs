@@ -3,7 +3,7 @@
 //! Each holds a lock on the state, which a killed one loses. The first one brings the state up to date with
 //! the directory; the last one takes orphans away.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,6 @@ pub(super) enum Writers {
 pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> Result<View> {
     let directory = &projection.directory;
     let tree = store.open_leased(projection.tree)?.context("the tree is gone from the store")?;
-    let tree = tree.into_memory();
     let header = super::header(projection, tree.manifest().len());
     let state = match store.open_state(directory)? {
         Some(state) => state,
@@ -129,10 +128,6 @@ impl Leaving {
         Ok(Self { state, real })
     }
 
-    fn real(&self) -> BorrowedFd<'_> {
-        self.real.as_fd()
-    }
-
     /// Takes orphans away, if nobody else shows the projection.
     ///
     /// # Errors
@@ -144,6 +139,6 @@ impl Leaving {
         {
             return Ok(());
         }
-        attach::detach_all(self.real()).context("could not remove what had no names")
+        attach::detach_all(self.real.as_fd()).context("could not remove what had no names")
     }
 }

@@ -19,8 +19,8 @@ pub(super) const KIND: &str = "fuse.rift";
 pub(super) const DEVICE: &str = "/dev/fuse";
 pub(super) const HELPER: &str = "fusermount3";
 
-/// Mounts at `directory` under a name, which mountinfo shows as the source; it becomes visible to others than the caller only where that is allowed;
-/// returns the kernel's end.
+/// Mounts at `directory` under a name, which mountinfo shows as the source; returns the kernel's end. Others
+/// than the caller see it only where that is allowed.
 ///
 /// # Errors
 /// What the system, or the helper, says.

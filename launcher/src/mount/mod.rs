@@ -47,6 +47,7 @@ use crate::machine;
 use self::join::{Leaving, Writers};
 use self::linger::Linger;
 use self::server::{Ending, Server};
+use self::view::View;
 
 /// The hidden command that serves a projection.
 pub const COMMAND: &str = "serve-mount";
@@ -75,17 +76,21 @@ fn name(projection: &Projection) -> String {
     format!("rift:{:x}:{:x}", projection.device, projection.inode)
 }
 
-/// Returns what is known of a projection without files at `directory`, also when it was moved there with
+/// Returns what is known of a projection at `directory`, also of one without files that was moved there with
 /// what is above it.
 ///
 /// # Errors
 /// As [`Store::projection`] and [`Store::move_projection`].
 pub fn find(store: &Store, directory: &Path) -> Result<Option<Projection>> {
     if let Some(known) = store.projection(directory)? {
-        return Ok(Some(known).filter(|known| known.shown_as.has_state()));
+        return Ok(Some(known));
     }
-    let own = directory.symlink_metadata().ok();
-    let mounts = kernel::mounts_at(directory);
+    let own = match directory.symlink_metadata() {
+        // Nothing was moved here; most runs ask for a directory that is missing.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        own => own.ok(),
+    };
+    let mounts = if is_covered(directory) { kernel::mounts_at(directory) } else { Vec::new() };
     let is_it = |known: &Projection| {
         let is_mounted = mounts.iter().any(|mount| mount.source == Path::new(&name(known)));
         let is_own = own.as_ref().is_some_and(|stat| known.is_of(stat));
@@ -175,7 +180,7 @@ pub fn describe() -> String {
 pub fn is_at(store: &Store, directory: &Path) -> Result<bool> {
     let is_recorded = match find(store, directory) {
         Err(error) if is_damage(&error) => false,
-        other => other?.is_some(),
+        other => other?.is_some_and(|known| known.shown_as.has_state()),
     };
     Ok(is_recorded || is_covered(directory) && !kernel::mounts_at(directory).is_empty())
 }
@@ -230,10 +235,7 @@ pub fn differences(store: &Store, tree: &OpenTree, known: &Projection) -> Result
     heal(store, known)?;
     if condition(known) == Condition::Virtual {
         // Looks at the directory, unless a run shows the projection and knows.
-        let view = join::join(store, known, Writers::Many)?;
-        let leaving = Leaving::of(&view, store, known)?;
-        drop(view);
-        leaving.leave()?;
+        with_view(store, known, |_| Ok(()))?;
     }
     let state = store.open_state(&known.directory)?.context("the state is gone")?;
     let manifest = tree.manifest();
@@ -254,6 +256,19 @@ pub fn differences(store: &Store, tree: &OpenTree, known: &Projection) -> Result
         }
     }
     Ok(found)
+}
+
+/// Runs `work` on a view that nobody sees.
+fn with_view(
+    store: &Store,
+    projection: &Projection,
+    work: impl FnOnce(&View) -> Result<()>,
+) -> Result<()> {
+    let view = join::join(store, projection, Writers::Many)?;
+    let leaving = Leaving::of(&view, store, projection)?;
+    work(&view)?;
+    drop(view);
+    leaving.leave()
 }
 
 /// Ends the projection at `directory` with all that it shows.
@@ -280,12 +295,8 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
         unmount_all(directory)?;
     }
     if found != Condition::Served {
-        let view = join::join(store, projection, Writers::Many)?;
-        let leaving = Leaving::of(&view, store, projection)?;
-        view.make_all_real()
+        with_view(store, projection, |view| Ok(view.make_all_real()?))
             .with_context(|| format!("could not write all of `{}`", directory.display()))?;
-        drop(view);
-        leaving.leave()?;
     }
     unmount_all(directory)?;
     store.forget_state(directory)?;
@@ -318,7 +329,7 @@ pub fn show(
     }
 }
 
-/// Takes back what was made for a projection that can't be shown. What stays is found by `rift store verify`.
+/// Takes back what was made for a projection that can't be shown. A state that stays goes with the next gc.
 fn withdraw(store: &Store, directory: &Path, was_there: bool) {
     let orphans = directory.join(OsStr::from_bytes(nodes::ORPHANS));
     let _are_gone = [
@@ -501,7 +512,7 @@ fn prepare(
     let store = Store::open_existing(store)?.context("the store is gone")?;
     let projection = store.projection(directory)?.context("the projection is gone")?;
     let writers = if is_private { Writers::Many } else { Writers::One };
-    let view = join::join(&store, &projection, writers)?;
+    let view = join::join(&store, &projection, writers)?.into_memory();
     let leaving = Leaving::of(&view, &store, &projection)?;
     let device = match is_private {
         true => private::device()?,

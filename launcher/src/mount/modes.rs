@@ -5,14 +5,14 @@
 //! closed, or to make a file real whose directory may not be written to. Such a request is tried as it is;
 //! when that is refused it runs again, alone, with the modes on its way widened until it is done.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::nodes::Node;
-use super::view::{Result, View};
+use super::view::{Result, View, path_of};
 use crate::sys;
 
 /// What a request has to get to.
@@ -51,7 +51,7 @@ impl Modes {
         // A directory is closed before those that lead to it.
         for Widened { file, mode, .. } in widened.into_iter().flatten().rev() {
             // Where the file is gone by now its mode is too.
-            let _is_back = rustix::fs::chmodat(CWD, through(&file), mode, AtFlags::empty()).is_ok();
+            let _is_back = rustix::fs::chmodat(CWD, path_of(&file), mode, AtFlags::empty()).is_ok();
         }
     }
 
@@ -72,10 +72,6 @@ impl Modes {
             found.mode = mode;
         }
     }
-}
-
-fn through(file: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 impl View {
@@ -147,7 +143,7 @@ impl View {
         };
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         if !mode.contains(wanted) {
-            rustix::fs::chmodat(CWD, through(&file), mode | wanted, AtFlags::empty())?;
+            rustix::fs::chmodat(CWD, path_of(&file), mode | wanted, AtFlags::empty())?;
             widened.push(Widened { file, inode: stat.st_ino, mode });
         }
         Ok(())

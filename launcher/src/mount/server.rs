@@ -7,7 +7,7 @@
 //! files that were changed are held while they are open.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::linger::Linger;
 use super::modes::Way;
-use super::view::{Maker, New, Result, Shown, View, following};
+use super::view::{Maker, New, Result, Shown, View, following, path_of};
 use crate::sys;
 
 /// What the kernel may keep for ever: about 136 years, which it takes for that.
@@ -296,7 +296,7 @@ fn through(real: BorrowedFd<'_>, path: &[u8]) -> Named {
     if following(path).is_empty() {
         return Named::File(path.to_vec());
     }
-    Named::Link([format!("/proc/self/fd/{}/", real.as_raw_fd()).as_bytes(), path].concat())
+    Named::Link([&*path_of(real), b"/", path].concat())
 }
 
 /// Access control lists would have to be obeyed by the kernel, which is not told of them.
@@ -842,7 +842,7 @@ impl Filesystem for Server {
                 // A descriptor of its own: others read through this one.
                 let own = rustix::fs::openat(
                     rustix::fs::CWD,
-                    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()),
+                    path_of(file),
                     rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
                     Mode::empty(),
                 )?;

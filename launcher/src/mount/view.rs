@@ -156,6 +156,12 @@ impl View {
         Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
     }
 
+    /// Keeps what it knows of the tree in memory, see [`OpenTree::into_memory`].
+    pub(super) fn into_memory(self) -> Self {
+        let parts = Parts { tree: self.parts.tree.into_memory(), ..self.parts };
+        Self { parts, ..self }
+    }
+
     /// Notes that the kernel is told of an entry.
     fn count(&self, id: EntryId) {
         if let Some(count) = self.lookups.get(id.0 as usize) {
@@ -244,7 +250,7 @@ impl View {
         }
         let held = known.and_then(|known| known.held.as_ref());
         // What the kernel hears then makes it look the names up anew.
-        held.map(|file| path_of(file)).ok_or(Errno::STALE)
+        held.map(path_of).ok_or(Errno::STALE)
     }
 
     /// Returns the path of a node by its `nth` name, counted from the last that was met; behind these comes
@@ -724,7 +730,8 @@ impl View {
 
     /// Opens a node's real file.
     fn open(&self, real: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
-        let follow = if path.starts_with(b"/") { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let is_followed = following(path).is_empty();
+        let follow = if is_followed { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | follow;
         match rustix::fs::openat(real, path, flags, Mode::empty()) {
             // The kernel has checked who asks; the file's mode need not let its owner in.
@@ -1380,8 +1387,8 @@ fn real_cookie(offset: u64) -> Option<u64> {
 }
 
 /// Returns a path that leads to an open file; it is a symbolic link, to be followed.
-fn path_of(file: &OwnedFd) -> Vec<u8> {
-    format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes()
+pub(super) fn path_of(file: impl AsFd) -> Vec<u8> {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()).into_bytes()
 }
 
 /// Returns how to work on the file that a path of ours leads to.
