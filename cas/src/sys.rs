@@ -2,21 +2,22 @@
 
 #![allow(
     unsafe_code,
-    reason = "mmap(2), ioctl_ficlonerange(2) and sync_file_range(2) have no safe form"
+    reason = "mmap(2), mremap(2), ioctl_ficlonerange(2) and sync_file_range(2) have no safe form"
 )]
 
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use rift_tree::sidecar::Stamp;
 
-/// A store file, mapped read-only or copied, and what stat(2) said of it.
+/// A store file, mapped read-only, and what stat(2) said of it.
 #[derive(Debug)]
 pub struct Mapped {
-    bytes: Bytes,
+    bytes: Mmap,
     /// What stat(2) said of the file when it was mapped.
     pub stamp: Stamp,
 }
@@ -32,14 +33,38 @@ impl Mapped {
         // result of some other operation on the mapped file, the effect of referencing the portions
         // [...] is unspecified". Store files are 0444, never written after they got their name and
         // only replaced by rename, so neither their length nor their bytes change under the map.
-        let map = unsafe { Mmap::map(file)? };
-        Ok(Self { bytes: Bytes::Map(map), stamp })
+        let bytes = unsafe { Mmap::map(file)? };
+        Ok(Self { bytes, stamp })
     }
 
-    /// Copies the bytes, so that they stay whatever becomes of the file.
-    #[must_use]
-    pub fn into_memory(self) -> Self {
-        Self { bytes: Bytes::Memory(self.to_vec().into_boxed_slice()), ..self }
+    /// Puts a copy of the bytes in the place of the mapped pages, so that they stay whatever becomes of the file.
+    /// Others may read them meanwhile.
+    ///
+    /// # Errors
+    /// As mmap(2) and mremap(2); then the file's pages stay.
+    pub fn keep(&self) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut copy = MmapMut::map_anon(self.bytes.len())?;
+        copy.copy_from_slice(&self.bytes);
+        let mut copy = ManuallyDrop::new(copy.make_read_only()?);
+        let place = self.bytes.as_ptr().cast_mut().cast::<libc::c_void>();
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let length = copy.len();
+        // SAFETY: mremap(2): with MREMAP_FIXED "any previous mapping at the address range specified by new_address
+        // and new_size is unmapped", in one step for other threads, who hold the address space's lock when they
+        // fault. Both ranges are whole mappings of `length` bytes with the same contents, from which this process
+        // only reads, and the place is unmapped by `bytes` as before.
+        let moved =
+            unsafe { libc::mremap(copy.as_ptr().cast_mut().cast(), length, length, flags, place) };
+        if moved == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            // SAFETY: the copy was not moved, so it is its own to unmap, and it is not used again.
+            unsafe { ManuallyDrop::drop(&mut copy) };
+            return Err(error);
+        }
+        Ok(())
     }
 }
 
@@ -47,17 +72,8 @@ impl std::ops::Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Map(map) => map,
-            Bytes::Memory(memory) => memory,
-        }
+        &self.bytes
     }
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Map(Mmap),
-    Memory(Box<[u8]>),
 }
 
 /// Returns what stat(2) says of an open file.
@@ -224,4 +240,23 @@ pub(crate) fn read_uncached(file: &File, mut offset: u64, mut buffer: &mut [u8])
         let _is_dropped = rustix::fs::fadvise(file, start, length, advice).is_ok();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_bytes_outlive_their_file() {
+        let path = std::env::temp_dir().join(format!("rift-kept-{}", std::process::id()));
+        let bytes: Vec<u8> = (0..300_000_u32).map(|number| number as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = Mapped::new(&File::open(&path).unwrap()).unwrap();
+        let place = mapped.as_ptr();
+        mapped.keep().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // Without a handler, a lost page would end this process.
+        assert!(*mapped == bytes && mapped.as_ptr() == place);
+    }
 }

@@ -87,11 +87,14 @@ impl OpenTree {
         tree
     }
 
-    /// Keeps the manifest in memory: who serves it for days must not die of a store file that somebody cuts.
-    #[must_use]
-    pub fn into_memory(self) -> Self {
-        let (manifest, sidecar) = (self.manifest.into_memory(), self.sidecar.into_memory());
-        Self { manifest, sidecar, ..self }
+    /// Copies the manifest and the sidecar into memory: who serves the tree for days must not die of a store file
+    /// that somebody cuts.
+    ///
+    /// # Errors
+    /// As [`Mapped::keep`].
+    pub fn keep(&self) -> std::io::Result<()> {
+        self.manifest.keep()?;
+        self.sidecar.keep()
     }
 
     /// Opens a store file of the tree again, to share its bytes; `None` when it is not the same file.

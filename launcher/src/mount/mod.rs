@@ -473,8 +473,8 @@ pub fn serve(store: &Path, directory: &Path, is_private: bool) -> Result<()> {
     raise_limit();
     crate::sys::survive_lost_pages().context("could not set a handler")?;
     rustix::thread::set_name(c"rift-mount").context("could not name the process")?;
-    let (session, leaving) = match prepare(store, directory, is_private) {
-        Ok(session) => session,
+    let (session, view, leaving) = match prepare(store, directory, is_private) {
+        Ok(prepared) => prepared,
         Err(error) => {
             let line = format!("{error:#}").replace('\n', " ");
             writeln!(std::io::stdout(), "{line}").context("could not tell of a failure")?;
@@ -485,9 +485,23 @@ pub fn serve(store: &Path, directory: &Path, is_private: bool) -> Result<()> {
     // Who waits for the end of our output must not wait for the end of the mount.
     let null = File::options().write(true).open("/dev/null").context("could not open /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("could not close the output")?;
+    keep(view);
     let served = session.run().context("could not serve the mount");
     leaving.leave()?;
     served
+}
+
+/// Starts to copy what the view knows of the tree into memory. Not before the mount is ready: where there are many
+/// files it takes as long as all the rest.
+fn keep(view: Arc<View>) {
+    let copy = move || {
+        if let Err(error) = view.parts.tree.keep() {
+            say(&format!("the manifest stays in the store's files: {error}"));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("rift-keep".into()).spawn(copy) {
+        say(&format!("the manifest stays in the store's files: no thread: {error}"));
+    }
 }
 
 /// Directories that lost their names take a descriptor each until the kernel forgets them.
@@ -508,11 +522,11 @@ fn prepare(
     store: &Path,
     directory: &Path,
     is_private: bool,
-) -> Result<(fuser::Session<Server>, Leaving)> {
+) -> Result<(fuser::Session<Server>, Arc<View>, Leaving)> {
     let store = Store::open_existing(store)?.context("the store is gone")?;
     let projection = store.projection(directory)?.context("the projection is gone")?;
     let writers = if is_private { Writers::Many } else { Writers::One };
-    let view = join::join(&store, &projection, writers)?.into_memory();
+    let view = Arc::new(join::join(&store, &projection, writers)?);
     let leaving = Leaving::of(&view, &store, &projection)?;
     let device = match is_private {
         true => private::device()?,
@@ -542,7 +556,7 @@ fn prepare(
     }));
     let looking = rustix::io::fcntl_dupfd_cloexec(&device, 3);
     let linger = Linger::new(looking.context("could not keep a descriptor")?);
-    let server = Server::new(view, ending, linger);
+    let server = Server::new(Arc::clone(&view), ending, linger);
     let notifier = Arc::clone(&server.notifier);
     let session = fuser::Session::from_fd(server, device, config.acl, config);
     let session = session.inspect_err(|_| {
@@ -552,5 +566,5 @@ fn prepare(
     });
     let session = session.context("could not agree with the kernel")?;
     notifier.get_or_init(|| session.notifier());
-    Ok((session, leaving))
+    Ok((session, view, leaving))
 }

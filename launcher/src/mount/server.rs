@@ -37,7 +37,7 @@ const REQUEST_BYTES: u32 = 1 << 20;
 /// Serves a view.
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) view: View,
+    pub(super) view: Arc<View>,
     /// How long the kernel may keep names and attributes.
     ttl: Duration,
     /// Ends the projection when it was emptied.
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Ending {
 
 impl Server {
     /// Serves a view; what it shows is kept by the kernel where nobody else changes it.
-    pub(super) fn new(view: View, ending: Ending, linger: Linger) -> Self {
+    pub(super) fn new(view: Arc<View>, ending: Ending, linger: Linger) -> Self {
         let ttl = if view.parts.is_shared { Duration::ZERO } else { FOREVER };
         Self { view, ttl, ending, linger, notifier: Arc::default() }
     }

@@ -156,12 +156,6 @@ impl View {
         Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
     }
 
-    /// Keeps what it knows of the tree in memory, see [`OpenTree::into_memory`].
-    pub(super) fn into_memory(self) -> Self {
-        let parts = Parts { tree: self.parts.tree.into_memory(), ..self.parts };
-        Self { parts, ..self }
-    }
-
     /// Notes that the kernel is told of an entry.
     fn count(&self, id: EntryId) {
         if let Some(count) = self.lookups.get(id.0 as usize) {
