@@ -7,11 +7,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rift_tree::merge::States;
-use rift_tree::state::{Claim, HEADER_BYTES, Header, Inodes, State, StateWord, slot_count};
+use rift_tree::state::{
+    BOOT_OFFSET, Claim, HEADER_BYTES, Header, Inodes, REPLACED, State, StateWord, slot_count,
+};
 use rift_tree::{EntryId, FormatError};
 use rustix::fs::{FallocateFlags, FlockOperation};
 
@@ -54,10 +56,11 @@ impl StateFile {
         self.inodes().entry(inode)
     }
 
-    /// Publishes that a claimed entry is real, or gone where `inode` is 0; `false` when the claim was lost.
+    /// Publishes that a claimed entry is real, or gone where `inode` is 0, or replaced where it is [`REPLACED`]; `false`
+    /// when the claim was lost.
     #[must_use]
     pub fn finish(&self, id: EntryId, claim: Claim, inode: u64) -> bool {
-        if inode != 0 {
+        if !matches!(inode, 0 | REPLACED) {
             self.inodes().add(inode, id);
         }
         self.word(id).is_some_and(|word| word.finish(claim, inode))
@@ -66,6 +69,15 @@ impl StateFile {
     fn inodes(&self) -> Inodes<'_> {
         let slots = self.map.slots(self.header.slots_offset(), slot_count(self.header.entries));
         Inodes::new(self.words(), slots)
+    }
+
+    /// Notes that the state is up to date in the boot of this id.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn set_boot(&self, boot: [u8; 16]) -> Result<()> {
+        let written = self.file.write_all_at(&boot, BOOT_OFFSET as u64);
+        written.map_err(Error::io("write", &self.path))
     }
 
     /// Tells whether the projection was forgotten, so that nobody will look at the state again.
@@ -111,11 +123,15 @@ impl StateFile {
     }
 
     fn map(file: File, path: PathBuf) -> Result<Self> {
+        let found = file.metadata().map_err(Error::io("look at", &path))?.len();
+        if found < HEADER_BYTES as u64 {
+            let wrong = FormatError::Truncated { offset: found, wanted: HEADER_BYTES as u64 };
+            return Err(Error::damaged(&path)(wrong));
+        }
         let mut bytes = [0; HEADER_BYTES];
         (&file).read_exact(&mut bytes).map_err(Error::io("read", &path))?;
         let header = Header::decode(&bytes).map_err(Error::damaged(&path))?;
         let length = header.file_bytes();
-        let found = file.metadata().map_err(Error::io("look at", &path))?.len();
         if found != length as u64 {
             let wrong = FormatError::Truncated { offset: found, wanted: length as u64 };
             return Err(Error::damaged(&path)(wrong));

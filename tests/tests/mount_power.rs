@@ -4,13 +4,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt as _, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
 use rift_tests::fault::{CrashDisk, Dice};
 use rift_tests::mounts::{
-    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in,
+    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in, with_tree,
 };
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{Sandbox, clear};
@@ -148,6 +148,79 @@ fn a_mount_survives_power_losses() {
         rift(&sandbox, &sandbox.home(), &["store", "verify"]);
         assert_eq!(mounts_at(&mount), 0);
         assert!(!mount.join(".rift-orphans").exists());
+        clear(&mount).unwrap();
+    }
+}
+
+/// Takes the mount away and leaves its directory and its state.
+fn uncover(mount: &Path) {
+    let mut unmount = Command::new("umount");
+    assert!(unmount.arg("--lazy").arg(mount).status().unwrap().success());
+    eventually(|| servers_of(mount).is_empty());
+}
+
+/// The one state file of a sandbox's store.
+fn state_file(sandbox: &Sandbox) -> fs::File {
+    let mut files = fs::read_dir(sandbox.store().join("states")).unwrap().map(Result::unwrap);
+    let found = files.find(|file| file.path().extension().is_none()).unwrap();
+    fs::File::options().read(true).write(true).open(found.path()).unwrap()
+}
+
+/// The state may be on the disk when what it tells of is not. What another boot does not find was lost, unless it was
+/// said to be removed; what the same boot does not find somebody removed.
+#[test]
+fn what_the_disk_never_heard_of_is_the_trees_again() {
+    let name = "what_the_disk_never_heard_of_is_the_trees_again";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("rolled-back");
+    for is_other_boot in [false, true] {
+        let mount = open(&sandbox, "mount");
+        let mode = fs::Permissions::from_mode(0o600);
+        for path in ["a", "lib/x.js", "lib/deep/er/numbers"] {
+            fs::set_permissions(mount.join(path), mode.clone()).unwrap();
+        }
+        fs::remove_file(mount.join("lib/x.js")).unwrap();
+        fs::rename(mount.join("lib/deep/er/numbers"), mount.join("moved")).unwrap();
+        fs::write(mount.join("other"), "other").unwrap();
+        fs::rename(mount.join("other"), mount.join("d e/b")).unwrap();
+        uncover(&mount);
+        // What the disk would have lost: that `a` became real, and that `d e/b` was replaced.
+        fs::remove_file(mount.join("a")).unwrap();
+        fs::remove_file(mount.join("d e/b")).unwrap();
+        if is_other_boot {
+            state_file(&sandbox).write_all_at(&[7; 16], 64).unwrap();
+        }
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        let found = |path: &str| fs::read_to_string(mount.join(path)).ok();
+        let tree = |text: &str| is_other_boot.then(|| text.to_owned());
+        assert_eq!(found("a"), tree("hello\n"), "lost: {is_other_boot}");
+        assert_eq!(found("d e/b"), tree(""), "lost: {is_other_boot}");
+        assert_eq!(found("lib/x.js"), None, "removed by the program");
+        assert_eq!(found("lib/deep/er/numbers"), None, "moved by the program");
+        assert_eq!(found("moved").unwrap().lines().count(), 3000);
+        clear(&mount).unwrap();
+    }
+}
+
+/// A state that a full disk or a crash has cut is as good as none: what is real is found again.
+#[test]
+fn a_state_that_was_cut_is_made_anew() {
+    let name = "a_state_that_was_cut_is_made_anew";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("cut-state");
+    for length in [0, 3, 80, 100] {
+        let mount = open(&sandbox, "mount");
+        fs::write(mount.join("a"), "changed").unwrap();
+        uncover(&mount);
+        state_file(&sandbox).set_len(length).unwrap();
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "changed");
+        assert_eq!(fs::read_to_string(mount.join("lib/x.js")).unwrap(), "lib");
+        assert_eq!(mounts_at(&mount), 0);
         clear(&mount).unwrap();
     }
 }

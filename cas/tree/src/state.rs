@@ -1,8 +1,8 @@
 //! The state word: 16 bytes in a shared mapping that tell who answers for one entry.
 //!
 //! ```text
-//! state file: | header 64 | words: entries × 16 | slots: [`slot_count`] × 4 |
-//! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 |
+//! state file: | header 80 | words: entries × 16 | slots: [`slot_count`] × 4 |
+//! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 | boot id 16 |
 //! word:       | control u64 | real inode u64 |
 //! control:    | state 2 bits | owner pid 22 bits | owner birth 16 bits | generation 24 bits |
 //! ```
@@ -11,7 +11,7 @@
 //! is given up. All changes are compare-and-swaps of `control`, so one word is all that has to be
 //! atomic; `inode` is swapped in by the owner of the claim before it publishes *detached* (release),
 //! and read after *detached* was seen (acquire). It is 0 until then, and 2^64 - 1 where the entry was
-//! taken away. A process that dies leaves *claimed*; whoever needs the entry asks the system whether
+//! taken away, or 2^64 - 2 where another file took its place. A process that dies leaves *claimed*; whoever needs the entry asks the system whether
 //! that owner still lives (pid and birth, so that a recycled pid does not count) and takes the claim
 //! over, which raises the generation: the slow owner of an old claim can neither publish any more nor
 //! change the inode that somebody else published.
@@ -28,9 +28,11 @@ use crate::manifest::EntryId;
 /// The first eight bytes of every state file.
 pub const MAGIC: [u8; 8] = *b"RIFTSTAT";
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The size of the header, in bytes.
-pub const HEADER_BYTES: usize = 64;
+pub const HEADER_BYTES: usize = 80;
+/// Where the boot id begins in the header.
+pub const BOOT_OFFSET: usize = 64;
 
 /// The size of a state word, in bytes.
 pub const WORD_BYTES: usize = 16;
@@ -55,6 +57,9 @@ pub struct Header {
     pub device: u64,
     /// `st_ino` of that directory.
     pub inode: u64,
+    /// The boot in which the state was last brought up to date, see random(4): what it says of files is what the kernel
+    /// was told, and is on the disk only if the machine has not stopped since.
+    pub boot: [u8; 16],
 }
 
 impl Header {
@@ -67,7 +72,8 @@ impl Header {
         bytes[12..16].copy_from_slice(&self.entries.to_le_bytes());
         bytes[16..48].copy_from_slice(self.tree.as_bytes());
         bytes[48..56].copy_from_slice(&self.device.to_le_bytes());
-        bytes[56..64].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[56..BOOT_OFFSET].copy_from_slice(&self.inode.to_le_bytes());
+        bytes[BOOT_OFFSET..].copy_from_slice(&self.boot);
         bytes
     }
 
@@ -97,6 +103,7 @@ impl Header {
             tree: TreeHash::from_bytes(tree),
             device: u64_at(header, 6).unwrap_or_default(),
             inode: u64_at(header, 7).unwrap_or_default(),
+            boot: header[BOOT_OFFSET..].try_into().unwrap_or_default(),
         })
     }
 
@@ -121,6 +128,9 @@ const GENERATION_SHIFT: u32 = 40;
 const OWNER_MASK: u64 = (1 << 38) - 1;
 /// The inode word of an entry that was taken away: not 0, with which every word begins.
 const GONE: u64 = u64::MAX;
+/// The inode of a detached entry whose place another file took. It is no file's: where nothing is at the place any more,
+/// the disk was not told of that file before the machine stopped, and the entry was there.
+pub const REPLACED: u64 = u64::MAX - 1;
 
 /// A process that may own a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,6 +301,26 @@ impl StateWord {
         let swapped = self.inode.compare_exchange(inode, GONE, Ordering::AcqRel, Ordering::Relaxed);
         // Another number is another file's, which is there.
         let _is_forgotten = swapped.is_ok();
+    }
+
+    /// Notes that another file took the place of the entry's real file, which is gone for good.
+    pub fn replace_inode(&self, inode: u64) {
+        let swapped =
+            self.inode.compare_exchange(inode, REPLACED, Ordering::AcqRel, Ordering::Relaxed);
+        // As above.
+        let _is_replaced = swapped.is_ok();
+    }
+
+    /// Makes an entry pristine again whose real file, of this inode, did not reach the disk. Nobody else may show the
+    /// projection; `false` when the word says something else.
+    #[must_use]
+    pub fn revert(&self, inode: u64) -> bool {
+        let seen = self.control.load(Ordering::Acquire);
+        if self.load() != (State::Detached { inode }) {
+            return false;
+        }
+        let pristine = pack(PRISTINE, 0, seen >> GENERATION_SHIFT);
+        self.control.compare_exchange(seen, pristine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Gives the claim up: the tree answers again.

@@ -3,7 +3,12 @@
 //! What is there by a name of the tree was made real, whatever the state says: a server was killed before
 //! it could say so, a power loss took the state, or somebody changed the directory while nothing covered
 //! it. What a dead server had claimed and not made is pristine again. Orphans of dead servers go.
+//!
+//! The other way round, an entry that was made real or replaced, and of which nothing is there, may have been lost by a
+//! power loss that the state survived: after another boot it is pristine again. Who takes a name away says so in its
+//! word. In the same boot it was taken away while nothing covered the directory, and stays so.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,6 +22,15 @@ use rustix::io::Errno;
 
 use super::nodes::ORPHANS;
 
+/// What has happened since the state was up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// The machine went on: what the kernel was told holds.
+    SameBoot,
+    /// It was restarted, and may have lost what was not on the disk.
+    OtherBoot,
+}
+
 /// See the module.
 ///
 /// # Errors
@@ -26,17 +40,14 @@ pub(super) fn attach(
     state: &StateFile,
     real: BorrowedFd<'_>,
     owner: Owner,
+    since: Since,
 ) -> Result<(), Errno> {
     give_up_dead(state, owner);
     let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
-    remove_below(real, ORPHANS)?;
-    rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
-    let times = Timestamps { last_access: omit, last_modification: modified };
-    rustix::fs::futimens(real, &times)?;
     detach(state, EntryId::ROOT, before.st_ino, owner);
+    let mut places = vec![Place::Empty; state.words().len()];
+    set(&mut places, EntryId::ROOT, Place::Folder);
     let mut folders = vec![(EntryId::ROOT, root)];
     while let Some((directory, folder)) = folders.pop() {
         let opened = &folder.file;
@@ -50,12 +61,91 @@ pub(super) fn attach(
                 }
             }
             let is_directory = matches!(manifest.kind(id), Some(Kind::Directory { .. }));
+            set(&mut places, id, Place::Other);
             if kind == FileType::Directory && is_directory {
+                set(&mut places, id, Place::Folder);
                 folders.push((id, open_any(opened.as_fd(), &name)?));
             }
         }
     }
+    find_lost(manifest, state, real, &places, since)?;
+    remove_below(real, ORPHANS)?;
+    rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
+    rustix::fs::futimens(real, &Timestamps { last_access: omit, last_modification: modified })
+}
+
+/// What is at an entry's place in the real directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Empty,
+    /// A directory, as in the tree.
+    Folder,
+    Other,
+}
+
+fn set(places: &mut [Place], id: EntryId, place: Place) {
+    if let Some(one) = places.get_mut(id.0 as usize) {
+        *one = place;
+    }
+}
+
+/// Looks for the real files of entries whose places are empty.
+fn find_lost(
+    manifest: &Manifest<'_>,
+    state: &StateFile,
+    real: BorrowedFd<'_>,
+    places: &[Place],
+    since: Since,
+) -> Result<(), Errno> {
+    let missing = |id: &EntryId| {
+        let is_away = places.get(id.0 as usize) == Some(&Place::Empty);
+        is_away && matches!(state.state(*id), State::Detached { inode: 1.. })
+    };
+    let mut lost = (0..manifest.len()).map(EntryId).filter(missing).peekable();
+    if lost.peek().is_none() {
+        return Ok(());
+    }
+    let (named, orphans) = inodes(real)?;
+    // A directory comes before what is in it.
+    for id in lost {
+        let (State::Detached { inode }, Some(word)) = (state.state(id), state.word(id)) else {
+            continue;
+        };
+        let above = manifest.parent(id).unwrap_or(EntryId::ROOT);
+        let has_place =
+            !state.is_detached(above) || places.get(above.0 as usize) == Some(&Place::Folder);
+        if named.contains(&inode) {
+            // It was moved.
+        } else if since == Since::SameBoot || orphans.contains(&inode) || !has_place {
+            // The next file may have the number.
+            word.forget_inode(inode);
+        } else {
+            // Nobody else is at it.
+            let _is_pristine = word.revert(inode);
+        }
+    }
     Ok(())
+}
+
+/// Returns the inodes of all that has a name below the real directory, and of the orphans.
+fn inodes(real: BorrowedFd<'_>) -> Result<(HashSet<u64>, HashSet<u64>), Errno> {
+    let (mut named, mut orphans) = (HashSet::new(), HashSet::new());
+    let mut folders = vec![(open_any(real, b".")?, false)];
+    let mut is_top = true;
+    while let Some((folder, is_orphaned)) = folders.pop() {
+        for (name, kind) in names(&folder.file)? {
+            let stat = rustix::fs::statat(&folder.file, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_orphaned = is_orphaned || is_top && name == ORPHANS;
+            if is_orphaned { &mut orphans } else { &mut named }.insert(stat.st_ino);
+            if kind == FileType::Directory {
+                folders.push((open_any(folder.file.as_fd(), &name)?, is_orphaned));
+            }
+        }
+        is_top = false;
+    }
+    Ok((named, orphans))
 }
 
 /// Takes the orphans away when a projection ends.

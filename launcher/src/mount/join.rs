@@ -15,6 +15,7 @@ use rift_cas::state::StateFile;
 use rift_tree::state::Header;
 use rustix::fs::{Mode, OFlags};
 
+use super::attach::Since;
 use super::view::{Parts, View};
 use super::{attach, owner};
 
@@ -38,13 +39,15 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
     let directory = &projection.directory;
     let tree = store.open_leased(projection.tree)?.context("the tree is gone from the store")?;
     let header = super::header(projection, tree.manifest().len());
-    let state = match store.open_state(directory)? {
-        Some(state) => state,
-        None => store.create_state(directory, header)?,
+    let state = match store.open_state(directory) {
+        Ok(Some(state)) => state,
+        // As where there is none: what is real is found again, and what was taken away is back.
+        Err(rift_cas::Error::Damaged { .. }) | Ok(None) => store.create_state(directory, header)?,
+        Err(error) => return Err(error.into()),
     };
+    let found = state.header();
     // The device may have another number by now.
-    let is_same = |found: Header| Header { device: header.device, ..found } == header;
-    if !is_same(state.header()) {
+    if (Header { device: header.device, boot: header.boot, ..found }) != header {
         bail!("the state belongs to another projection");
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -57,8 +60,10 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
     let owner = owner::current();
     let is_first = hold(&state, writers)?;
     if is_first {
-        attach::attach(&tree.manifest(), &state, real.as_fd(), owner)
+        let since = if found.boot == header.boot { Since::SameBoot } else { Since::OtherBoot };
+        attach::attach(&tree.manifest(), &state, real.as_fd(), owner, since)
             .with_context(|| format!("could not read `{}`", directory.display()))?;
+        state.set_boot(header.boot)?;
     }
     share(&state, writers)?;
     let options = Options {

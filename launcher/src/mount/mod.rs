@@ -410,7 +410,7 @@ fn record(
 
 fn header(projection: &Projection, entries: u32) -> Header {
     let Projection { tree, device, inode, .. } = *projection;
-    Header { entries, tree, device, inode }
+    Header { entries, tree, device, inode, boot: machine::boot_id() }
 }
 
 /// Takes what is at `directory` away: mounts of ours first, then the directory itself.

@@ -19,7 +19,7 @@ use rift_cas::materialize::{Options, Writer};
 use rift_cas::state::StateFile;
 use rift_cas::tree::OpenTree;
 use rift_tree::merge::{self, States as _};
-use rift_tree::state::{Attempt, Claim, Owner, State};
+use rift_tree::state::{Attempt, Claim, Owner, REPLACED, State, StateWord};
 use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -203,7 +203,7 @@ impl View {
         let id = nodes::entry(node)?;
         match self.parts.state.state(id) {
             State::Pristine | State::Claimed(_) => Some(id),
-            State::Detached { inode: 0 } if nodes.get(node).is_none() => Some(id),
+            State::Detached { inode: 0 | REPLACED } if nodes.get(node).is_none() => Some(id),
             State::Detached { .. } => None,
         }
     }
@@ -907,7 +907,7 @@ impl View {
         if let Some(above) = self.pristine(parent)
             && !self.parts.is_shared
         {
-            self.take_away(id, || Ok(()))?;
+            self.take_away(id, 0, || Ok(()))?;
             nodes.touched.remove(&id);
             // The clock that file systems set times by.
             let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
@@ -916,17 +916,22 @@ impl View {
             return Ok(());
         }
         let folder = self.real_parent(nodes, parent)?;
-        self.take_away(id, || self.touch(&folder))?;
+        self.take_away(id, 0, || self.touch(&folder))?;
         nodes.touched.remove(&id);
         Ok(())
     }
 
-    /// Runs `change`, after which a pristine entry is gone.
-    fn take_away(&self, id: EntryId, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Runs `change`, after which a pristine entry is gone where `inode` is 0, or [`REPLACED`].
+    fn take_away(
+        &self,
+        id: EntryId,
+        inode: u64,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         let claim = self.claim(id)?.ok_or(Errno::NOENT)?;
         match change() {
-            Ok(()) => self.parts.state.finish(id, claim, 0).then_some(()).ok_or(Errno::STALE),
+            Ok(()) => self.parts.state.finish(id, claim, inode).then_some(()).ok_or(Errno::STALE),
             Err(error) => {
                 word.give_up(claim);
                 Err(error)
@@ -954,12 +959,37 @@ impl View {
                     self.bury(&path, node)?;
                     nodes.lose(node, parent, name);
                     nodes.get_mut(node).is_orphan = true;
+                    // Said here already, so that who syncs the directory syncs it, too.
+                    self.gone(stat.st_ino);
                 } else {
                     self.lose(&mut nodes, node, parent, name)?;
                     rustix::fs::unlinkat(self.real(), &*path, AtFlags::empty())?;
                 }
+                self.vacate(parent, name);
                 Ok(())
             }
+        }
+    }
+
+    /// Returns the word of the entry whose place this is.
+    fn word_at(&self, parent: Node, name: &[u8]) -> Option<&StateWord> {
+        let id = self.manifest().child_named(nodes::entry(parent)?, name)?;
+        self.parts.state.word(id)
+    }
+
+    /// Notes that a real file lost this name and no other one has it.
+    fn vacate(&self, parent: Node, name: &[u8]) {
+        if let Some(word) = self.word_at(parent, name) {
+            word.forget_inode(REPLACED);
+        }
+    }
+
+    /// Notes that another file took this name, the last one of a real file.
+    fn replace(&self, parent: Node, name: &[u8], lost: &Stat) {
+        if let Some(word) = self.word_at(parent, name)
+            && (lost.st_nlink == 1 || lost.st_mode & TYPE == DIRECTORY)
+        {
+            word.replace_inode(lost.st_ino);
         }
     }
 
@@ -1070,6 +1100,7 @@ impl View {
                 let kept = self.keep(&path)?;
                 rustix::fs::unlinkat(self.real(), &*path, AtFlags::REMOVEDIR)?;
                 self.removed(&mut nodes, node, (stat, kept));
+                self.vacate(parent, name);
                 Ok(())
             }
         }
@@ -1172,7 +1203,7 @@ impl View {
                     let written = writer.wait_for_bytes(file, Path::new(OsStr::from_bytes(&old)));
                     written.map_err(|error| errno(&error))?;
                 }
-                self.take_away(id, || rename(RenameFlags::empty()))?;
+                self.take_away(id, REPLACED, || rename(RenameFlags::empty()))?;
             }
             Found::Real(other, stat) if stat.st_mode & TYPE == DIRECTORY => {
                 if nodes::entry(other).is_some_and(|id| self.has_pristine(id)) {
@@ -1180,21 +1211,28 @@ impl View {
                 }
                 let kept = self.keep(&new)?;
                 rename(RenameFlags::empty())?;
+                self.replace(to_parent, to, &stat);
                 self.removed(&mut nodes, other, (stat, kept));
             }
             Found::Real(other, stat) if self.parts.is_shared => {
-                self.drop_name(&new, &stat, || rename(RenameFlags::empty()))?;
+                self.drop_name(&new, &stat, || {
+                    rename(RenameFlags::empty())?;
+                    self.replace(to_parent, to, &stat);
+                    Ok(())
+                })?;
                 nodes.lose(other, to_parent, to);
             }
-            Found::Real(other, _) => {
+            Found::Real(other, stat) => {
                 // The file that loses its name here may be open, so it gets another one first.
                 self.lose(&mut nodes, other, to_parent, to)?;
                 if let Err(error) = rename(RenameFlags::empty()) {
                     nodes.meet(other, to_parent, to, 0);
                     return Err(error);
                 }
+                self.replace(to_parent, to, &stat);
             }
         }
+        self.vacate(from_parent, from);
         nodes.rename(node, &here, there);
         Ok(())
     }
