@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -164,6 +165,36 @@ fn a_busy_mount_can_be_closed() {
         assert_over(&sandbox, &mount);
         clear(&mount).unwrap();
     }
+}
+
+/// Writes to a changed file of a tree that was discarded go where those to a removed file go, or fail; never elsewhere.
+#[test]
+fn writes_to_what_was_discarded_go_nowhere() {
+    let name = "writes_to_what_was_discarded_go_nowhere";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("discarded");
+    let mount = open(&sandbox, "home/view");
+    let mut changed = fs::File::options().append(true).open(mount.join("a")).unwrap();
+    let mut made = fs::File::create(mount.join("made")).unwrap();
+    for file in [&mut changed, &mut made] {
+        file.write_all(b"before").unwrap();
+    }
+    rift(&sandbox, &sandbox.home(), &["close", "--discard", "view"]);
+    fs::create_dir(&mount).unwrap();
+    for name in ["a", "made"] {
+        fs::write(mount.join(name), "own").unwrap();
+    }
+    for file in [&mut changed, &mut made] {
+        let error = file.write_all(b"after").err().and_then(|error| error.raw_os_error());
+        assert!(matches!(error, None | Some(libc::EIO | libc::ENOENT)), "{error:?}");
+    }
+    drop((changed, made));
+    for name in ["a", "made"] {
+        assert_eq!(fs::read_to_string(mount.join(name)).unwrap(), "own");
+    }
+    eventually(|| servers_of(&mount).is_empty());
 }
 
 /// A full disk is an error as in real files; the tree stays whole, and with room again everything goes on.

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rift_tests::again::{Again, NOBODY, is_again, run};
-use rift_tests::mounts::with_tree;
+use rift_tests::mounts::{eventually, kill, open, rift, servers_of, with_tree};
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Sandbox, rift_binary};
+use rift_tests::sandbox::{Sandbox, clear, rift_binary};
 
 /// A user who is neither root nor nobody.
 const OTHER: u32 = 1;
@@ -182,4 +182,49 @@ fn others_see_what_a_user_mounts_where_that_is_permitted() {
         assert_eq!(heard.matches("not permitted").count(), 3, "{heard}");
     }
     assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+}
+
+/// A server that may not write somewhere opens the mode for a moment. One that is killed just then leaves a note.
+#[test]
+fn modes_are_put_back_after_a_kill() {
+    let name = "modes_are_put_back_after_a_kill";
+    if !is_again() && have(name, &[Need::Fuse, Need::Nobody, Need::Tool("strace")]) {
+        run(name, Again { user: NOBODY, fuse_conf: "" });
+    }
+    if !is_again() {
+        return;
+    }
+    let sandbox = with_tree("killed-wide");
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let mut killed = 0;
+    for nth in 1..=4 {
+        let mount = open(&sandbox, "mount");
+        let server = servers_of(&mount)[0].to_string();
+        let mut strace = sandbox.command(&sandbox.home(), "strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-p", &server, "-e", "trace=fchmodat"]);
+        strace.args(["-e", &format!("inject=fchmodat:signal=KILL:when={nth}")]);
+        let mut strace = strace.spawn().unwrap();
+        let is_traced = || {
+            let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+            !status.contains("TracerPid:\t0\n")
+        };
+        eventually(is_traced);
+        let wanted = fs::Permissions::from_mode(0o400);
+        let is_changed = fs::set_permissions(mount.join("shut/in"), wanted).is_ok();
+        killed += u32::from(!is_changed);
+        if is_changed {
+            kill(strace.id());
+        }
+        strace.wait().unwrap();
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        assert_eq!(mode(&mount.join("shut")), 0o555, "killed at chmod {nth}");
+        let found = mode(&mount.join("shut/in"));
+        assert!(
+            found == 0o400 || !is_changed && found == 0o444,
+            "killed at chmod {nth}: {found:o}"
+        );
+        assert!(!mount.join(".rift-orphans").exists());
+        clear(&mount).unwrap();
+    }
+    assert!(killed >= 2, "{killed} servers were killed");
 }

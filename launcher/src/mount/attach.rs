@@ -8,7 +8,7 @@
 //! power loss that the state survived: after another boot it is pristine again. Who takes a name away says so in its
 //! word. In the same boot it was taken away while nothing covered the directory, and stays so.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,10 +17,12 @@ use rift_cas::state::StateFile;
 use rift_tree::merge::States as _;
 use rift_tree::state::{Attempt, Owner, State};
 use rift_tree::{EntryId, Kind, Manifest};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::modes::noted;
 use super::nodes::ORPHANS;
+use super::view::path_of;
 
 /// What has happened since the state was up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub(super) fn attach(
     since: Since,
 ) -> Result<(), Errno> {
     give_up_dead(state, owner);
+    put_modes_back(real)?;
     let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
     detach(state, EntryId::ROOT, before.st_ino, owner);
@@ -74,6 +77,42 @@ pub(super) fn attach(
     let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
     rustix::fs::futimens(real, &Timestamps { last_access: omit, last_modification: modified })
+}
+
+/// Gives files their modes back that a killed server had widened.
+fn put_modes_back(real: BorrowedFd<'_>) -> Result<(), Errno> {
+    let orphans = match open_any(real, ORPHANS) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        other => other?,
+    };
+    let listed = names(&orphans.file)?;
+    let noted: HashMap<u64, Mode> = listed.iter().filter_map(|(name, _)| noted(name)).collect();
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let own = rustix::fs::openat(real, ".", flags, Mode::empty())?;
+    put_back(&own, &noted)?;
+    let mut folders = vec![open_any(real, b".")?];
+    while let Some(folder) = folders.pop() {
+        for (name, kind) in names(&folder.file)? {
+            let file = rustix::fs::openat(&folder.file, &*name, flags, Mode::empty())?;
+            if kind != FileType::Symlink {
+                put_back(&file, &noted)?;
+            }
+            if kind == FileType::Directory {
+                folders.push(open_any(folder.file.as_fd(), &name)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_back(file: &OwnedFd, noted: &HashMap<u64, Mode>) -> Result<(), Errno> {
+    match noted.get(&rustix::fs::fstat(file)?.st_ino) {
+        Some(mode) => rustix::fs::chmodat(CWD, path_of(file), *mode, AtFlags::empty()),
+        None => Ok(()),
+    }
 }
 
 /// What is at an entry's place in the real directory.

@@ -3,15 +3,18 @@
 //! The kernel has checked who asks, so the server has to be able to do it, but where it is no superuser the modes of the
 //! real files hold for it as well: it may be asked to work in a directory by a descriptor while the path to it is
 //! closed, or to make a file real whose directory may not be written to. Such a request is tried as it is;
-//! when that is refused it runs again, alone, with the modes on its way widened until it is done.
+//! when that is refused it runs again, alone, with the modes on its way widened until it is done. Among the orphans there
+//! is a note of each mode that is widened, so that what a killed server left is put back by who attaches next.
 
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::nodes::Node;
+use super::nodes::{Node, ORPHANS};
 use super::view::{Result, View, path_of};
 use crate::sys;
 
@@ -32,16 +35,60 @@ pub(super) struct Modes {
     turns: RwLock<()>,
     /// What the request that is alone has widened, and the modes to put back.
     widened: Mutex<Option<Vec<Widened>>>,
+    /// Where notes of them are put: the folder of orphans.
+    notes: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
 struct Widened {
     file: OwnedFd,
     inode: u64,
+    /// The mode that there is a note of.
+    noted: Mode,
+    /// The mode to put back.
     mode: Mode,
 }
 
+/// What the name of a note begins with; `-`, inode and mode follow, in hexadecimal.
+const NOTE: &str = "mode";
+
+fn note(inode: u64, mode: Mode) -> String {
+    format!("{NOTE}-{inode:x}-{:x}", mode.bits())
+}
+
+/// Returns the inode and the mode that a note tells of, by its name.
+pub(super) fn noted(name: &[u8]) -> Option<(u64, Mode)> {
+    let mut parts = std::str::from_utf8(name).ok()?.split('-');
+    let (kind, inode, mode) = (parts.next()?, parts.next()?, parts.next()?);
+    let inode = u64::from_str_radix(inode, 16).ok()?;
+    let mode = Mode::from_raw_mode(u32::from_str_radix(mode, 16).ok()? & 0o7777);
+    (kind == NOTE && parts.next().is_none()).then_some((inode, mode))
+}
+
 impl Modes {
+    /// Puts notes into the folder of orphans below `real`.
+    pub(super) fn with_notes_below(real: BorrowedFd<'_>) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without it modes are widened all the same: they are put back unless the server is killed just then.
+        let notes = rustix::fs::openat(real, OsStr::from_bytes(ORPHANS), flags, Mode::empty()).ok();
+        Self { notes, ..Self::default() }
+    }
+
+    fn write_note(&self, inode: u64, mode: Mode) {
+        let Some(notes) = &self.notes else { return };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = note(inode, mode);
+        // As there.
+        let _is_noted = rustix::fs::openat(notes, name, flags, Mode::RUSR | Mode::WUSR).is_ok();
+    }
+
+    fn take_note_away(&self, inode: u64, mode: Mode) {
+        if let Some(notes) = &self.notes {
+            let taken = rustix::fs::unlinkat(notes, note(inode, mode), AtFlags::empty());
+            let _is_gone = taken.is_ok();
+        }
+    }
+
     fn widened(&self) -> MutexGuard<'_, Option<Vec<Widened>>> {
         self.widened.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,9 +96,10 @@ impl Modes {
     fn put_back(&self) {
         let widened = self.widened().take();
         // A directory is closed before those that lead to it.
-        for Widened { file, mode, .. } in widened.into_iter().flatten().rev() {
+        for Widened { file, inode, noted, mode } in widened.into_iter().flatten().rev() {
             // Where the file is gone by now its mode is too.
             let _is_back = rustix::fs::chmodat(CWD, path_of(&file), mode, AtFlags::empty()).is_ok();
+            self.take_note_away(inode, noted);
         }
     }
 
@@ -143,8 +191,9 @@ impl View {
         };
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
         if !mode.contains(wanted) {
+            self.modes.write_note(stat.st_ino, mode);
             rustix::fs::chmodat(CWD, path_of(&file), mode | wanted, AtFlags::empty())?;
-            widened.push(Widened { file, inode: stat.st_ino, mode });
+            widened.push(Widened { file, inode: stat.st_ino, noted: mode, mode });
         }
         Ok(())
     }

@@ -151,7 +151,8 @@ impl View {
     pub(super) fn new(parts: Parts, owner: Owner) -> Self {
         let (nodes, scratch) = (RwLock::new(Nodes::default()), AtomicU64::new(0));
         let lookups = parts.state.words().iter().map(|_| AtomicU64::new(0)).collect();
-        let (modes, opened) = (Modes::default(), Opened::default());
+        let modes = Modes::with_notes_below(parts.real.as_fd());
+        let opened = Opened::default();
         let has_touched = AtomicBool::new(false);
         Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
     }
