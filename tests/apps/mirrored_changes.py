@@ -89,8 +89,11 @@ def choose(dice, mirror):
     path = dice.choice(known)
     plain = [one for one in known if is_plain(mirror, one)] or ["a"]
     fresh = os.path.join(os.path.dirname(dice.choice(known)), dice.choice(NAMES) + dice.choice(["", "1", "2"]))
+    # Within one page: of a longer write a part may be done when the view is lost, as of any that is interrupted.
+    start = dice.randrange(4096)
+    text = dice.choice("xyz") * dice.randrange(1, 4097 - start)
     return dice.choice([
-        ["write", dice.choice(plain), dice.randrange(3000), dice.choice("xyz") * dice.randrange(1, 20000)],
+        ["write", dice.choice(plain), dice.randrange(5) * 4096 + start, text],
         ["truncate", dice.choice(plain), dice.randrange(9000)],
         ["create", fresh],
         ["create", fresh],
