@@ -438,8 +438,8 @@ fn killed_runs_never_stack_mounts() {
         let mut command = sandbox.rift(&project, &ci).unwrap();
         kill_at_random(&mut command, Duration::from_millis(30), &mut dice).unwrap();
         if round % 2 == 0 {
-            rift(&sandbox, &project, &ci);
-            assert_eq!(state(&sandbox, &tree), "mounted");
+            let ran = rift(&sandbox, &project, &ci);
+            assert_eq!(state(&sandbox, &tree), "mounted", "round {round}: {ran}");
         }
         assert!(mounts_at(&tree) <= 1, "round {round}");
     }

@@ -237,7 +237,10 @@ pub fn differences(store: &Store, tree: &OpenTree, known: &Projection) -> Result
         // Looks at the directory, unless a run shows the projection and knows.
         with_view(store, known, |_| Ok(()))?;
     }
-    let state = store.open_state(&known.directory)?.context("the state is gone")?;
+    let Some(state) = store.open_state(&known.directory)? else {
+        // A run that was killed had begun to replace it.
+        return Ok(Differences { changed: vec![EntryId::ROOT], ..Differences::default() });
+    };
     let manifest = tree.manifest();
     let mut found = Differences::default();
     for (id, word) in (0..).map(EntryId).zip(state.words()).skip(1) {
@@ -299,6 +302,10 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
             .with_context(|| format!("could not write all of `{}`", directory.display()))?;
     }
     unmount_all(directory)?;
+    // What the state tells must be on the disk before the state goes, which may be on another one.
+    File::open(directory)
+        .and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
+        .with_context(|| format!("could not write `{}` to the disk", directory.display()))?;
     store.forget_state(directory)?;
     // Nothing tells which entries were changed, so the next run compares all of them by content.
     let files = Projection { shown_as: ShownAs::Files, done_ns: i64::MIN, ..projection.clone() };
