@@ -98,6 +98,18 @@ impl Context {
         }
     }
 
+    /// Says once that something is done in another way than was asked for.
+    ///
+    /// # Errors
+    /// That, when `strict` is set.
+    pub fn fall_back(&self, how: &str) -> anyhow::Result<()> {
+        if self.config.is_strict() {
+            return Err(anyhow::anyhow!("{how}"));
+        }
+        self.ui.warn(how);
+        Ok(())
+    }
+
     /// Returns how many threads read and write files.
     #[must_use]
     pub fn threads(&self) -> usize {

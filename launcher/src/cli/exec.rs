@@ -153,7 +153,7 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     }
     let refusal = if is_for_all { mount::refusal() } else { None };
     if let Some(why) = &refusal {
-        context.ui.warn(&format!("`{directory}` is real files instead of a mount: {why}"));
+        context.fall_back(&format!("`{directory}` is real files instead of a mount: {why}"))?;
     }
     let request = plan::show::Request {
         store: &store,
@@ -165,7 +165,7 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     };
     let shown = request.show(None).with_context(|| format!("could not show `{directory}`"))?;
     if let Some(why) = shown.unmountable {
-        context.ui.warn(&format!("`{directory}` is real files instead of a mount: {why}"));
+        context.fall_back(&format!("`{directory}` is real files instead of a mount: {why}"))?;
     }
     Ok(place)
 }

@@ -84,10 +84,7 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
         Ok(ending) => return Ok(ending),
         Err(why) => why,
     };
-    if context.config.is_strict() {
-        return Err(anyhow!("the command has no private view: {why}"));
-    }
-    context.ui.warn(&format!("trees are real files instead of a private view: {why}"));
+    context.fall_back(&format!("trees are real files instead of a private view: {why}"))?;
     for projection in &projections {
         mount::close(&store, projection)?;
     }

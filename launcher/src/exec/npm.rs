@@ -139,7 +139,7 @@ impl NpmRun<'_> {
             self.announce(report)?;
         }
         if let Some(why) = &report.unmountable {
-            self.context.ui.warn(&format!("the tree is real files instead of a mount: {why}"));
+            self.context.fall_back(&format!("the tree is real files instead of a mount: {why}"))?;
             self.reasons.push(format!("not mounted: {why}"));
         }
         for (path, reason) in &report.uncacheable {

@@ -384,11 +384,27 @@ fn record(
     if options.verify {
         tree.verify_content()?;
     }
+    let was_there = directory.symlink_metadata().is_ok();
     clear(store, directory, options.threads)?;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("could not make `{}`", directory.display()))?;
+    let made = record_made(store, tree, directory, options, shown_as);
+    if made.is_err() {
+        withdraw(store, directory, was_there);
+    }
+    made
+}
+
+/// Makes the state and the record of a projection whose directory was just made.
+fn record_made(
+    store: &Store,
+    tree: &OpenTree,
+    directory: &Path,
+    options: Options,
+    shown_as: ShownAs,
+) -> Result<Projection> {
     let manifest = tree.manifest();
     let mode = options.permissions(&manifest, EntryId::ROOT);
     let permissions = std::fs::Permissions::from_mode(mode.into());

@@ -1,0 +1,233 @@
+//! `npm ci` on mounts where something is in the way: a container's filter, no device, a busy tree, a full store, a disk that
+//! gives errors.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rift_tests::apps::compiled;
+use rift_tests::fault::{CrashDisk, SmallDisk};
+use rift_tests::fixture::Fixture;
+use rift_tests::mounts::{
+    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, take_tree_in,
+    with_tree,
+};
+use rift_tests::need::{Need, have};
+use rift_tests::sandbox::{Sandbox, clear, rift_binary};
+use rift_tests::warm::{Scripts, Warm};
+
+const CI: [&str; 6] = ["exec", "--as", "mount", "--", "npm", "ci"];
+
+/// Where a sandbox has the small project, whose packages npm has in its cache.
+fn project(sandbox: &Sandbox, warm: &Warm) -> PathBuf {
+    warm.fill_npm_cache(sandbox).unwrap();
+    let project = sandbox.path("project");
+    Fixture::Small.prepare(&project).unwrap();
+    project
+}
+
+/// As a container refuses: calls that make namespaces and mounts, or the device.
+#[test]
+fn npm_ci_makes_files_where_mounts_are_refused() {
+    let name = "npm_ci_makes_files_where_mounts_are_refused";
+    if !have(name, &[Need::Root, Need::Fuse, Need::Tool("cc"), Need::Tool("unshare")]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let (deny, rift) = (compiled("deny").unwrap(), rift_binary().unwrap());
+    let deny = deny.to_str().unwrap();
+    let [mount, unshare, error] =
+        [libc::SYS_mount, libc::SYS_unshare, libc::EPERM.into()].map(|number| number.to_string());
+    let hidden = "mount --bind /dev/null /dev/fuse && exec \"$@\"";
+    let ways: [&[&str]; 2] = [
+        &[deny, &unshare, &error, deny, &mount, &error],
+        &["unshare", "--mount", "sh", "-c", hidden, "sh"],
+    ];
+    for way in ways {
+        let sandbox = Sandbox::new("npm-refused").unwrap();
+        let project = project(&sandbox, &warm);
+        let refused = |strict: &str| {
+            let mut command = sandbox.command(&project, way[0]);
+            command.args(&way[1..]).arg(&rift).args(CI).arg("--ignore-scripts");
+            sandbox.run(command.env("RIFT_STRICT", strict)).unwrap()
+        };
+        let ran = refused("1");
+        assert_eq!(ran.status.code(), Some(125), "{way:?}: {ran}");
+        let ran = refused("0");
+        assert_eq!(ran.status.code(), Some(0), "{way:?}: {ran}");
+        assert_eq!(ran.stderr.matches("warning:").count(), 1, "{way:?}: {ran}");
+        let tree = project.join("node_modules");
+        assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("current", 0));
+        assert_same(&warm.project(), &project);
+    }
+}
+
+/// A process that works in the tree, and has one of its files open.
+struct Busy(std::process::Child);
+
+impl Busy {
+    fn inside(sandbox: &Sandbox, tree: &Path) -> Self {
+        let mut shell = sandbox.command(&tree.join("react"), "sh");
+        shell.args(["-c", "exec 3< index.js; echo go; read line; cat <&3"]);
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+        Self(child)
+    }
+
+    /// What it reads in the end.
+    fn end(mut self) -> String {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Who is in the tree while it is installed again goes on with what was there, or hears that it is gone.
+#[test]
+fn npm_ci_replaces_a_busy_mount() {
+    let name = "npm_ci_replaces_a_busy_mount";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("npm-busy").unwrap();
+    let project = project(&sandbox, &warm);
+    let tree = project.join("node_modules");
+    let ci = [&CI[..], &["--ignore-scripts"]].concat();
+    rift(&sandbox, &project, &ci);
+    let expected = fs::read_to_string(tree.join("react/index.js")).unwrap();
+    // Unchanged, edited, emptied, removed.
+    for way in 0..4 {
+        let busy = Busy::inside(&sandbox, &tree);
+        match way {
+            1 => fs::write(tree.join("react/package.json"), "{}").unwrap(),
+            2 => {
+                for entry in fs::read_dir(&tree).unwrap() {
+                    let path = entry.unwrap().path();
+                    let is_folder = path.symlink_metadata().unwrap().is_dir();
+                    if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+                        .unwrap();
+                }
+            }
+            3 => fs::remove_dir_all(&tree).unwrap(),
+            _ => {}
+        }
+        rift(&sandbox, &project, &ci);
+        assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1), "{way}");
+        assert_same(&warm.project(), &project);
+        assert_eq!(busy.end(), expected, "{way}");
+        eventually(|| servers_of(&tree).len() == 1);
+    }
+    rift(&sandbox, &project, &["close", "--discard", "node_modules"]);
+    eventually(|| servers_of(&tree).is_empty());
+}
+
+/// A store without room for a state leaves the user's folder alone, and works again when there is some.
+#[test]
+fn a_full_store_refuses_and_harms_nothing() {
+    let name = "a_full_store_refuses_and_harms_nothing";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = Sandbox::new("full-store").unwrap();
+    let disk = SmallDisk::mount(&sandbox.store(), 64 << 20, 10_000).unwrap();
+    take_tree_in(&sandbox);
+    let view = sandbox.home().join("view");
+    let filler = sandbox.store().join("filler");
+    let error = fs::write(&filler, vec![b'x'; 64 << 20]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    for words in [
+        &["open", "tree", "view"][..],
+        &["exec", "--as", "mount", "--private", "--tree", "tree=view", "--", "true"],
+    ] {
+        let ran = run(&sandbox, &sandbox.home(), words);
+        assert_eq!(ran.status.code(), Some(125), "{ran}");
+        assert!(ran.stderr.contains("No space left"), "{ran}");
+        assert!(!view.exists() && mounts_at(&view) == 0, "{words:?}");
+        assert_eq!(state(&sandbox, &view), "none");
+    }
+    fs::create_dir(&view).unwrap();
+    fs::write(view.join("own"), "own").unwrap();
+    let ran = run(&sandbox, &sandbox.home(), &["open", "tree", "view"]);
+    assert_eq!(ran.status.code(), Some(125), "{ran}");
+    assert_eq!(fs::read_to_string(view.join("own")).unwrap(), "own");
+    fs::remove_file(&filler).unwrap();
+    clear(&view).unwrap();
+    rift(&sandbox, &sandbox.home(), &["open", "tree", "view"]);
+    assert_eq!(fs::read_to_string(view.join("a")).unwrap(), "hello\n");
+    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+    assert_same(&sandbox.path("source"), &view);
+    drop(disk);
+}
+
+/// The disk below gives EIO: the program hears of it, the server lives, and what was synced is there afterwards.
+#[test]
+fn errors_of_the_disk_are_told() {
+    let name = "errors_of_the_disk_are_told";
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+        return;
+    }
+    let sandbox = with_tree("disk-errors");
+    let disk = CrashDisk::new(&sandbox.path("ill"), 64 << 20).unwrap();
+    let name = disk.path().strip_prefix(sandbox.path("")).unwrap().join("view");
+    for round in 0..if rift_tests::full() { 20 } else { 3 } {
+        let mount = open(&sandbox, name.to_str().unwrap());
+        let kept = format!("kept {round}");
+        let mut synced = fs::File::create(mount.join("lib/kept")).unwrap();
+        synced.write_all(kept.as_bytes()).unwrap();
+        synced.sync_all().unwrap();
+        fs::File::open(mount.join("lib")).unwrap().sync_all().unwrap();
+        disk.cut_power(round % 2 == 0).unwrap();
+        let code = |error: std::io::Error| error.raw_os_error();
+        let eio = Some(Some(libc::EIO));
+        assert_eq!(fs::write(mount.join("lib/new"), "new").map_err(code).err(), eio);
+        assert_eq!(fs::create_dir(mount.join("empty/new")).map_err(code).err(), eio);
+        let late = synced.write_all(b"late").and_then(|()| synced.sync_all());
+        assert_eq!(late.map_err(code).err(), eio);
+        drop(synced);
+        // The tree's own bytes are in the store, on another disk.
+        let numbers = fs::read_to_string(mount.join("lib/deep/er/numbers")).unwrap();
+        assert!(numbers.ends_with("2999\n"));
+        let [server] = servers_of(&mount)[..] else { panic!("the server is gone") };
+        kill(server);
+        eventually(|| servers_of(&mount).is_empty());
+        assert!(Command::new("umount").arg("--lazy").arg(&mount).status().unwrap().success());
+        disk.bring_back().unwrap();
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        let found = fs::read_to_string(mount.join("lib/kept")).unwrap();
+        assert!(found.starts_with(&kept), "{found}");
+        assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "hello\n");
+        clear(&mount).unwrap();
+    }
+}
+
+/// A store whose disk gives EIO: files that are not in memory can't be read, the others can, and the server lives.
+#[test]
+fn errors_of_the_stores_disk_are_told() {
+    let name = "errors_of_the_stores_disk_are_told";
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+        return;
+    }
+    let outside = Sandbox::new("ill-store").unwrap();
+    let disk = CrashDisk::new(&outside.path("ill"), 256 << 20).unwrap();
+    let sandbox = Sandbox::in_folder(&disk.path().join("rift"), "ill-store").unwrap();
+    take_tree_in(&sandbox);
+    let mount = outside.path("mount");
+    rift(&sandbox, &outside.home(), &["open", "tree", &mount.display().to_string()]);
+    assert!(Command::new("sync").status().unwrap().success());
+    disk.cut_power(true).unwrap();
+    let error = fs::read_to_string(mount.join("lib/deep/er/numbers")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert_eq!(fs::read_link(mount.join("bin/x")).unwrap(), Path::new("../lib/x.js"));
+    let [server] = servers_of(&mount)[..] else { panic!("the server is gone") };
+    kill(server);
+    eventually(|| servers_of(&mount).is_empty());
+    assert!(Command::new("umount").arg("--lazy").arg(&mount).status().unwrap().success());
+    disk.bring_back().unwrap();
+    assert_eq!(state(&sandbox, &mount), "unmounted");
+    rift(&sandbox, &outside.home(), &["close", &mount.display().to_string()]);
+    assert_same(&sandbox.path("source"), &mount);
+}
