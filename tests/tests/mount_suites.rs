@@ -2,13 +2,14 @@
 //! of reasons, and no reason outlives its difference.
 //!
 //! Each runs in an empty tree, where it writes all its files, and in a tree of its own files, where it finds them pristine;
-//! as root and as `nobody`. `tests/apps/suites.sh` knows the suites.
+//! as root and as `nobody`; and all of them in private views too. `tests/apps/suites.sh` knows the suites.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rift_tests::again::as_root_and_nobody;
 use rift_tests::mounts::{mounts_at, rift};
@@ -37,10 +38,33 @@ fn is_prepared(test: &str, needed: &str) -> bool {
     is_there
 }
 
+/// Where a suite finds its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// It is there for everybody.
+    ByAll,
+    /// The tree is shown there to the suite alone.
+    Privately,
+}
+
+/// Starts a command line that does something with a suite in a folder.
+fn command(sandbox: &Sandbox, words: [&str; 2], folder: &Path, seen: Seen) -> Command {
+    let mut command = match seen {
+        Seen::ByAll => sandbox.command(&sandbox.home(), script()),
+        Seen::Privately => {
+            let tree = format!("tree={}", folder.display());
+            let script = script().display().to_string();
+            let words = ["exec", "--as", "mount", "--private", "--tree", &tree, "--", &script];
+            sandbox.rift(&sandbox.home(), &words).unwrap()
+        }
+    };
+    command.args(words).args([&sources(), folder]);
+    command
+}
+
 /// Puts the files of a suite into an empty folder.
-fn lay(sandbox: &Sandbox, suite: &str, folder: &Path) {
-    let mut command = sandbox.command(&sandbox.home(), script());
-    command.args(["lay", suite]).args([&sources(), folder]);
+fn lay(sandbox: &Sandbox, suite: &str, folder: &Path, seen: Seen) {
+    let mut command = command(sandbox, ["lay", suite], folder, seen);
     sandbox.run(&mut command).unwrap().success().unwrap();
 }
 
@@ -48,40 +72,43 @@ fn lay(sandbox: &Sandbox, suite: &str, folder: &Path) {
 fn outcomes(
     sandbox: &Sandbox,
     suite: &str,
-    folder: &Path,
+    (folder, seen): (&Path, Seen),
     parts: &[&str],
 ) -> BTreeMap<String, String> {
-    let mut command = sandbox.command(&sandbox.home(), script());
-    command.args(["run", suite]).args([&sources(), folder]).args(parts);
+    let mut command = command(sandbox, ["run", suite], folder, seen);
+    command.args(parts);
     command.env("FSX_STEPS", if full() { "2000" } else { "200" });
     let ran = sandbox.run(&mut command).unwrap().success().unwrap();
     let lines = ran.stdout.lines().filter_map(|line| line.split_once(' '));
     lines.map(|(outcome, test)| (test.to_owned(), outcome.to_owned())).collect()
 }
 
-/// Holds a mount against real files by one suite, of which only `parts` run unless all was asked for. Returns what came
+/// Holds a mount against real files by one suite, of which only `parts` run unless all was asked for, and in private views. Returns what came
 /// of it in the mount, per tree.
-fn hold(suite: &str, parts: &[&str]) -> [BTreeMap<String, String>; 2] {
+fn hold(suite: &str, parts: &[&str], seen: Seen) -> [BTreeMap<String, String>; 2] {
     let user = if rustix::process::geteuid().is_root() { "root" } else { "nobody" };
-    let parts = if full() { &[] } else { parts };
+    let is_whole = full() && seen == Seen::ByAll;
+    let parts = if is_whole { &[] } else { parts };
     ["empty", "own"].map(|tree| {
         let sandbox = Sandbox::new(&format!("{suite}-{tree}")).unwrap();
         let [native, source, mount] = ["native", "source", "mount"].map(|name| sandbox.path(name));
         for folder in [&native, &source] {
             fs::create_dir(folder).unwrap();
         }
-        lay(&sandbox, suite, &native);
+        lay(&sandbox, suite, &native, Seen::ByAll);
         if tree == "own" {
-            lay(&sandbox, suite, &source);
+            lay(&sandbox, suite, &source, Seen::ByAll);
         }
         rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
-        rift(&sandbox, &sandbox.home(), &["open", "tree", &mount.display().to_string()]);
-        if tree == "empty" {
-            lay(&sandbox, suite, &mount);
+        if seen == Seen::ByAll {
+            rift(&sandbox, &sandbox.home(), &["open", "tree", &mount.display().to_string()]);
         }
-        let expected = outcomes(&sandbox, suite, &native, parts);
-        let found = outcomes(&sandbox, suite, &mount, parts);
-        assert_eq!(mounts_at(&mount), 1);
+        if tree == "empty" {
+            lay(&sandbox, suite, &mount, seen);
+        }
+        let expected = outcomes(&sandbox, suite, (&native, Seen::ByAll), parts);
+        let found = outcomes(&sandbox, suite, (&mount, seen), parts);
+        assert_eq!(mounts_at(&mount), usize::from(seen == Seen::ByAll));
         rift(&sandbox, &sandbox.home(), &["close", "--discard", &mount.display().to_string()]);
         assert!(expected.len() >= 4, "only {} tests of {suite} were run", expected.len());
 
@@ -96,7 +123,7 @@ fn hold(suite: &str, parts: &[&str]) -> [BTreeMap<String, String>; 2] {
             .lines()
             .filter_map(|line| line.split(" | ").collect::<Vec<_>>().try_into().ok())
             .filter(|[of, by, ..]: &[&str; 6]| *of == suite && (*by == user || *by == "both"))
-            .filter(|[_, _, name, ..]| full() || expected.contains_key(*name))
+            .filter(|[_, _, name, ..]| is_whole || expected.contains_key(*name))
             .map(|[_, _, name, native, mounted, _]| format!("{name} | {native} | {mounted}"))
             .collect();
         let unexplained: Vec<_> = differences.difference(&reasons).collect();
@@ -116,7 +143,7 @@ fn pjdfstest_passes_in_a_mount() {
     if !have(name, &[Need::Root, Need::Fuse]) || !is_prepared(name, "bin/pjdfstest") {
         return;
     }
-    for found in hold("pjdfstest", &[]) {
+    for found in hold("pjdfstest", &[], Seen::ByAll) {
         let passed = found.values().filter(|outcome| *outcome == "ok").count();
         assert!(passed >= 370, "only {passed} pass");
     }
@@ -128,7 +155,7 @@ fn fsx_passes_in_a_mount() {
     if !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
         return;
     }
-    for found in hold("fsx", &[]) {
+    for found in hold("fsx", &[], Seen::ByAll) {
         assert!(found.len() == 10 && found.values().all(|outcome| outcome == "ok"), "{found:?}");
     }
 }
@@ -139,7 +166,7 @@ fn busybox_passes_in_a_mount() {
     if !is_prepared(name, "busybox") || !as_root_and_nobody(name) {
         return;
     }
-    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"]);
+    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], Seen::ByAll);
 }
 
 #[test]
@@ -148,5 +175,20 @@ fn nodes_file_tests_pass_in_a_mount() {
     if !is_prepared(name, "nodejs") || !as_root_and_nobody(name) {
         return;
     }
-    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"]);
+    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::ByAll);
+}
+
+/// Parts of the same, each seen by itself alone.
+#[test]
+fn suites_pass_in_private_views() {
+    let name = "suites_pass_in_private_views";
+    if !full() || !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
+        return;
+    }
+    hold("fsx", &[], Seen::Privately);
+    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], Seen::Privately);
+    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::Privately);
+    if rustix::process::geteuid().is_root() {
+        hold("pjdfstest", &["rename", "unlink", "chmod"], Seen::Privately);
+    }
 }
