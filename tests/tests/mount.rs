@@ -29,8 +29,9 @@ fn random_changes_have_the_same_results() {
     }
     let sandbox = with_tree("random");
     let program = repository().join("tests/apps/random_files.py");
-    let seeds = if rift_tests::full() { 200 } else { 6 };
-    for seed in 1..=seeds {
+    // The last of the few met a closed directory below one that was moved.
+    let seeds = if rift_tests::full() { 1..=200 } else { 151..=155 };
+    for seed in seeds {
         let (real, mount) = (sandbox.path("real"), sandbox.path("mount"));
         let shown = real.display().to_string();
         rift(&sandbox, &sandbox.home(), &["materialize", "--force", "tree", &shown]);

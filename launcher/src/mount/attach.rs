@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::modes::noted;
-use super::nodes::ORPHANS;
+use super::nodes::{self, ORPHANS};
 use super::view::path_of;
 
 /// What has happened since the state was up to date.
@@ -176,8 +176,12 @@ fn inodes(real: BorrowedFd<'_>) -> Result<(HashSet<u64>, HashSet<u64>), Errno> {
     while let Some((folder, is_orphaned)) = folders.pop() {
         for (name, kind) in names(&folder.file)? {
             let stat = rustix::fs::statat(&folder.file, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+            // What was on its way to its place is no orphan: it was never there, as far as the disk knows.
+            let is_scratch = is_orphaned && !nodes::is_orphan_name(&name);
             let is_orphaned = is_orphaned || is_top && name == ORPHANS;
-            if is_orphaned { &mut orphans } else { &mut named }.insert(stat.st_ino);
+            if !is_scratch {
+                if is_orphaned { &mut orphans } else { &mut named }.insert(stat.st_ino);
+            }
             if kind == FileType::Directory {
                 folders.push((open_any(folder.file.as_fd(), &name)?, is_orphaned));
             }

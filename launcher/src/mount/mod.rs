@@ -306,10 +306,11 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
     File::open(directory)
         .and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
         .with_context(|| format!("could not write `{}` to the disk", directory.display()))?;
-    store.forget_state(directory)?;
     // Nothing tells which entries were changed, so the next run compares all of them by content.
     let files = Projection { shown_as: ShownAs::Files, done_ns: i64::MIN, ..projection.clone() };
+    // Before the state goes: without it, what was removed would be the tree's again.
     store.set_projection(&files)?;
+    store.forget_state(directory)?;
     // What is still open keeps it until then.
     drop(std::fs::remove_dir(directory.join(OsStr::from_bytes(nodes::ORPHANS))));
     Ok(())

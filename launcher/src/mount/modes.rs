@@ -164,7 +164,11 @@ impl View {
         Some(path)
     }
 
-    fn widen_along(&self, path: &[u8]) {
+    /// As [`View::widen`], for a file and all directories that lead to it.
+    pub(super) fn widen_along(&self, path: &[u8]) {
+        if self.modes.widened().is_none() {
+            return;
+        }
         let ends = (0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]);
         let parts = ends.map(|end| &path[..end]).filter(|part| !part.is_empty());
         for part in [b".".as_slice()].into_iter().chain(parts) {

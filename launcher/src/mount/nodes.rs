@@ -20,6 +20,16 @@ pub(super) type Node = u64;
 pub(super) const ROOT: Node = 1;
 /// Where orphans are, below the real directory; it is in nobody's listing and can't be looked up.
 pub(super) const ORPHANS: &[u8] = b".rift-orphans";
+/// Returns the name of a file among the orphans.
+pub(super) fn orphan_name(node: Node) -> Vec<u8> {
+    format!("{node:x}").into_bytes()
+}
+
+/// Tells orphans from what else is there: scratch files and notes.
+pub(super) fn is_orphan_name(name: &[u8]) -> bool {
+    name.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Numbers of files that the tree does not have begin here; a tree has fewer entries than that.
 const FOREIGN: Node = 1 << 31;
 

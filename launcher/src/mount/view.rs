@@ -262,7 +262,7 @@ impl View {
             match nodes.get(at) {
                 Some(Known { held: Some(file), is_orphan: true, .. }) => return Ok(path_of(file)),
                 Some(known) if known.is_orphan => {
-                    orphan = orphan_name(at);
+                    orphan = nodes::orphan_name(at);
                     names.push(&orphan);
                     names.push(ORPHANS);
                     break;
@@ -563,6 +563,8 @@ impl View {
         let parent = manifest.parent(id).ok_or(Errno::STALE)?;
         self.make_real(nodes, parent)?;
         let folder = self.path(nodes, nodes::of_entry(parent))?;
+        // Who makes a whole subtree real meets directories that no way of the request leads to.
+        self.widen_along(&folder);
         let place =
             self.path_in(nodes, nodes::of_entry(parent), manifest.name(id).ok_or(Errno::STALE)?)?;
         let scratch = self.scratch();
@@ -1429,10 +1431,6 @@ pub(super) fn following(path: &[u8]) -> AtFlags {
     if path.starts_with(b"/") { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW }
 }
 
-fn orphan_name(node: Node) -> Vec<u8> {
-    format!("{node:x}").into_bytes()
-}
-
 fn orphan_path(node: Node) -> Vec<u8> {
-    [ORPHANS, b"/", &orphan_name(node)].concat()
+    [ORPHANS, b"/", &nodes::orphan_name(node)].concat()
 }
