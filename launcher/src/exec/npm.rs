@@ -51,32 +51,45 @@ pub(super) fn run(
     started: Instant,
 ) -> anyhow::Result<Ending> {
     let env = Env::current();
-    let mut reasons = Vec::new();
-    let refusal = match options.is_private {
-        true => Some(Some("an install is for later commands too".to_owned())),
-        false => context.config.shows_mounts().then(mount::refusal),
-    };
-    if let Some(Some(why)) = &refusal {
-        context.ui.warn(&format!("trees are real files instead of mounts: {why}"));
-        reasons.push(format!("not mounted: {why}"));
-    }
-    let is_mount = matches!(refusal, Some(None));
-    let mut run = NpmRun { options, context, store, env, started, reasons, is_mount };
+    let reasons = Vec::new();
+    let mut run = NpmRun { options, context, store, env, started, reasons, is_mount: false };
     let words = &options.command[1..];
     match npm::read(words, &context.cwd, &run.env)? {
         Recognized::Untouched(why) => {
             run.reasons.push(why.to_string());
             run.natively(None)
         }
-        Recognized::Install(install) if options.record_only => {
-            run.reasons.push("the command runs to be recorded".to_owned());
-            run.natively(Some(&install))
+        Recognized::Install(install) => {
+            run.is_mount = run.may_mount()?;
+            if options.record_only {
+                run.reasons.push("the command runs to be recorded".to_owned());
+                return run.natively(Some(&install));
+            }
+            run.through_the_store(&install)
         }
-        Recognized::Install(install) => run.through_the_store(&install),
     }
 }
 
 impl NpmRun<'_> {
+    /// Tells whether trees are mounted, and says why they are not where that was asked for.
+    fn may_mount(&mut self) -> anyhow::Result<bool> {
+        if !self.context.config.shows_mounts() {
+            return Ok(false);
+        }
+        let say = |why: &str| format!("trees are real files instead of mounts: {why}");
+        let why = if self.options.is_private {
+            let why = "an install is for later commands too".to_owned();
+            self.context.ui.warn(&say(&why));
+            why
+        } else {
+            let Some(why) = mount::refusal() else { return Ok(true) };
+            self.context.fall_back(&say(&why))?;
+            why
+        };
+        self.reasons.push(format!("not mounted: {why}"));
+        Ok(false)
+    }
+
     fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
         let bar = self.context.ui.progress("packages");
         let outcome = self.request(install, &|progress| {
