@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod mounts;
 pub mod need;
 pub mod npm_project;
+pub mod refused;
 pub mod sandbox;
 pub mod sys;
 pub mod warm;

@@ -8,7 +8,6 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rift_tests::apps::compiled;
 use rift_tests::fault::{CrashDisk, SmallDisk};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
@@ -16,6 +15,7 @@ use rift_tests::mounts::{
     with_tree,
 };
 use rift_tests::need::{Need, have};
+use rift_tests::refused::{REFUSALS, Refusal};
 use rift_tests::sandbox::{Sandbox, clear, rift_binary};
 use rift_tests::warm::{Scripts, Warm};
 
@@ -29,39 +29,50 @@ fn project(sandbox: &Sandbox, warm: &Warm) -> PathBuf {
     project
 }
 
-/// As a container refuses: calls that make namespaces and mounts, or the device.
+/// Where mounts are refused, in whatever way a container does it, the tree is there as files, which is said once; also where
+/// it was mounted when that was permitted.
 #[test]
 fn npm_ci_makes_files_where_mounts_are_refused() {
     let name = "npm_ci_makes_files_where_mounts_are_refused";
-    if !have(name, &[Need::Root, Need::Fuse, Need::Tool("cc"), Need::Tool("unshare")]) {
+    let tools = ["cc", "setpriv", "unshare"].map(Need::Tool);
+    if !have(name, &[&[Need::Root, Need::Fuse][..], &tools].concat()) {
         return;
     }
     let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
-    let (deny, rift) = (compiled("deny").unwrap(), rift_binary().unwrap());
-    let deny = deny.to_str().unwrap();
-    let [mount, unshare, error] =
-        [libc::SYS_mount, libc::SYS_unshare, libc::EPERM.into()].map(|number| number.to_string());
-    let hidden = "mount --bind /dev/null /dev/fuse && exec \"$@\"";
-    let ways: [&[&str]; 2] = [
-        &[deny, &unshare, &error, deny, &mount, &error],
-        &["unshare", "--mount", "sh", "-c", hidden, "sh"],
-    ];
+    let binary = rift_binary().unwrap();
+    let ways =
+        if rift_tests::full() { &REFUSALS[..] } else { &[Refusal::Calls, Refusal::Container] };
     for way in ways {
         let sandbox = Sandbox::new("npm-refused").unwrap();
         let project = project(&sandbox, &warm);
+        let tree = project.join("node_modules");
+        let words = way.words().unwrap();
         let refused = |strict: &str| {
-            let mut command = sandbox.command(&project, way[0]);
-            command.args(&way[1..]).arg(&rift).args(CI).arg("--ignore-scripts");
+            let mut command = sandbox.command(&project, &words[0]);
+            command.args(&words[1..]).arg(&binary).args(CI).arg("--ignore-scripts");
             sandbox.run(command.env("RIFT_STRICT", strict)).unwrap()
         };
-        let ran = refused("1");
-        assert_eq!(ran.status.code(), Some(125), "{way:?}: {ran}");
-        let ran = refused("0");
-        assert_eq!(ran.status.code(), Some(0), "{way:?}: {ran}");
-        assert_eq!(ran.stderr.matches("warning:").count(), 1, "{way:?}: {ran}");
-        let tree = project.join("node_modules");
-        assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("current", 0));
-        assert_same(&warm.project(), &project);
+        for was_mounted in [false, true] {
+            if was_mounted {
+                rift(&sandbox, &project, &[&CI[..], &["--ignore-scripts"]].concat());
+                assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1));
+                fs::write(tree.join("extra"), "").unwrap();
+                // As after a restart of the machine.
+                let mut unmount = sandbox.command(&sandbox.home(), "umount");
+                assert!(unmount.arg("--lazy").arg(&tree).status().unwrap().success());
+                eventually(|| servers_of(&tree).is_empty());
+            }
+            let context = format!("{way:?}, mounted before: {was_mounted}");
+            let ran = refused("1");
+            assert_eq!(ran.status.code(), Some(125), "{context}: {ran}");
+            let ran = refused("0");
+            assert_eq!(ran.status.code(), Some(0), "{context}: {ran}");
+            assert_eq!(ran.stderr.matches("warning:").count(), 1, "{context}: {ran}");
+            let found = (state(&sandbox, &tree), mounts_at(&tree));
+            assert_eq!(found, ("current".to_owned(), 0), "{context}: {ran}");
+            assert_same(&warm.project(), &project);
+            assert!(servers_of(&tree).is_empty(), "{context}");
+        }
     }
 }
 

@@ -122,6 +122,13 @@ impl Request<'_> {
     /// # Errors
     /// What the system says; see [`materialize::replace`] for what is there then.
     pub fn show(&self, ahead: Option<Ahead>) -> Result<Shown> {
+        if self.is_mount
+            && let Some(known) = self.known()?
+            && let Err(error) = mount::heal(self.store, &known)
+        {
+            // It was mounted when that was permitted.
+            return self.show_files(&error);
+        }
         if let Some((known, found)) = self.differences()? {
             if found.is_empty() {
                 return Ok(Shown::new(How::Unchanged, materialize::Written::default()));
@@ -156,12 +163,14 @@ impl Request<'_> {
     fn show_mounted(&self) -> Result<Shown> {
         match mount::show(self.store, self.tree, self.folder, self.options) {
             Ok(_) => Ok(Shown::new(How::Mounted, materialize::Written::default())),
-            Err(error) => {
-                let unmountable = Some(format!("{error:#}"));
-                let files = Self { is_mount: false, ..*self };
-                Ok(Shown { unmountable, ..files.show(None)? })
-            }
+            Err(error) => self.show_files(&error),
         }
+    }
+
+    /// Writes the tree because it can't be mounted.
+    fn show_files(&self, why: &anyhow::Error) -> Result<Shown> {
+        let files = Self { is_mount: false, ..*self };
+        Ok(Shown { unmountable: Some(format!("{why:#}")), ..files.show(None)? })
     }
 
     /// Makes what is there the projection of this tree, which was taken from it just now: only what
