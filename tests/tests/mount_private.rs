@@ -7,12 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use rift_tests::again::as_root_and_nobody;
+use rift_tests::again::{as_root_and_nobody, is_again};
 use rift_tests::apps::compiled;
 use rift_tests::mounts::{
     assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, with_tree,
 };
 use rift_tests::need::{Need, have};
+use rift_tests::refused::REFUSALS;
 use rift_tests::repository;
 use rift_tests::sandbox::{Ran, Sandbox, clear};
 
@@ -172,28 +173,31 @@ fn a_mount_for_all_is_inherited() {
     assert_over(&mount);
 }
 
-/// Where no namespace can be made, or nothing mounted, everything is made real, which is said once.
+/// Where no namespace can be made, nothing mounted or no device opened, everything is made real, which is said once.
 #[test]
 fn without_namespaces_everything_is_made_real() {
     let name = "without_namespaces_everything_is_made_real";
     // Root makes what nobody reads.
-    if !have(name, &[Need::Tool("cc")]) {
+    if !have(name, &["cc", "setpriv", "unshare"].map(Need::Tool)) {
         return;
     }
     let deny = compiled("deny").unwrap();
     if !as_root_and_nobody(name) {
         return;
     }
-    let unshare = libc::SYS_unshare.to_string();
-    let mount = libc::SYS_mount.to_string();
-    let error = libc::EPERM.to_string();
-    for call in [unshare, mount] {
+    let calls = [libc::SYS_unshare, libc::SYS_mount].map(|call| {
+        [deny.display().to_string(), call.to_string(), libc::EPERM.to_string()].to_vec()
+    });
+    // Namespaces that have no device are root's to make.
+    let is_root = rustix::process::geteuid().is_root() && !is_again();
+    let whole = REFUSALS.iter().filter(|_| is_root).map(|way| way.words().unwrap());
+    for words in calls.into_iter().chain(whole) {
         let sandbox = with_tree("no-namespaces");
         let view = sandbox.home().join("view");
         let rift = rift_tests::sandbox::rift_binary().unwrap();
         let denied = |strict: &str| {
-            let mut command = sandbox.command(&sandbox.home(), &deny);
-            command.args([&call, &error]).arg(&rift).args(PRIVATE).args(["--", "cat", "view/a"]);
+            let mut command = sandbox.command(&sandbox.home(), &words[0]);
+            command.args(&words[1..]).arg(&rift).args(PRIVATE).args(["--", "cat", "view/a"]);
             sandbox.run(command.env("RIFT_STRICT", strict)).unwrap()
         };
         let ran = denied("1");

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
-use rift_cas::projection::ShownAs;
+use rift_cas::Store;
+use rift_cas::projection::{Projection, ShownAs};
 
 use crate::cli::{materialize, tree};
 use crate::config::{Config, Id};
@@ -133,12 +134,21 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     let place = plan::show::place(&context.cwd.join(directory))?;
     let is_for_all = context.config.shows_mounts() && !is_private;
     let _lock = plan::show::lock_project(place.parent().unwrap_or(&context.cwd))?;
+    let fall_back = |why: &str| {
+        context.fall_back(&format!("`{directory}` is real files instead of a mount: {why}"))
+    };
     let known = mount::find(&store, &place)?;
     if let Some(known) = known.filter(|known| known.tree == hash) {
         match known.shown_as {
             ShownAs::Files => Ok(()),
             ShownAs::Mount | ShownAs::Virtual if is_private => Ok(()),
-            ShownAs::Mount | ShownAs::Virtual if is_for_all => mount::show_to_all(&store, &known),
+            ShownAs::Mount | ShownAs::Virtual if is_for_all => match unmountable(&store, &known) {
+                None => Ok(()),
+                Some(why) => {
+                    fall_back(&why)?;
+                    mount::close(&store, &known)
+                }
+            },
             ShownAs::Mount | ShownAs::Virtual => mount::close(&store, &known),
         }
         .with_context(|| format!("could not show `{directory}`"))?;
@@ -153,7 +163,7 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     }
     let refusal = if is_for_all { mount::refusal() } else { None };
     if let Some(why) = &refusal {
-        context.fall_back(&format!("`{directory}` is real files instead of a mount: {why}"))?;
+        fall_back(why)?;
     }
     let request = plan::show::Request {
         store: &store,
@@ -165,7 +175,14 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
     };
     let shown = request.show(None).with_context(|| format!("could not show `{directory}`"))?;
     if let Some(why) = shown.unmountable {
-        context.fall_back(&format!("`{directory}` is real files instead of a mount: {why}"))?;
+        fall_back(&why)?;
     }
     Ok(place)
+}
+
+/// Mounts for everybody what is a projection already; why, where that can't be.
+fn unmountable(store: &Store, known: &Projection) -> Option<String> {
+    let is_served = mount::condition(known) == mount::Condition::Served;
+    let refusal = if is_served { None } else { mount::refusal() };
+    refusal.or_else(|| Some(format!("{:#}", mount::show_to_all(store, known).err()?)))
 }
