@@ -53,6 +53,25 @@ impl SmallDisk {
         let options = format!("remount,size={bytes},nr_inodes={inodes}");
         done(root_command("mount").args(["-o", &options]).arg(&self.point))
     }
+
+    /// Leaves so much room on it.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    pub fn leave(&self, room: Room) -> Result<()> {
+        let stat = rustix::fs::statvfs(&self.point)?;
+        let blocks = stat.f_blocks - stat.f_bfree + room.blocks;
+        self.resize(blocks * stat.f_frsize, stat.f_files - stat.f_ffree + room.inodes)
+    }
+}
+
+/// What is free on a [`SmallDisk`].
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Blocks of a page each.
+    pub blocks: u64,
+    /// Files and folders.
+    pub inodes: u64,
 }
 
 impl Drop for SmallDisk {

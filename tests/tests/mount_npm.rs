@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rift_tests::again::as_root_and_nobody;
-use rift_tests::fault::{CrashDisk, SmallDisk};
+use rift_tests::fault::{CrashDisk, Room, SmallDisk};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
     assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, take_tree_in,
@@ -191,6 +191,98 @@ fn a_full_store_refuses_and_harms_nothing() {
     rift(&sandbox, &sandbox.home(), &["close", "view"]);
     assert_same(&sandbox.path("source"), &view);
     drop(disk);
+}
+
+/// The same wherever the room ends: block by block and file by file, until there is enough. Nothing half-made is left.
+#[test]
+fn a_store_that_fills_up_leaves_nothing_half_made() {
+    let name = "a_store_that_fills_up_leaves_nothing_half_made";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = Sandbox::new("filling-store").unwrap();
+    let disk = SmallDisk::mount(&sandbox.store(), 64 << 20, 10_000).unwrap();
+    take_tree_in(&sandbox);
+    let view = sandbox.home().join("view");
+    let rooms: [fn(u64) -> Room; 2] = [
+        |count| Room { blocks: count, inodes: 1_000 },
+        |count| Room { blocks: 1_000, inodes: count },
+    ];
+    let open = &["open", "tree", "view"][..];
+    let privately = &["exec", "--as", "mount", "--private", "--tree", "tree=view", "true"];
+    for room in rooms {
+        for words in [open, privately] {
+            let mut refused = 0;
+            loop {
+                disk.leave(room(refused)).unwrap();
+                let ran = run(&sandbox, &sandbox.home(), words);
+                let context = format!("{:?}: {ran}", room(refused));
+                disk.resize(64 << 20, 10_000).unwrap();
+                if ran.status.success() {
+                    break;
+                }
+                refused += 1;
+                assert_eq!(ran.status.code(), Some(125), "{context}");
+                assert!(ran.stderr.contains("No space left"), "{context}");
+                assert_eq!(mounts_at(&view), 0, "{context}");
+                // A projection that was made as a whole stays, where it was only not shown.
+                let found = state(&sandbox, &view);
+                let is_whole = words.len() > 3 && found == "virtual";
+                assert!(is_whole || found == "none", "{found}: {context}");
+                assert_eq!(view.exists(), is_whole, "{context}");
+                for folder in ["tmp", "states"].iter().take(if is_whole { 1 } else { 2 }) {
+                    let left = sandbox.store().join(folder).read_dir().map_or(0, Iterator::count);
+                    assert_eq!(left, 0, "{folder}: {context}");
+                }
+            }
+            assert!(refused > 0);
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+            assert_same(&sandbox.path("source"), &view);
+            clear(&view).unwrap();
+            rift(&sandbox, &sandbox.home(), &["store", "verify"]);
+        }
+    }
+}
+
+/// An install into a store without room ends with npm's tree, mounted or not, and the next one with room is mounted.
+#[test]
+fn npm_ci_ends_with_npms_tree_however_full_the_store_is() {
+    let name = "npm_ci_ends_with_npms_tree_however_full_the_store_is";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("npm-full").unwrap();
+    let disk = SmallDisk::mount(&sandbox.store(), 512 << 20, 10_000).unwrap();
+    let project = project(&sandbox, &warm);
+    let tree = project.join("node_modules");
+    let ci = [&CI[..], &["--ignore-scripts"]].concat();
+    rift(&sandbox, &project, &ci);
+    let mut mounted = 0;
+    for count in if rift_tests::full() { 0..80 } else { 0..3 } {
+        let blocks = count * if rift_tests::full() { 2 } else { 40 };
+        for room in [Room { blocks, inodes: 1_000 }, Room { blocks: 100_000, inodes: count }] {
+            // What was there goes: with a new state, or by the fallback.
+            fs::write(tree.join("extra"), "").unwrap();
+            disk.leave(room).unwrap();
+            let ran = rift(&sandbox, &project, &ci);
+            let context = format!("{room:?}: {ran}");
+            assert!(ran.stderr.matches("warning:").count() <= 1, "{context}");
+            let is_mounted = mounts_at(&tree) == 1;
+            assert_eq!(mounts_at(&tree), usize::from(is_mounted), "{context}");
+            assert_eq!(ran.stderr.contains("warning:"), !is_mounted, "{context}");
+            mounted += u32::from(is_mounted);
+            assert_same(&warm.project(), &project);
+            disk.resize(512 << 20, 10_000).unwrap();
+            rift(&sandbox, &project, &ci);
+            assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1));
+            assert_same(&warm.project(), &project);
+            eventually(|| servers_of(&tree).len() == 1);
+        }
+    }
+    assert!(mounted > 0, "there was never enough room");
+    rift(&sandbox, &project, &["store", "verify"]);
+    rift(&sandbox, &project, &["close", "--discard", "node_modules"]);
 }
 
 /// The disk below gives EIO: the program hears of it, the server lives, and what was synced is there afterwards.
