@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-fn root_command(program: &str) -> Command {
+pub(crate) fn root_command(program: &str) -> Command {
     Command::new(crate::need::find_in_path(program).unwrap_or_else(|| program.into()))
 }
 
-fn done(command: &mut Command) -> Result<()> {
+pub(crate) fn done(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()

@@ -6,6 +6,7 @@
 
 pub mod again;
 pub mod apps;
+pub mod bad_disk;
 pub mod differ;
 pub mod fault;
 pub mod fixture;
