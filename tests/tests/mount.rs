@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rift_tests::again::as_root_and_nobody;
@@ -293,6 +293,72 @@ fn what_was_not_changed_has_the_times_of_the_tree() {
     assert_eq!(kept, before[1]);
 }
 
+/// The files of a folder and of those below it, sorted.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_folder = path.symlink_metadata().unwrap().is_dir();
+            if is_folder { &mut folders } else { &mut found }.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A server has no more descriptors, threads and memory after many changes than after few.
+#[test]
+fn a_server_keeps_nothing_of_what_is_gone() {
+    let name = "a_server_keeps_nothing_of_what_is_gone";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("kept");
+    let mount = open(&sandbox, "mount");
+    let [server] = servers_of(&mount)[..] else { panic!("one server serves it") };
+    let rounds = if rift_tests::full() { 3_000 } else { 80 };
+    let work = || {
+        for round in 0..rounds {
+            let (folder, file) = (mount.join("bin/folder"), mount.join("bin/folder/file"));
+            fs::create_dir(&folder).unwrap();
+            fs::write(&file, vec![b'x'; 20_000]).unwrap();
+            let open = fs::File::options().read(true).write(true).open(&file).unwrap();
+            open.lock().unwrap();
+            fs::hard_link(&file, mount.join("lib/link")).unwrap();
+            fs::rename(&file, mount.join(format!("lib/moved-{round}"))).unwrap();
+            fs::remove_file(mount.join("lib/link")).unwrap();
+            fs::remove_file(mount.join(format!("lib/moved-{round}"))).unwrap();
+            open.set_len(1).unwrap();
+            std::os::unix::fs::symlink("nowhere", &file).unwrap();
+            fs::rename(&folder, mount.join("empty/folder")).unwrap();
+            fs::remove_dir_all(mount.join("empty/folder")).unwrap();
+            assert_eq!(open.metadata().unwrap().nlink(), 0);
+        }
+    };
+    let kept = || {
+        let count = |what: &str| fs::read_dir(format!("/proc/{server}/{what}")).unwrap().count();
+        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        let memory_kb: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        (count("fd"), count("task"), memory_kb)
+    };
+    work();
+    let (descriptors, threads, memory_kb) = kept();
+    assert!(descriptors < 100 && threads < 10, "{descriptors} descriptors, {threads} threads");
+    for _ in 0..2 {
+        work();
+    }
+    // The kernel forgets a little later.
+    eventually(|| {
+        let found = kept();
+        found.0 <= descriptors + 2 && found.1 <= threads && found.2 <= memory_kb + 300
+    });
+    rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+    eventually(|| servers_of(&mount).is_empty());
+}
+
 /// A projection that is opened and closed again and again leaves nothing behind.
 #[test]
 fn opening_and_closing_leaves_nothing() {
@@ -301,6 +367,7 @@ fn opening_and_closing_leaves_nothing() {
         return;
     }
     let sandbox = with_tree("cycles");
+    let mut first = [None, None];
     for round in 0..if rift_tests::full() { 100 } else { 10 } {
         let mount = open(&sandbox, "mount");
         fs::write(mount.join("lib/x.js"), format!("{round}")).unwrap();
@@ -317,10 +384,15 @@ fn opening_and_closing_leaves_nothing() {
         }
         assert_eq!(mounts_at(&mount), 0);
         eventually(|| servers_of(&mount).is_empty());
+        let kept = files_below(&sandbox.store());
+        assert_eq!(*first[round % 2].get_or_insert_with(|| kept.clone()), kept, "round {round}");
     }
-    assert_eq!(fs::read_dir(sandbox.store().join("states")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(sandbox.store().join("leases")).unwrap().count(), 0);
-    assert_eq!(fs::read_dir(sandbox.store().join("tmp")).unwrap().count(), 0);
+    for folder in ["states", "leases", "tmp", "projections"] {
+        let left = fs::read_dir(sandbox.store().join(folder)).unwrap().count();
+        // What was closed last is there as files.
+        assert_eq!(left, usize::from(folder == "projections"), "{folder}");
+    }
+    assert_eq!(sandbox.processes(), [0; 0]);
     rift(&sandbox, &sandbox.home(), &["store", "verify"]);
 }
 

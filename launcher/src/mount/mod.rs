@@ -30,6 +30,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -509,23 +510,28 @@ pub fn serve(store: &Path, directory: &Path, is_private: bool) -> Result<()> {
     // Who waits for the end of our output must not wait for the end of the mount.
     let null = File::options().write(true).open("/dev/null").context("could not open /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("could not close the output")?;
-    keep(view);
+    let keeping = keep(view);
     let served = session.run().context("could not serve the mount");
+    // As long as somebody has the view, it has its lease and its lock. A panic was said.
+    let _is_done = keeping.is_none_or(|thread| thread.join().is_ok());
     leaving.leave()?;
     served
 }
 
 /// Starts to copy what the view knows of the tree into memory. Not before the mount is ready: where there are many
 /// files it takes as long as all the rest.
-fn keep(view: Arc<View>) {
+fn keep(view: Arc<View>) -> Option<JoinHandle<()>> {
     let copy = move || {
         if let Err(error) = view.parts.tree.keep() {
             say(&format!("the manifest stays in the store's files: {error}"));
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("rift-keep".into()).spawn(copy) {
-        say(&format!("the manifest stays in the store's files: no thread: {error}"));
-    }
+    let started = std::thread::Builder::new().name("rift-keep".into()).spawn(copy);
+    started
+        .inspect_err(|error| {
+            say(&format!("the manifest stays in the store's files: no thread: {error}"));
+        })
+        .ok()
 }
 
 /// Directories that lost their names take a descriptor each until the kernel forgets them.
