@@ -259,8 +259,8 @@ fn npm_ci_ends_with_npms_tree_however_full_the_store_is() {
     let ci = [&CI[..], &["--ignore-scripts"]].concat();
     rift(&sandbox, &project, &ci);
     let mut mounted = 0;
-    for count in if rift_tests::full() { 0..40 } else { 0..3 } {
-        let blocks = count * if rift_tests::full() { 4 } else { 40 };
+    for count in if rift_tests::full() { 0..40 } else { 0..2 } {
+        let blocks = count * if rift_tests::full() { 4 } else { 80 };
         for room in [Room { blocks, inodes: 1_000 }, Room { blocks: 100_000, inodes: count }] {
             // What was there goes: with a new state, or by the fallback.
             fs::write(tree.join("extra"), "").unwrap();
