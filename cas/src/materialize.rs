@@ -126,7 +126,12 @@ pub struct Writer<'t> {
     can_reflink: AtomicBool,
     /// The store's files, opened when the first large blob is shared.
     containers: Vec<OnceLock<Option<File>>>,
+    /// Whether bytes are read from the store's files, not taken from the maps of them.
+    reads: bool,
 }
+
+/// How much is copied at once where bytes are read.
+const COPY_BYTES: u64 = 256 << 10;
 
 /// Reads the process's umask. Call it before threads start: umask(2) can only be read by setting it.
 #[must_use]
@@ -143,8 +148,15 @@ impl<'t> Writer<'t> {
     pub fn new(tree: &'t OpenTree, options: Options) -> Self {
         let (manifest, sidecar) = (tree.manifest(), tree.sidecar());
         let containers = (0..sidecar.container_count()).map(|_| OnceLock::new()).collect();
-        let can_reflink = AtomicBool::new(true);
-        Self { tree, manifest, sidecar, options, linker: None, can_reflink, containers }
+        let (can_reflink, reads) = (AtomicBool::new(true), false);
+        Self { tree, manifest, sidecar, options, linker: None, can_reflink, containers, reads }
+    }
+
+    /// Starts writing entries of `tree` for who serves it for days: of a store file that was cut meanwhile, the map shows
+    /// zeros up to the end of a page, where reading is an error.
+    #[must_use]
+    pub fn reading(tree: &'t OpenTree, options: Options) -> Self {
+        Self { reads: true, ..Self::new(tree, options) }
     }
 
     /// Starts writing `tree` with hard links to its loose form.
@@ -430,7 +442,7 @@ impl<'t> Writer<'t> {
         };
         let io =
             |action: &'static str| move |error: Errno| Error::io(action, &folder.join(name))(error);
-        let bytes = self.bytes(blob, size, folder)?;
+        let bytes = if self.reads { &[] } else { self.bytes(blob, size, folder)? };
         let mode = self.options.permissions(&self.manifest, id);
         // The owner's write bit lets a read-only file be written through this descriptor only.
         let has_xattrs = self.manifest.xattrs(id).next().is_some();
@@ -445,6 +457,9 @@ impl<'t> Writer<'t> {
             rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(shared)).map_err(io("write"))?;
         }
         write_all(&file, rest).map_err(io("write"))?;
+        if self.reads {
+            self.copy(&file, blob, shared..size).map_err(Error::io("write", &folder.join(name)))?;
+        }
         for (name, value) in self.manifest.xattrs(id) {
             let flags = rustix::fs::XattrFlags::empty();
             match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, flags) {
@@ -459,6 +474,20 @@ impl<'t> Writer<'t> {
         }
         rustix::fs::futimens(&file, &self.times(id)).map_err(io("set the time of"))?;
         Ok(file)
+    }
+
+    /// Copies a part of a blob to where the file stands.
+    fn copy(&self, file: &OwnedFd, blob: u32, part: std::ops::Range<u64>) -> io::Result<()> {
+        let mut buffer = vec![0; COPY_BYTES.min(part.end.saturating_sub(part.start)) as usize];
+        let mut at = part.start;
+        while at < part.end {
+            let count = COPY_BYTES.min(part.end - at);
+            let piece = &mut buffer[..count as usize];
+            self.tree.read_at(blob, at, piece)?;
+            write_all(file, piece)?;
+            at += count;
+        }
+        Ok(())
     }
 
     /// Waits until the bytes of a new file are on the disk, before it gets the name that is looked for after a

@@ -4,7 +4,8 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -272,4 +273,59 @@ fn without_mounts_trees_are_files() {
     assert_same(&sandbox.path("source"), &view);
     assert_eq!(state(&sandbox, &view), "current");
     assert_over(&sandbox, &view);
+}
+
+/// A pack that lost its end costs the files whose bytes lay there, and no other: none is made real with zeros.
+#[test]
+fn a_cut_pack_costs_only_what_it_lost() {
+    let name = "a_cut_pack_costs_only_what_it_lost";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("cut-pack");
+    let mount = open(&sandbox, "home/view");
+    // What was read once needs no look at the pack's name.
+    let numbers = fs::read(mount.join("lib/deep/er/numbers")).unwrap();
+    let is_pack = |bytes: &Vec<u8>| bytes.windows(numbers.len()).any(|part| part == numbers);
+    let packs = files_below(&sandbox.store().join("packs"));
+    let pack = packs.iter().find(|path| is_pack(&fs::read(path).unwrap())).unwrap();
+    let bytes = fs::read(pack).unwrap();
+    let place = bytes.windows(numbers.len()).position(|part| part == numbers).unwrap();
+    let kept = place + numbers.len() - 2;
+    cut(pack, kept as u64);
+    let mut lost = 0;
+    for path in ["a", "d e/b", "lib/x.js", "lib/deep/er/numbers", "shut/in"] {
+        let expected = fs::read(sandbox.path("source").join(path)).unwrap();
+        let at = bytes.windows(expected.len().max(1)).position(|part| part == expected);
+        let is_kept = expected.is_empty() || at.unwrap() + expected.len() <= kept;
+        let mode = fs::Permissions::from_mode(0o600);
+        let changed = fs::set_permissions(mount.join(path), mode);
+        let changed = changed.map_err(|error| error.raw_os_error());
+        if is_kept {
+            assert_eq!(changed, Ok(()), "{path}");
+            assert_eq!(fs::read(mount.join(path)).unwrap(), expected, "{path}");
+        } else {
+            assert_eq!(changed, Err(Some(libc::EIO)), "{path}");
+            lost += 1;
+        }
+    }
+    assert!((1..5).contains(&lost), "{lost} were lost");
+    let ran = run(&sandbox, &sandbox.home(), &["close", "view"]);
+    assert_eq!(ran.status.code(), Some(125), "{ran}");
+    assert_eq!(state(&sandbox, &mount), "mounted");
+    rift(&sandbox, &sandbox.home(), &["close", "--discard", "view"]);
+    eventually(|| servers_of(&mount).is_empty());
+}
+
+/// All files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| if path.is_dir() { files_below(&path) } else { vec![path] };
+    listed.flat_map(below).collect()
+}
+
+/// Cuts a store file, as somebody may who does not know what it is.
+fn cut(path: &Path, length: u64) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
 }

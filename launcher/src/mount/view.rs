@@ -592,7 +592,7 @@ impl View {
 
     fn write_scratch(&self, manifest: &Manifest<'_>, id: EntryId, scratch: &[u8]) -> Result<u64> {
         let (name, shown) = (OsStr::from_bytes(scratch), Path::new(OsStr::from_bytes(ORPHANS)));
-        let writer = Writer::new(&self.parts.tree, self.parts.options);
+        let writer = Writer::reading(&self.parts.tree, self.parts.options);
         match manifest.kind(id).ok_or(Errno::IO)? {
             Kind::Symlink { target } => {
                 rustix::fs::symlinkat(OsStr::from_bytes(target), self.real(), name)?;
