@@ -30,10 +30,10 @@ use crate::materialize::Writer;
 use crate::record::{Kind, decode_percent};
 use crate::store::Store;
 
-/// Tells whether an error is that of a mount whose server is gone, or goes just now.
+/// Tells whether an error is that of a mount whose server is gone, or goes just now, or has lost store files that it needs.
 #[must_use]
 pub fn is_dead(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EIO))
 }
 
 /// The inode number of the root of every mount that serves a tree, see fuse(4).

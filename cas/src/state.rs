@@ -9,10 +9,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rift_tree::merge::States;
 use rift_tree::state::{
-    BOOT_OFFSET, Claim, HEADER_BYTES, Header, Inodes, REPLACED, State, StateWord, slot_count,
+    BOOT_OFFSET, Claim, END_MARK, HEADER_BYTES, Header, Inodes, REPLACED, State, StateWord,
+    slot_count,
 };
 use rift_tree::{EntryId, FormatError};
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -80,6 +82,13 @@ impl StateFile {
         written.map_err(Error::io("write", &self.path))
     }
 
+    /// Tells whether the file still has its end: one that somebody has cut says that entries are pristine which are not.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let end = self.map.slots(self.header.end_offset(), 1);
+        u32::from_le(end[0].load(Ordering::Relaxed)) == END_MARK
+    }
+
     /// Tells whether the projection was forgotten, so that nobody will look at the state again.
     #[must_use]
     pub fn is_forgotten(&self) -> bool {
@@ -137,7 +146,11 @@ impl StateFile {
             return Err(Error::damaged(&path)(wrong));
         }
         let map = Shared::new(&file, length).map_err(Error::io("map", &path))?;
-        Ok(Self { file, path, header, map })
+        let state = Self { file, path, header, map };
+        if !state.is_whole() {
+            return Err(Error::damaged(&state.path)(FormatError::Checksum { part: "end" }));
+        }
+        Ok(state)
     }
 }
 
@@ -172,6 +185,8 @@ impl Store {
         rustix::fs::fallocate(&temporary.file, FallocateFlags::empty(), 0, length)
             .map_err(Error::io("make room for", &path))?;
         temporary.file.write_all(&header.encode()).map_err(Error::io("write", &path))?;
+        let end = temporary.file.write_all_at(&END_MARK.to_le_bytes(), header.end_offset() as u64);
+        end.map_err(Error::io("write", &path))?;
         temporary.put(&path)?;
         self.open_state(directory)?.ok_or(Error::Refused { path, reason: "it is gone again" })
     }

@@ -492,6 +492,11 @@ pub(crate) fn survive_lost_pages() -> io::Result<()> {
     set_disposition(libc::SIGBUS, &raw const catching).map(drop)
 }
 
+/// Notes that mapped bytes are gone.
+pub(crate) fn lose_pages() {
+    HAS_LOST_PAGES.store(true, Ordering::SeqCst);
+}
+
 /// Tells whether mapped bytes are gone, so that nothing that was read can be believed.
 pub(crate) fn has_lost_pages() -> bool {
     HAS_LOST_PAGES.load(Ordering::Relaxed)
@@ -508,15 +513,17 @@ extern "C" fn replace_page(signal: i32, info: *mut libc::siginfo_t, _context: *m
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // 2 is BUS_ADRERR: "nonexistent physical address", which is how a page beyond a file's end is reported.
+    if code == 2 {
+        // Before there are zeros: no other thread may take them for what was there.
+        HAS_LOST_PAGES.store(true, Ordering::SeqCst);
+    }
     let is_replaced = code == 2 && {
         // SAFETY: mmap(2): with MAP_FIXED the page is replaced, which belongs to a mapping of a file: only these
         // fault so. Who reads or writes there finds bytes as before.
         let mapped = unsafe { libc::mmap(start, page, protection, flags, -1, 0) };
         mapped != libc::MAP_FAILED
     };
-    if is_replaced {
-        HAS_LOST_PAGES.store(true, Ordering::SeqCst);
-    } else {
+    if !is_replaced {
         let default = action(libc::SIG_DFL, 0);
         // The instruction runs again and ends the process.
         let _is_default = set_disposition(signal, &raw const default).is_ok();

@@ -317,6 +317,64 @@ fn a_cut_pack_costs_only_what_it_lost() {
     eventually(|| servers_of(&mount).is_empty());
 }
 
+/// A server whose state somebody cuts, by however little, answers with errors from then on. The next run, or the end of
+/// the projection, shows what is real again; who has a file open writes nowhere.
+#[test]
+fn a_server_without_its_state_is_replaced() {
+    let name = "a_server_without_its_state_is_replaced";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let sandbox = with_tree("cut-state-served");
+    let code = |error: std::io::Error| error.raw_os_error();
+    let eio = Err(Some(libc::EIO));
+    for (is_closed, is_noticed, cuts_all) in
+        [(false, true, true), (false, false, false), (true, true, false), (true, false, true)]
+    {
+        let mount = open(&sandbox, "home/view");
+        fs::write(mount.join("lib/new"), "new").unwrap();
+        fs::remove_file(mount.join("bin/x")).unwrap();
+        let mut file = fs::File::options().append(true).open(mount.join("a")).unwrap();
+        file.write_all(b"before").unwrap();
+        let servers = servers_of(&mount);
+        let states = files_below(&sandbox.store().join("states"));
+        let path = states.iter().find(|path| path.extension().is_none()).unwrap();
+        cut(path, if cuts_all { 0 } else { fs::metadata(path).unwrap().len() - 1 });
+        if is_noticed {
+            assert_eq!(fs::read(mount.join("d e/b")).map(drop).map_err(code), eio);
+            assert_eq!(fs::remove_file(mount.join("lib/new")).map_err(code), eio);
+            assert_eq!(file.write_all(b"after").map_err(code), eio);
+            assert_eq!((servers_of(&mount), state(&sandbox, &mount)), (servers, "dead".to_owned()));
+        }
+        if is_closed {
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+        } else {
+            let words = ["exec", "--as", "mount", "--tree", "tree=view", "cat", "view/lib/x.js"];
+            assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "lib");
+            assert_eq!((mounts_at(&mount), state(&sandbox, &mount).as_str()), (1, "mounted"));
+        }
+        assert_eq!(file.write_all(b"late").map_err(code), eio);
+        drop(file);
+        let look = || {
+            assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "hello\nbefore");
+            assert_eq!(fs::read_to_string(mount.join("lib/new")).unwrap(), "new");
+            // As docs/semantics.md has it.
+            assert_eq!(fs::read_to_string(mount.join("bin/x")).unwrap(), "lib");
+        };
+        look();
+        if !is_closed {
+            eventually(|| servers_of(&mount).len() == 1);
+            fs::remove_file(mount.join("bin/x")).unwrap();
+            fs::write(mount.join("lib/x.js"), "changed").unwrap();
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+            assert!(!mount.join("bin/x").exists());
+            assert_eq!(fs::read_to_string(mount.join("lib/x.js")).unwrap(), "changed");
+        }
+        assert_over(&sandbox, &mount);
+        clear(&mount).unwrap();
+    }
+}
+
 /// All files below a folder.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -1,7 +1,7 @@
 //! The state word: 16 bytes in a shared mapping that tell who answers for one entry.
 //!
 //! ```text
-//! state file: | header 80 | words: entries × 16 | slots: [`slot_count`] × 4 |
+//! state file: | header 80 | words: entries × 16 | slots: [`slot_count`] × 4 | end mark 4 "REND" |
 //! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 | boot id 16 |
 //! word:       | control u64 | real inode u64 |
 //! control:    | state 2 bits | owner pid 22 bits | owner birth 16 bits | generation 24 bits |
@@ -28,7 +28,7 @@ use crate::manifest::EntryId;
 /// The first eight bytes of every state file.
 pub const MAGIC: [u8; 8] = *b"RIFTSTAT";
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The size of the header, in bytes.
 pub const HEADER_BYTES: usize = 80;
 /// Where the boot id begins in the header.
@@ -39,6 +39,9 @@ pub const WORD_BYTES: usize = 16;
 
 /// The size of a slot, in bytes.
 pub const SLOT_BYTES: usize = 4;
+/// The last four bytes of every state file, as a number: a file that somebody has cut has lost them, wherever that was,
+/// and whoever has it mapped can tell by one load.
+pub const END_MARK: u32 = u32::from_le_bytes(*b"REND");
 
 /// Returns how many slots there are for a tree of so many entries: a power of two, at least twice as many.
 #[must_use]
@@ -110,6 +113,12 @@ impl Header {
     /// Returns how long the file is, in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> usize {
+        self.end_offset() + size_of_val(&END_MARK)
+    }
+
+    /// Returns where in the file the end mark begins, in bytes.
+    #[must_use]
+    pub fn end_offset(&self) -> usize {
         self.slots_offset() + slot_count(self.entries) * SLOT_BYTES
     }
 

@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use super::attach::Since;
 use super::view::{Parts, View};
 use super::{attach, owner};
+use crate::sys;
 
 /// How long another process may take to bring the state up to date.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -133,11 +134,15 @@ impl Leaving {
         Ok(Self { state, real })
     }
 
-    /// Takes orphans away, if nobody else shows the projection.
+    /// Takes orphans away, if nobody else shows the projection. Where the state was lost somebody else may, and whoever
+    /// attaches takes them away.
     ///
     /// # Errors
     /// What the system says.
     pub(super) fn leave(self) -> Result<()> {
+        if sys::has_lost_pages() {
+            return Ok(());
+        }
         // The view's own lock is gone with the view.
         if let Some(state) = &self.state
             && !state.hold_alone()?

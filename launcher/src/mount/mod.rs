@@ -42,6 +42,7 @@ use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 use rift_tree::state::{Header, State};
 use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
 
 use crate::machine;
 
@@ -289,11 +290,17 @@ pub fn remove(store: &Store, directory: &Path, threads: usize) -> Result<()> {
 /// What the system says; the projection is as it was then.
 pub fn close(store: &Store, projection: &Projection) -> Result<()> {
     let directory = &projection.directory;
-    let found = condition(projection);
+    let mut found = condition(projection);
     if found == Condition::Served {
         let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::lsetxattr(directory, MAKE_REAL, b"", flags)
-            .with_context(|| format!("could not write all of `{}`", directory.display()))?;
+        let made = rustix::fs::lsetxattr(directory, MAKE_REAL, b"", flags);
+        // The server may have found only now that its state is gone.
+        if made == Err(Errno::IO) {
+            found = condition(projection);
+        }
+        if found == Condition::Served {
+            made.with_context(|| format!("could not write all of `{}`", directory.display()))?;
+        }
     }
     if found == Condition::Dead {
         unmount_all(directory)?;

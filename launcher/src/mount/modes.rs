@@ -16,8 +16,6 @@ use rustix::io::Errno;
 
 use super::nodes::{Node, ORPHANS};
 use super::view::{Result, View, path_of};
-use crate::sys;
-
 /// What a request has to get to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way<'n> {
@@ -125,8 +123,10 @@ impl Modes {
 impl View {
     /// Runs a request; see the module.
     pub(super) fn reach<T>(&self, ways: &[Way<'_>], work: impl FnMut() -> Result<T>) -> Result<T> {
+        self.intact()?;
         let result = self.reach_whole(ways, work);
-        if sys::has_lost_pages() { Err(Errno::IO) } else { result }
+        self.intact()?;
+        result
     }
 
     /// As [`View::reach`], as long as the state file is whole.

@@ -25,7 +25,6 @@ use rustix::io::Errno;
 use super::linger::Linger;
 use super::modes::Way;
 use super::view::{Maker, New, Result, Shown, View, following, path_of};
-use crate::sys;
 
 /// What the kernel may keep for ever: about 136 years, which it takes for that.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -164,9 +163,7 @@ impl Server {
                 }
             }
         };
-        if sys::has_lost_pages() {
-            return Err(Errno::IO);
-        }
+        self.view.intact()?;
         self.view.tree_bytes(id, offset, buffer)
     }
 
@@ -459,8 +456,9 @@ impl Filesystem for Server {
     }
 
     fn destroy(&mut self) {
-        // Who has forgotten the projection removes its directory.
+        // Who has forgotten the projection removes its directory; who has lost the state has nothing to say.
         if !self.view.parts.state.is_forgotten()
+            && self.view.intact().is_ok()
             && let Err(error) = self.view.settle()
         {
             super::say(&format!("times of directories are lost: {error}"));
@@ -748,7 +746,8 @@ impl Filesystem for Server {
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match rustix::fs::fstatvfs(&self.view.parts.real) {
+        let found = self.view.intact().and_then(|()| rustix::fs::fstatvfs(&self.view.parts.real));
+        match found {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
@@ -777,7 +776,7 @@ impl Filesystem for Server {
             return reply.error(Code::EOPNOTSUPP);
         }
         if node.0 == super::nodes::ROOT && name == super::MAKE_REAL {
-            return done(reply, self.view.make_all_real());
+            return done(reply, self.view.intact().and_then(|()| self.view.make_all_real()));
         }
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let set = |real: BorrowedFd<'_>, path: &[u8]| match through(real, path) {

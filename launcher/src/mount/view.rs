@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use super::modes::{Modes, Way};
 use super::nodes::{self, Known, Link, Node, Nodes, ORPHANS, ROOT};
 use super::opened::Opened;
+use crate::sys;
 
 pub(super) type Result<T, E = Errno> = std::result::Result<T, E>;
 
@@ -155,6 +156,15 @@ impl View {
         let opened = Opened::default();
         let has_touched = AtomicBool::new(false);
         Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
+    }
+
+    /// Fails once mapped bytes are gone: what they said can't be believed, and whoever shows the projection next must
+    /// find no more changes.
+    pub(super) fn intact(&self) -> Result<()> {
+        if !self.parts.state.is_whole() {
+            sys::lose_pages();
+        }
+        if sys::has_lost_pages() { Err(Errno::IO) } else { Ok(()) }
     }
 
     /// Notes that the kernel is told of an entry.
