@@ -44,13 +44,12 @@ pub(super) fn attach(
     owner: Owner,
     since: Since,
 ) -> Result<(), Errno> {
-    give_up_dead(state, owner);
+    let has_detached = give_up_dead(state, owner);
     put_modes_back(real)?;
     let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
     detach(state, EntryId::ROOT, before.st_ino, owner);
-    let mut places = vec![Place::Empty; state.words().len()];
-    set(&mut places, EntryId::ROOT, Place::Folder);
+    let mut places = HashMap::from([(EntryId::ROOT, Place::Folder)]);
     let mut folders = vec![(EntryId::ROOT, root)];
     while let Some((directory, folder)) = folders.pop() {
         let opened = &folder.file;
@@ -64,14 +63,16 @@ pub(super) fn attach(
                 }
             }
             let is_directory = matches!(manifest.kind(id), Some(Kind::Directory { .. }));
-            set(&mut places, id, Place::Other);
-            if kind == FileType::Directory && is_directory {
-                set(&mut places, id, Place::Folder);
+            let is_folder = kind == FileType::Directory && is_directory;
+            places.insert(id, if is_folder { Place::Folder } else { Place::Other });
+            if is_folder {
                 folders.push((id, open_any(opened.as_fd(), &name)?));
             }
         }
     }
-    find_lost(manifest, state, real, &places, since)?;
+    if has_detached {
+        find_lost(manifest, state, real, &places, since)?;
+    }
     remove_below(real, ORPHANS)?;
     rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
     let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
@@ -93,23 +94,12 @@ fn put_modes_back(real: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let own = rustix::fs::openat(real, ".", flags, Mode::empty())?;
     put_back(&own, &noted)?;
-    let mut folders = vec![open_any(real, b".")?];
-    while let Some(folder) = folders.pop() {
-        for (name, kind) in names(&folder.file)? {
-            let file = rustix::fs::openat(&folder.file, &*name, flags, Mode::empty())?;
-            if kind != FileType::Symlink {
-                put_back(&file, &noted)?;
-            }
-            if kind == FileType::Directory {
-                folders.push(open_any(folder.file.as_fd(), &name)?);
-            }
-        }
-    }
-    Ok(())
+    visit(real, |file, _, _| put_back(file, &noted))
 }
 
 fn put_back(file: &OwnedFd, noted: &HashMap<u64, Mode>) -> Result<(), Errno> {
     match noted.get(&rustix::fs::fstat(file)?.st_ino) {
+        // A link has no mode, so there is no note of one.
         Some(mode) => rustix::fs::chmodat(CWD, path_of(file), *mode, AtFlags::empty()),
         None => Ok(()),
     }
@@ -118,16 +108,9 @@ fn put_back(file: &OwnedFd, noted: &HashMap<u64, Mode>) -> Result<(), Errno> {
 /// What is at an entry's place in the real directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    Empty,
     /// A directory, as in the tree.
     Folder,
     Other,
-}
-
-fn set(places: &mut [Place], id: EntryId, place: Place) {
-    if let Some(one) = places.get_mut(id.0 as usize) {
-        *one = place;
-    }
 }
 
 /// Looks for the real files of entries whose places are empty.
@@ -135,12 +118,11 @@ fn find_lost(
     manifest: &Manifest<'_>,
     state: &StateFile,
     real: BorrowedFd<'_>,
-    places: &[Place],
+    places: &HashMap<EntryId, Place>,
     since: Since,
 ) -> Result<(), Errno> {
     let missing = |id: &EntryId| {
-        let is_away = places.get(id.0 as usize) == Some(&Place::Empty);
-        is_away && matches!(state.state(*id), State::Detached { inode: 1.. })
+        !places.contains_key(id) && matches!(state.state(*id), State::Detached { inode: 1.. })
     };
     let mut lost = (0..manifest.len()).map(EntryId).filter(missing).peekable();
     if lost.peek().is_none() {
@@ -153,8 +135,7 @@ fn find_lost(
             continue;
         };
         let above = manifest.parent(id).unwrap_or(EntryId::ROOT);
-        let has_place =
-            !state.is_detached(above) || places.get(above.0 as usize) == Some(&Place::Folder);
+        let has_place = !state.is_detached(above) || places.get(&above) == Some(&Place::Folder);
         if named.contains(&inode) {
             // It was moved.
         } else if since == Since::SameBoot || orphans.contains(&inode) || !has_place {
@@ -171,24 +152,47 @@ fn find_lost(
 /// Returns the inodes of all that has a name below the real directory, and of the orphans.
 fn inodes(real: BorrowedFd<'_>) -> Result<(HashSet<u64>, HashSet<u64>), Errno> {
     let (mut named, mut orphans) = (HashSet::new(), HashSet::new());
-    let mut folders = vec![(open_any(real, b".")?, false)];
-    let mut is_top = true;
-    while let Some((folder, is_orphaned)) = folders.pop() {
-        for (name, kind) in names(&folder.file)? {
-            let stat = rustix::fs::statat(&folder.file, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+    visit(real, |file, name, part| {
+        let inode = rustix::fs::fstat(file)?.st_ino;
+        match part {
+            Part::Shown => named.insert(inode),
             // What was on its way to its place is no orphan: it was never there, as far as the disk knows.
-            let is_scratch = is_orphaned && !nodes::is_orphan_name(&name);
-            let is_orphaned = is_orphaned || is_top && name == ORPHANS;
-            if !is_scratch {
-                if is_orphaned { &mut orphans } else { &mut named }.insert(stat.st_ino);
-            }
+            Part::Orphans => nodes::is_orphan_name(name) && orphans.insert(inode),
+        };
+        Ok(())
+    })?;
+    Ok((named, orphans))
+}
+
+/// Which part of the real directory a file is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Shown,
+    /// Below the folder of orphans.
+    Orphans,
+}
+
+/// Calls `work` with everything below the real directory: the file, opened for nothing but to name it, and its name.
+/// A directory comes before what is in it.
+fn visit(
+    real: BorrowedFd<'_>,
+    mut work: impl FnMut(&OwnedFd, &[u8], Part) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folders = vec![(open_any(real, b".")?, Part::Shown)];
+    let mut is_top = true;
+    while let Some((folder, part)) = folders.pop() {
+        for (name, kind) in names(&folder.file)? {
+            let file = rustix::fs::openat(&folder.file, &*name, flags, Mode::empty())?;
+            work(&file, &name, part)?;
             if kind == FileType::Directory {
-                folders.push((open_any(folder.file.as_fd(), &name)?, is_orphaned));
+                let part = if is_top && name == ORPHANS { Part::Orphans } else { part };
+                folders.push((open_any(folder.file.as_fd(), &name)?, part));
             }
         }
         is_top = false;
     }
-    Ok((named, orphans))
+    Ok(())
 }
 
 /// Takes the orphans away when a projection ends.
@@ -200,15 +204,21 @@ pub(super) fn detach_all(real: BorrowedFd<'_>) -> Result<(), Errno> {
     remove_below(real, ORPHANS)
 }
 
-/// Nobody else serves the projection, so whatever is claimed was claimed by the dead.
-fn give_up_dead(state: &StateFile, owner: Owner) {
+/// Nobody else serves the projection, so whatever is claimed was claimed by the dead. Tells whether anything is detached.
+fn give_up_dead(state: &StateFile, owner: Owner) -> bool {
+    let mut has_detached = false;
     for word in state.words() {
-        if let State::Claimed(dead) = word.load()
-            && let Attempt::Won(claim) = word.take_over(dead, owner)
-        {
-            word.give_up(claim);
+        match word.load() {
+            State::Claimed(dead) => {
+                if let Attempt::Won(claim) = word.take_over(dead, owner) {
+                    word.give_up(claim);
+                }
+            }
+            State::Detached { .. } => has_detached = true,
+            State::Pristine => {}
         }
     }
+    has_detached
 }
 
 fn detach(state: &StateFile, id: EntryId, inode: u64, owner: Owner) {

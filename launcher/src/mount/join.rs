@@ -64,7 +64,9 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
         let since = if found.boot == header.boot { Since::SameBoot } else { Since::OtherBoot };
         attach::attach(&tree.manifest(), &state, real.as_fd(), owner, since)
             .with_context(|| format!("could not read `{}`", directory.display()))?;
-        state.set_boot(header.boot)?;
+        if since == Since::OtherBoot {
+            state.set_boot(header.boot)?;
+        }
     }
     share(&state, writers)?;
     let options = Options {

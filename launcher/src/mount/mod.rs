@@ -334,15 +334,27 @@ pub fn show(
     directory: &Path,
     options: Options,
 ) -> Result<Projection> {
-    let was_there = directory.symlink_metadata().is_ok();
-    let projection = record(store, tree, directory, options, ShownAs::Mount)?;
-    match start(store, &projection, None) {
-        Ok(()) => Ok(projection),
-        Err(error) => {
-            withdraw(store, directory, was_there);
-            Err(error)
-        }
+    replace(store, tree, directory, options, || {
+        let projection = record(store, tree, directory, options, ShownAs::Mount)?;
+        start(store, &projection, None)?;
+        Ok(projection)
+    })
+}
+
+/// Takes what is at `directory` away and makes something else; where that fails, nothing is left of it.
+fn replace<T>(
+    store: &Store,
+    tree: &OpenTree,
+    directory: &Path,
+    options: Options,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    if options.verify {
+        tree.verify_content()?;
     }
+    let was_there = directory.symlink_metadata().is_ok();
+    clear(store, directory, options.threads)?;
+    make().inspect_err(|_| withdraw(store, directory, was_there))
 }
 
 /// Takes back what was made for a projection that can't be shown. A state that stays goes with the next gc.
@@ -379,7 +391,8 @@ pub fn show_virtual(
     directory: &Path,
     options: Options,
 ) -> Result<Projection> {
-    record(store, tree, directory, options, ShownAs::Virtual)
+    let make = || record(store, tree, directory, options, ShownAs::Virtual);
+    replace(store, tree, directory, options, make)
 }
 
 /// Makes the directory of a projection, its state and its record.
@@ -390,30 +403,10 @@ fn record(
     options: Options,
     shown_as: ShownAs,
 ) -> Result<Projection> {
-    if options.verify {
-        tree.verify_content()?;
-    }
-    let was_there = directory.symlink_metadata().is_ok();
-    clear(store, directory, options.threads)?;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("could not make `{}`", directory.display()))?;
-    let made = record_made(store, tree, directory, options, shown_as);
-    if made.is_err() {
-        withdraw(store, directory, was_there);
-    }
-    made
-}
-
-/// Makes the state and the record of a projection whose directory was just made.
-fn record_made(
-    store: &Store,
-    tree: &OpenTree,
-    directory: &Path,
-    options: Options,
-    shown_as: ShownAs,
-) -> Result<Projection> {
     let manifest = tree.manifest();
     let mode = options.permissions(&manifest, EntryId::ROOT);
     let permissions = std::fs::Permissions::from_mode(mode.into());

@@ -89,17 +89,23 @@ impl Request<'_> {
     /// # Errors
     /// What the system says.
     pub fn differences(&self) -> Result<Option<(Projection, Differences)>> {
-        let Some(known) = self.known()? else {
+        let Some(known) = self.shown()? else {
             return Ok(None);
         };
-        if known.tree != self.tree.hash() {
-            return Ok(None);
-        }
-        let found = match known.shown_as.has_state() {
-            true => mount::differences(self.store, self.tree, &known)?,
-            false => compare::compare(self.tree, &known, self.options.threads)?,
-        };
+        let found = self.differences_of(&known)?;
         Ok(Some((known, found)))
+    }
+
+    fn differences_of(&self, known: &Projection) -> Result<Differences> {
+        Ok(match known.shown_as.has_state() {
+            true => mount::differences(self.store, self.tree, known)?,
+            false => compare::compare(self.tree, known, self.options.threads)?,
+        })
+    }
+
+    /// Returns the projection at the folder, if it is one of this tree.
+    fn shown(&self) -> Result<Option<Projection>> {
+        Ok(self.known()?.filter(|known| known.tree == self.tree.hash()))
     }
 
     fn known(&self) -> Result<Option<Projection>> {
@@ -122,14 +128,14 @@ impl Request<'_> {
     /// # Errors
     /// What the system says; see [`materialize::replace`] for what is there then.
     pub fn show(&self, ahead: Option<Ahead>) -> Result<Shown> {
-        if self.is_mount
-            && let Some(known) = self.known()?
-            && let Err(error) = mount::heal(self.store, &known)
-        {
-            // It was mounted when that was permitted.
-            return self.show_files(&error);
-        }
-        if let Some((known, found)) = self.differences()? {
+        if let Some(known) = self.shown()? {
+            if self.is_mount
+                && let Err(error) = mount::heal(self.store, &known)
+            {
+                // It was mounted when that was permitted.
+                return self.show_files(&error);
+            }
+            let found = self.differences_of(&known)?;
             if found.is_empty() {
                 return Ok(Shown::new(How::Unchanged, materialize::Written::default()));
             }
