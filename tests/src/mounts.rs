@@ -113,6 +113,13 @@ pub fn open(sandbox: &Sandbox, name: &str) -> PathBuf {
     directory
 }
 
+/// Takes a mount away and leaves what it covered, as a restart of the machine does.
+pub fn uncover(sandbox: &Sandbox, mount: &Path) {
+    let mut unmount = sandbox.command(&sandbox.home(), "umount");
+    assert!(unmount.arg("--lazy").arg(mount).status().unwrap().success());
+    eventually(|| servers_of(mount).is_empty());
+}
+
 /// Two trees are the same, times included.
 #[track_caller]
 pub fn assert_same(expected: &Path, found: &Path) {

@@ -14,7 +14,8 @@ use rift_tests::again::as_root_and_nobody;
 use rift_tests::fault::{Dice, kill_at_random};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
-    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, with_tree,
+    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, uncover,
+    with_tree,
 };
 use rift_tests::repository;
 use rift_tests::sandbox::{Sandbox, clear};
@@ -426,9 +427,7 @@ fn a_mount_goes_where_its_project_goes() {
         let old = open(&sandbox, "project/view");
         fs::write(old.join("new"), "kept").unwrap();
         if !is_removed {
-            let mut unmount = sandbox.command(&sandbox.home(), "umount");
-            assert!(unmount.arg("-l").arg(&old).status().unwrap().success());
-            eventually(|| servers_of(&old).is_empty());
+            uncover(&sandbox, &old);
         }
         rift_tests::sandbox::clear(&sandbox.path("moved")).unwrap();
         fs::rename(sandbox.path("project"), sandbox.path("moved")).unwrap();
@@ -459,18 +458,13 @@ fn what_is_not_mounted_any_more_comes_back() {
     let mount = sandbox.home().join("view");
     let words = ["exec", "--as", "mount", "--tree", "tree=view", "--", "cat", "view/a"];
     assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "hello\n");
-    let unmount = || {
-        let mut unmount = sandbox.command(&sandbox.home(), "umount");
-        assert!(unmount.arg("-l").arg(&mount).status().unwrap().success());
-        eventually(|| servers_of(&mount).is_empty());
-    };
     fs::write(mount.join("lib/new"), "kept").unwrap();
-    unmount();
+    uncover(&sandbox, &mount);
     assert_eq!(state(&sandbox, &mount), "unmounted");
     assert_eq!(rift(&sandbox, &sandbox.home(), &words).stdout, "hello\n");
     assert_eq!(fs::read_to_string(mount.join("lib/new")).unwrap(), "kept");
     assert_eq!((state(&sandbox, &mount).as_str(), mounts_at(&mount)), ("mounted", 1));
-    unmount();
+    uncover(&sandbox, &mount);
     // ext4 gives the new directory the number of the old one.
     fs::remove_dir_all(&mount).unwrap();
     fs::create_dir(&mount).unwrap();

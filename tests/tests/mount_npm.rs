@@ -1,24 +1,20 @@
-//! `npm ci` on mounts where something is in the way: a container's filter, no device, a busy tree, a full store, a disk that
-//! gives errors.
+//! `npm ci` on mounts where something is in the way: a container's filter, no device, a busy tree, a full store.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rift_tests::again::as_root_and_nobody;
-use rift_tests::fault::{CrashDisk, Room, SmallDisk};
+use rift_tests::fault::{Room, SmallDisk};
 use rift_tests::fixture::Fixture;
-use rift_tests::mounts::{
-    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, take_tree_in,
-    with_tree,
-};
+use rift_tests::mounts::{assert_same, eventually, mounts_at, rift, servers_of, state, uncover};
 use rift_tests::need::{Need, have};
 use rift_tests::npm_project::add_package;
 use rift_tests::refused::{REFUSALS, Refusal};
-use rift_tests::sandbox::{Sandbox, clear, rift_binary};
+use rift_tests::sandbox::{Sandbox, rift_binary};
 use rift_tests::warm::{Scripts, Warm};
 use serde_json::json;
 
@@ -60,10 +56,7 @@ fn npm_ci_makes_files_where_mounts_are_refused() {
                 rift(&sandbox, &project, &[&CI[..], &["--ignore-scripts"]].concat());
                 assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1));
                 fs::write(tree.join("extra"), "").unwrap();
-                // As after a restart of the machine.
-                let mut unmount = sandbox.command(&sandbox.home(), "umount");
-                assert!(unmount.arg("--lazy").arg(&tree).status().unwrap().success());
-                eventually(|| servers_of(&tree).is_empty());
+                uncover(&sandbox, &tree);
             }
             let context = format!("{way:?}, mounted before: {was_mounted}");
             let ran = refused("1");
@@ -155,95 +148,6 @@ fn npm_ci_replaces_a_busy_mount() {
     eventually(|| servers_of(&tree).is_empty());
 }
 
-/// A store without room for a state leaves the user's folder alone, and works again when there is some.
-#[test]
-fn a_full_store_refuses_and_harms_nothing() {
-    let name = "a_full_store_refuses_and_harms_nothing";
-    if !have(name, &[Need::Root, Need::Fuse]) {
-        return;
-    }
-    let sandbox = Sandbox::new("full-store").unwrap();
-    let disk = SmallDisk::mount(&sandbox.store(), 64 << 20, 10_000).unwrap();
-    take_tree_in(&sandbox);
-    let view = sandbox.home().join("view");
-    let filler = sandbox.store().join("filler");
-    let error = fs::write(&filler, vec![b'x'; 64 << 20]).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
-    for words in [
-        &["open", "tree", "view"][..],
-        &["exec", "--as", "mount", "--private", "--tree", "tree=view", "--", "true"],
-    ] {
-        let ran = run(&sandbox, &sandbox.home(), words);
-        assert_eq!(ran.status.code(), Some(125), "{ran}");
-        assert!(ran.stderr.contains("No space left"), "{ran}");
-        assert!(!view.exists() && mounts_at(&view) == 0, "{words:?}");
-        assert_eq!(state(&sandbox, &view), "none");
-    }
-    fs::create_dir(&view).unwrap();
-    fs::write(view.join("own"), "own").unwrap();
-    let ran = run(&sandbox, &sandbox.home(), &["open", "tree", "view"]);
-    assert_eq!(ran.status.code(), Some(125), "{ran}");
-    assert_eq!(fs::read_to_string(view.join("own")).unwrap(), "own");
-    fs::remove_file(&filler).unwrap();
-    clear(&view).unwrap();
-    rift(&sandbox, &sandbox.home(), &["open", "tree", "view"]);
-    assert_eq!(fs::read_to_string(view.join("a")).unwrap(), "hello\n");
-    rift(&sandbox, &sandbox.home(), &["close", "view"]);
-    assert_same(&sandbox.path("source"), &view);
-    drop(disk);
-}
-
-/// The same wherever the room ends: block by block and file by file, until there is enough. Nothing half-made is left.
-#[test]
-fn a_store_that_fills_up_leaves_nothing_half_made() {
-    let name = "a_store_that_fills_up_leaves_nothing_half_made";
-    if !have(name, &[Need::Root, Need::Fuse]) {
-        return;
-    }
-    let sandbox = Sandbox::new("filling-store").unwrap();
-    let disk = SmallDisk::mount(&sandbox.store(), 64 << 20, 10_000).unwrap();
-    take_tree_in(&sandbox);
-    let view = sandbox.home().join("view");
-    let rooms: [fn(u64) -> Room; 2] = [
-        |count| Room { blocks: count, inodes: 1_000 },
-        |count| Room { blocks: 1_000, inodes: count },
-    ];
-    let open = &["open", "tree", "view"][..];
-    let privately = &["exec", "--as", "mount", "--private", "--tree", "tree=view", "true"];
-    for room in rooms {
-        for words in [open, privately] {
-            let mut refused = 0;
-            loop {
-                disk.leave(room(refused)).unwrap();
-                let ran = run(&sandbox, &sandbox.home(), words);
-                let context = format!("{:?}: {ran}", room(refused));
-                disk.resize(64 << 20, 10_000).unwrap();
-                if ran.status.success() {
-                    break;
-                }
-                refused += 1;
-                assert_eq!(ran.status.code(), Some(125), "{context}");
-                assert!(ran.stderr.contains("No space left"), "{context}");
-                assert_eq!(mounts_at(&view), 0, "{context}");
-                // A projection that was made as a whole stays, where it was only not shown.
-                let found = state(&sandbox, &view);
-                let is_whole = words.len() > 3 && found == "virtual";
-                assert!(is_whole || found == "none", "{found}: {context}");
-                assert_eq!(view.exists(), is_whole, "{context}");
-                for folder in ["tmp", "states"].iter().take(if is_whole { 1 } else { 2 }) {
-                    let left = sandbox.store().join(folder).read_dir().map_or(0, Iterator::count);
-                    assert_eq!(left, 0, "{folder}: {context}");
-                }
-            }
-            assert!(refused > 0);
-            rift(&sandbox, &sandbox.home(), &["close", "view"]);
-            assert_same(&sandbox.path("source"), &view);
-            clear(&view).unwrap();
-            rift(&sandbox, &sandbox.home(), &["store", "verify"]);
-        }
-    }
-}
-
 /// An install into a store without room ends with npm's tree, mounted or not, and the next one with room is mounted.
 #[test]
 fn npm_ci_ends_with_npms_tree_however_full_the_store_is() {
@@ -283,73 +187,4 @@ fn npm_ci_ends_with_npms_tree_however_full_the_store_is() {
     assert!(mounted > 0, "there was never enough room");
     rift(&sandbox, &project, &["store", "verify"]);
     rift(&sandbox, &project, &["close", "--discard", "node_modules"]);
-}
-
-/// The disk below gives EIO: the program hears of it, the server lives, and what was synced is there afterwards.
-#[test]
-fn errors_of_the_disk_are_told() {
-    let name = "errors_of_the_disk_are_told";
-    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
-        return;
-    }
-    let sandbox = with_tree("disk-errors");
-    let disk = CrashDisk::new(&sandbox.path("ill"), 64 << 20).unwrap();
-    let name = disk.path().strip_prefix(sandbox.path("")).unwrap().join("view");
-    for round in 0..if rift_tests::full() { 20 } else { 3 } {
-        let mount = open(&sandbox, name.to_str().unwrap());
-        let kept = format!("kept {round}");
-        let mut synced = fs::File::create(mount.join("lib/kept")).unwrap();
-        synced.write_all(kept.as_bytes()).unwrap();
-        synced.sync_all().unwrap();
-        fs::File::open(mount.join("lib")).unwrap().sync_all().unwrap();
-        disk.cut_power(round % 2 == 0).unwrap();
-        let code = |error: std::io::Error| error.raw_os_error();
-        let eio = Some(Some(libc::EIO));
-        assert_eq!(fs::write(mount.join("lib/new"), "new").map_err(code).err(), eio);
-        assert_eq!(fs::create_dir(mount.join("empty/new")).map_err(code).err(), eio);
-        let late = synced.write_all(b"late").and_then(|()| synced.sync_all());
-        assert_eq!(late.map_err(code).err(), eio);
-        drop(synced);
-        // The tree's own bytes are in the store, on another disk.
-        let numbers = fs::read_to_string(mount.join("lib/deep/er/numbers")).unwrap();
-        assert!(numbers.ends_with("2999\n"));
-        let [server] = servers_of(&mount)[..] else { panic!("the server is gone") };
-        kill(server);
-        eventually(|| servers_of(&mount).is_empty());
-        assert!(Command::new("umount").arg("--lazy").arg(&mount).status().unwrap().success());
-        disk.bring_back().unwrap();
-        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
-        let found = fs::read_to_string(mount.join("lib/kept")).unwrap();
-        assert!(found.starts_with(&kept), "{found}");
-        assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "hello\n");
-        clear(&mount).unwrap();
-    }
-}
-
-/// A store whose disk gives EIO: files that are not in memory can't be read, the others can, and the server lives.
-#[test]
-fn errors_of_the_stores_disk_are_told() {
-    let name = "errors_of_the_stores_disk_are_told";
-    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
-        return;
-    }
-    let outside = Sandbox::new("ill-store").unwrap();
-    let disk = CrashDisk::new(&outside.path("ill"), 256 << 20).unwrap();
-    let sandbox = Sandbox::in_folder(&disk.path().join("rift"), "ill-store").unwrap();
-    take_tree_in(&sandbox);
-    let mount = outside.path("mount");
-    rift(&sandbox, &outside.home(), &["open", "tree", &mount.display().to_string()]);
-    assert!(Command::new("sync").status().unwrap().success());
-    disk.cut_power(true).unwrap();
-    let error = fs::read_to_string(mount.join("lib/deep/er/numbers")).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    assert_eq!(fs::read_link(mount.join("bin/x")).unwrap(), Path::new("../lib/x.js"));
-    let [server] = servers_of(&mount)[..] else { panic!("the server is gone") };
-    kill(server);
-    eventually(|| servers_of(&mount).is_empty());
-    assert!(Command::new("umount").arg("--lazy").arg(&mount).status().unwrap().success());
-    disk.bring_back().unwrap();
-    assert_eq!(state(&sandbox, &mount), "unmounted");
-    rift(&sandbox, &outside.home(), &["close", &mount.display().to_string()]);
-    assert_same(&sandbox.path("source"), &mount);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rift_tests::fault::{CrashDisk, Dice};
 use rift_tests::mounts::{
-    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in, with_tree,
+    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in, uncover, with_tree,
 };
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{Sandbox, clear};
@@ -172,13 +172,6 @@ fn a_mount_survives_power_losses() {
     }
 }
 
-/// Takes the mount away and leaves its directory and its state.
-fn uncover(mount: &Path) {
-    let mut unmount = Command::new("umount");
-    assert!(unmount.arg("--lazy").arg(mount).status().unwrap().success());
-    eventually(|| servers_of(mount).is_empty());
-}
-
 /// The state files of a sandbox's store.
 fn state_files(sandbox: &Sandbox) -> Vec<fs::File> {
     let listed = fs::read_dir(sandbox.store().join("states")).unwrap();
@@ -213,7 +206,7 @@ fn what_the_disk_never_heard_of_is_the_trees_again() {
         fs::rename(mount.join("lib/deep/er/numbers"), mount.join("moved")).unwrap();
         fs::write(mount.join("other"), "other").unwrap();
         fs::rename(mount.join("other"), mount.join("d e/b")).unwrap();
-        uncover(&mount);
+        uncover(&sandbox, &mount);
         // What the disk would have lost: that `a` became real, and that `d e/b` was replaced.
         fs::remove_file(mount.join("a")).unwrap();
         fs::remove_file(mount.join("d e/b")).unwrap();
@@ -243,7 +236,7 @@ fn a_state_that_was_cut_is_made_anew() {
     for length in [0, 3, 80, 100] {
         let mount = open(&sandbox, "mount");
         fs::write(mount.join("a"), "changed").unwrap();
-        uncover(&mount);
+        uncover(&sandbox, &mount);
         state_files(&sandbox)[0].set_len(length).unwrap();
         rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
         assert_eq!(fs::read_to_string(mount.join("a")).unwrap(), "changed");

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use rift_tests::mounts::{assert_same, eventually, mounts_at, open, servers_of, state, with_tree};
+use rift_tests::mounts::{assert_same, mounts_at, open, servers_of, state, uncover, with_tree};
 use rift_tests::need::{Need, have};
 use rift_tests::refused::{REFUSALS, Refusal};
 use rift_tests::sandbox::{clear, rift_binary};
@@ -37,10 +37,7 @@ fn what_was_mounted_is_files_where_mounts_are_refused() {
             assert_eq!(open(&sandbox, "home/view"), view);
             fs::write(view.join("lib/new"), "new").unwrap();
             fs::remove_file(view.join("lib/x.js")).unwrap();
-            // As after a restart of the machine.
-            let mut unmount = sandbox.command(&sandbox.home(), "umount");
-            assert!(unmount.arg("--lazy").arg(&view).status().unwrap().success());
-            eventually(|| servers_of(&view).is_empty());
+            uncover(&sandbox, &view);
             let context = format!("{way:?}, private: {is_private}");
             let ran = refused("1", &cat);
             assert_eq!(ran.status.code(), Some(125), "{context}: {ran}");
