@@ -230,11 +230,11 @@ impl Sandbox {
     /// Kills every process that carries this sandbox's home and waits until none is left.
     pub fn kill_leftovers(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
+        // A process has no environment for the moment in which it becomes another program, so none is seen twice.
+        let mut empty_looks = 0;
+        while empty_looks < 2 && Instant::now() < deadline {
             let left = self.processes();
-            if left.is_empty() || Instant::now() > deadline {
-                return;
-            }
+            empty_looks = if left.is_empty() { empty_looks + 1 } else { 0 };
             for pid in left.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
                 // It may have ended in between; the next look tells.
                 let _gone = kill_process(pid, Signal::KILL);
