@@ -13,8 +13,7 @@ use std::sync::atomic::Ordering;
 
 use rift_tree::merge::States;
 use rift_tree::state::{
-    BOOT_OFFSET, Claim, END_MARK, HEADER_BYTES, Header, Inodes, REPLACED, State, StateWord,
-    slot_count,
+    BOOT_OFFSET, Claim, END_MARK, HEADER_BYTES, Header, Inodes, Real, State, StateWord, slot_count,
 };
 use rift_tree::{EntryId, FormatError};
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -58,14 +57,13 @@ impl StateFile {
         self.inodes().entry(inode)
     }
 
-    /// Publishes that a claimed entry is real, or gone where `inode` is 0, or replaced where it is [`REPLACED`]; `false`
-    /// when the claim was lost.
+    /// Publishes that a claimed entry is real, or gone; `false` when the claim was lost.
     #[must_use]
-    pub fn finish(&self, id: EntryId, claim: Claim, inode: u64) -> bool {
-        if !matches!(inode, 0 | REPLACED) {
-            self.inodes().add(inode, id);
+    pub fn finish(&self, id: EntryId, claim: Claim, real: Real) -> bool {
+        if !matches!(real, Real::NONE | Real::REPLACED) {
+            self.inodes().add(real.inode, id);
         }
-        self.word(id).is_some_and(|word| word.finish(claim, inode))
+        self.word(id).is_some_and(|word| word.finish(claim, real))
     }
 
     fn inodes(&self) -> Inodes<'_> {

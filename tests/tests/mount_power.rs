@@ -14,6 +14,7 @@ use rift_tests::mounts::{
     eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in, uncover, with_tree,
 };
 use rift_tests::need::{Need, have};
+use rift_tests::repository;
 use rift_tests::sandbox::{Sandbox, clear};
 
 /// What there has to be after the loss.
@@ -170,6 +171,57 @@ fn a_mount_survives_power_losses() {
         assert!(!mount.join(".rift-orphans").exists());
         clear(&mount).unwrap();
     }
+}
+
+/// A state on another disk knows of all that was done, and the directory's disk has lost some of it: what nobody has
+/// changed is there all the same, and what was synced.
+#[test]
+fn a_state_on_another_disk_survives_power_losses() {
+    let name = "a_state_on_another_disk_survives_power_losses";
+    let needs = [Need::Root, Need::Fuse, Need::PowerLoss, Need::Tool("python3")];
+    if !have(name, &needs) {
+        return;
+    }
+    let program = repository().join("tests/apps/before_power_loss.py").display().to_string();
+    let sandbox = Sandbox::new("power-apart").unwrap();
+    let disk = CrashDisk::new(&sandbox.path("power"), 256 << 20).unwrap();
+    let source = sandbox.path("many");
+    for number in 0..60_usize {
+        let folder = source.join(format!("{}/{}", number % 5, number % 3));
+        fs::create_dir_all(&folder).unwrap();
+        let text = format!("{number}\n").repeat(number * number * 3);
+        fs::write(folder.join(format!("file-{number}")), text).unwrap();
+    }
+    rift(&sandbox, &source, &["ingest", ".", "--name", "many"]);
+    let (view, notes) = (disk.path().join("view"), sandbox.path("notes"));
+    let [shown, notes] = [&view, &notes].map(|path| path.display().to_string());
+    let python = |words: &[&str]| {
+        let mut command = sandbox.command(&sandbox.home(), "python3");
+        sandbox.run(command.arg(&program).args(words)).unwrap().success().unwrap().stdout
+    };
+    let seed = u64::from(std::process::id());
+    let mut dice = Dice::new(seed);
+    for round in 0..if rift_tests::full() { 120 } else { 6 } {
+        let context = format!("seed {seed}, round {round}");
+        rift(&sandbox, &sandbox.home(), &["open", "many", &shown]);
+        rustix::fs::syncfs(fs::File::open(disk.path()).unwrap()).unwrap();
+        let round_seed = dice.below(1 << 32).to_string();
+        python(&["change", &shown, &notes, &round_seed, "40"]);
+        disk.cut_power(round % 2 == 0).unwrap();
+        servers_of(&view).into_iter().for_each(kill);
+        uncover(&sandbox, &view);
+        disk.bring_back().unwrap();
+        be_another_boot(&sandbox);
+        let tree = format!("many={shown}");
+        rift(&sandbox, &sandbox.home(), &["exec", "--as", "mount", "--tree", &tree, "true"]);
+        assert_eq!(python(&["check", &shown, &notes]), "\n", "{context}, mounted");
+        rift(&sandbox, &sandbox.home(), &["close", &shown]);
+        assert_eq!(python(&["check", &shown, &notes]), "\n", "{context}, closed");
+        assert_eq!(mounts_at(&view), 0);
+        assert!(!view.join(".rift-orphans").exists());
+        clear(&view).unwrap();
+    }
+    rift(&sandbox, &sandbox.home(), &["store", "verify"]);
 }
 
 /// The state files of a sandbox's store.

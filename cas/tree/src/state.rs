@@ -4,14 +4,15 @@
 //! state file: | header 80 | words: entries × 16 | slots: [`slot_count`] × 4 | end mark 4 "REND" |
 //! header:     | magic 8 "RIFTSTAT" | version u32 | entries u32 | tree hash 32 | device u64 | inode u64 | boot id 16 |
 //! word:       | control u64 | real inode u64 |
-//! control:    | state 2 bits | owner pid 22 bits | owner birth 16 bits | generation 24 bits |
+//! control:    | state 2 bits | owner pid 22 bits, owner birth 16 bits; or file birth 38 bits | generation 24 bits |
 //! ```
 //!
 //! States go one way: pristine → claimed → detached, or back from claimed to pristine when a claim
 //! is given up. All changes are compare-and-swaps of `control`, so one word is all that has to be
 //! atomic; `inode` is swapped in by the owner of the claim before it publishes *detached* (release),
 //! and read after *detached* was seen (acquire). It is 0 until then, and 2^64 - 1 where the entry was
-//! taken away, or 2^64 - 2 where another file took its place. A process that dies leaves *claimed*; whoever needs the entry asks the system whether
+//! taken away, or 2^64 - 2 where another file took its place. File systems give a number that is free to the next file, so
+//! the word of a real file also holds when that file was made. A process that dies leaves *claimed*; whoever needs the entry asks the system whether
 //! that owner still lives (pid and birth, so that a recycled pid does not count) and takes the claim
 //! over, which raises the generation: the slow owner of an old claim can neither publish any more nor
 //! change the inode that somebody else published.
@@ -140,6 +141,47 @@ const GONE: u64 = u64::MAX;
 /// The inode of a detached entry whose place another file took. It is no file's: where nothing is at the place any more,
 /// the disk was not told of that file before the machine stopped, and the entry was there.
 pub const REPLACED: u64 = u64::MAX - 1;
+
+/// When a real file was made: the low 38 bits of its birth in nanoseconds, see statx(2), or 0 where that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Birth(u64);
+
+impl Birth {
+    /// The file system does not tell.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Returns the birth at so many nanoseconds after a second since the epoch.
+    #[must_use]
+    pub const fn new(seconds: i64, nanoseconds: u32) -> Self {
+        let total = seconds.cast_unsigned().wrapping_mul(1_000_000_000);
+        match total.wrapping_add(nanoseconds as u64) & OWNER_MASK {
+            0 => Self(1),
+            low => Self(low),
+        }
+    }
+
+    /// Tells whether one file may have both births.
+    #[must_use]
+    pub fn may_be(self, other: Self) -> bool {
+        self == other || self == Self::UNKNOWN || other == Self::UNKNOWN
+    }
+}
+
+/// The real file that is at an entry's place from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Real {
+    /// Its inode number.
+    pub inode: u64,
+    /// Tells it from the file that gets the number when it is gone.
+    pub birth: Birth,
+}
+
+impl Real {
+    /// There is none: the entry was taken away.
+    pub const NONE: Self = Self { inode: 0, birth: Birth::UNKNOWN };
+    /// There is none any more, and another file is at the place: see [`REPLACED`].
+    pub const REPLACED: Self = Self { inode: REPLACED, birth: Birth::UNKNOWN };
+}
 
 /// A process that may own a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,13 +319,22 @@ impl StateWord {
         }
     }
 
-    /// Publishes that the kernel answers from now on; `inode` is 0 where the entry is gone.
+    /// Returns when the real file of a detached entry was made.
+    #[must_use]
+    pub fn birth(&self) -> Birth {
+        match self.control.load(Ordering::Acquire) {
+            control if control & 3 == DETACHED => Birth(owner_of(control).0),
+            _ => Birth::UNKNOWN,
+        }
+    }
+
+    /// Publishes that the kernel answers from now on, with `real` at the entry's place.
     ///
     /// Returns whether the claim still held. If not, somebody took it over, and what the caller has
     /// made must not be put in place.
-    pub fn finish(&self, claim: Claim, inode: u64) -> bool {
+    pub fn finish(&self, claim: Claim, real: Real) -> bool {
         let generation = claim.control >> GENERATION_SHIFT;
-        let inode = if inode == 0 { GONE } else { inode };
+        let inode = if real.inode == 0 { GONE } else { real.inode };
         // An owner that was replaced may be anywhere in this loop while its successor publishes. The
         // inode that it saw before it looked at its claim is not there any more then, so it swaps
         // nothing. Seeing the successor's inode (acquire) it also sees that the claim is lost.
@@ -298,7 +349,7 @@ impl StateWord {
                 break;
             }
         }
-        let detached = pack(DETACHED, 0, generation);
+        let detached = pack(DETACHED, real.birth.0, generation);
         self.control
             .compare_exchange(claim.control, detached, Ordering::Release, Ordering::Relaxed)
             .is_ok()

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use rift_tree::builder::Item;
 use rift_tree::merge::{self, Place, States};
 use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
-use rift_tree::state::{Attempt, Inodes, Owner, State, StateWord, slot_count};
+use rift_tree::state::{Attempt, Birth, Inodes, Owner, Real, State, StateWord, slot_count};
 use rift_tree::{EntryId, FormatError, Manifest, TreeHash};
 use support::{Model, build, model};
 
@@ -50,6 +50,26 @@ fn sidecar_round_trips_and_refuses_damage() {
     assert!(sidecar::write(tree, stamp(0), &containers, &too_far).is_err());
 }
 
+/// A file of a file system that tells no births.
+fn numbered(inode: u64) -> Real {
+    Real { inode, birth: Birth::UNKNOWN }
+}
+
+#[test]
+fn a_number_that_is_given_anew_is_another_files() {
+    let (first, later) = (Birth::new(1_800_000_000, 7), Birth::new(1_800_000_000, 4_000_007));
+    assert!(first.may_be(first) && first.may_be(Birth::UNKNOWN) && Birth::UNKNOWN.may_be(later));
+    assert!(!first.may_be(later));
+    assert_ne!(Birth::new(0, 0), Birth::UNKNOWN);
+    let word = StateWord::new();
+    let Attempt::Won(claim) = word.claim(Owner::new(5, 5)) else { panic!("pristine") };
+    assert_eq!(word.birth(), Birth::UNKNOWN, "the owner of a claim is no birth");
+    assert!(word.finish(claim, Real { inode: 42, birth: first }));
+    assert_eq!((word.load(), word.birth()), (State::Detached { inode: 42 }, first));
+    assert!(word.revert(42));
+    assert_eq!(word.birth(), Birth::UNKNOWN);
+}
+
 #[test]
 fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
     let word = StateWord::new();
@@ -60,7 +80,7 @@ fn one_of_many_claims_wins_and_a_dead_owner_is_replaced() {
     assert_eq!(word.claim(owner(2)), Attempt::Busy(owner(4_194_303)));
     assert_eq!(word.take_over(owner(3), owner(2)), Attempt::Busy(owner(4_194_303)));
     let Attempt::Won(second) = word.take_over(owner(4_194_303), owner(2)) else { panic!("dead") };
-    assert!(word.finish(second, 42));
+    assert!(word.finish(second, numbered(42)));
     assert!(!word.give_up(claim), "the old claim is void");
     assert_eq!(word.load(), State::Detached { inode: 42 });
     assert_eq!(word.claim(owner(5)), Attempt::Detached);
@@ -78,7 +98,7 @@ fn entries_are_found_by_the_inodes_of_their_files() {
         let word = &words[id as usize];
         let Attempt::Won(claim) = word.claim(Owner::new(1, 1)) else { panic!("pristine") };
         inodes.add(inode, EntryId(id));
-        assert!(word.finish(claim, inode));
+        assert!(word.finish(claim, numbered(inode)));
     };
     std::thread::scope(|scope| {
         for part in 0..2 {
@@ -108,8 +128,8 @@ fn a_replaced_owner_leaves_the_inode_alone() {
         let word = StateWord::new();
         let Attempt::Won(slow) = word.claim(owner(1)) else { panic!("pristine") };
         let Attempt::Won(fast) = word.take_over(owner(1), owner(2)) else { panic!("dead") };
-        assert!(word.finish(fast, gone_or_made));
-        assert!(!word.finish(slow, 7));
+        assert!(word.finish(fast, numbered(gone_or_made)));
+        assert!(!word.finish(slow, numbered(7)));
         assert_eq!(word.load(), State::Detached { inode: gone_or_made });
     }
     let words: Vec<StateWord> = (0..20_000).map(|_| StateWord::new()).collect();
@@ -120,7 +140,7 @@ fn a_replaced_owner_leaves_the_inode_alone() {
         let slow = scope.spawn(move || {
             start.wait();
             let won = claims.into_iter().zip(words).map(|(claim, word)| match claim {
-                Attempt::Won(claim) => word.finish(claim, 7),
+                Attempt::Won(claim) => word.finish(claim, numbered(7)),
                 other => panic!("{other:?}"),
             });
             won.collect()
@@ -128,7 +148,7 @@ fn a_replaced_owner_leaves_the_inode_alone() {
         let fast = scope.spawn(move || {
             start.wait();
             let won = words.iter().map(|word| match word.take_over(owner(1), owner(2)) {
-                Attempt::Won(claim) => word.finish(claim, 42),
+                Attempt::Won(claim) => word.finish(claim, numbered(42)),
                 Attempt::Detached => false,
                 Attempt::Busy(by) => panic!("{by:?}"),
             });
@@ -164,9 +184,10 @@ fn claims_from_many_threads_are_exclusive() {
                             }
                             Attempt::Won(claim) => {
                                 made[at].fetch_add(1, Ordering::Relaxed);
-                                assert!(
-                                    word.finish(claim, u64::from(thread) * 1_000_000 + at as u64)
-                                );
+                                assert!(word.finish(
+                                    claim,
+                                    numbered(u64::from(thread) * 1_000_000 + at as u64)
+                                ));
                                 break;
                             }
                             Attempt::Busy(_) => std::thread::yield_now(),
@@ -243,7 +264,7 @@ impl Marks<'_> {
         for path in &reference.detached {
             let id = self.manifest.lookup(path).unwrap();
             if let Attempt::Won(claim) = self.words[id.0 as usize].claim(Owner::new(1, 1)) {
-                assert!(self.words[id.0 as usize].finish(claim, 1));
+                assert!(self.words[id.0 as usize].finish(claim, numbered(1)));
             }
         }
     }

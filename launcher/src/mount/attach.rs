@@ -8,21 +8,21 @@
 //! power loss that the state survived: after another boot it is pristine again. Who takes a name away says so in its
 //! word. In the same boot it was taken away while nothing covered the directory, and stays so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use rift_cas::state::StateFile;
 use rift_tree::merge::States as _;
-use rift_tree::state::{Attempt, Owner, State};
+use rift_tree::state::{Attempt, Birth, Owner, Real, State};
 use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::modes::noted;
 use super::nodes::{self, ORPHANS};
-use super::view::path_of;
+use super::view::{identify, path_of};
 
 /// What has happened since the state was up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) fn attach(
     put_modes_back(real)?;
     let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
-    detach(state, EntryId::ROOT, before.st_ino, owner);
+    detach(state, EntryId::ROOT, identify(real, b"")?, owner);
     let mut places = HashMap::from([(EntryId::ROOT, Place::Folder)]);
     let mut folders = vec![(EntryId::ROOT, root)];
     while let Some((directory, folder)) = folders.pop() {
@@ -56,8 +56,7 @@ pub(super) fn attach(
         for (name, kind) in names(opened)? {
             let Some(id) = manifest.child_named(directory, &name) else { continue };
             if !state.is_detached(id) {
-                let stat = rustix::fs::statat(opened, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
-                detach(state, id, stat.st_ino, owner);
+                detach(state, id, identify(opened.as_fd(), &name)?, owner);
                 if kind != FileType::Directory {
                     take_below_away(manifest, state, id, owner);
                 }
@@ -128,7 +127,10 @@ fn find_lost(
     if lost.peek().is_none() {
         return Ok(());
     }
-    let (named, orphans) = inodes(real)?;
+    let (named, orphans) = files(real)?;
+    let has = |files: &Births, inode, birth: Birth| {
+        files.get(&inode).is_some_and(|found| found.may_be(birth))
+    };
     // A directory comes before what is in it.
     for id in lost {
         let (State::Detached { inode }, Some(word)) = (state.state(id), state.word(id)) else {
@@ -136,9 +138,9 @@ fn find_lost(
         };
         let above = manifest.parent(id).unwrap_or(EntryId::ROOT);
         let has_place = !state.is_detached(above) || places.get(&above) == Some(&Place::Folder);
-        if named.contains(&inode) {
+        if has(&named, inode, word.birth()) {
             // It was moved.
-        } else if since == Since::SameBoot || orphans.contains(&inode) || !has_place {
+        } else if since == Since::SameBoot || has(&orphans, inode, word.birth()) || !has_place {
             // The next file may have the number.
             word.forget_inode(inode);
         } else {
@@ -149,16 +151,24 @@ fn find_lost(
     Ok(())
 }
 
-/// Returns the inodes of all that has a name below the real directory, and of the orphans.
-fn inodes(real: BorrowedFd<'_>) -> Result<(HashSet<u64>, HashSet<u64>), Errno> {
-    let (mut named, mut orphans) = (HashSet::new(), HashSet::new());
+/// Real files, by inode.
+type Births = HashMap<u64, Birth>;
+
+/// Returns the inodes and births of all that has a name below the real directory, and of the orphans.
+fn files(real: BorrowedFd<'_>) -> Result<(Births, Births), Errno> {
+    let (mut named, mut orphans) = (Births::new(), Births::new());
     visit(real, |file, name, part| {
-        let inode = rustix::fs::fstat(file)?.st_ino;
+        let Real { inode, birth } = identify(file.as_fd(), b"")?;
         match part {
-            Part::Shown => named.insert(inode),
+            Part::Shown => {
+                named.insert(inode, birth);
+            }
             // What was on its way to its place is no orphan: it was never there, as far as the disk knows.
-            Part::Orphans => nodes::is_orphan_name(name) && orphans.insert(inode),
-        };
+            Part::Orphans if nodes::is_orphan_name(name) => {
+                orphans.insert(inode, birth);
+            }
+            Part::Orphans => {}
+        }
         Ok(())
     })?;
     Ok((named, orphans))
@@ -221,12 +231,12 @@ fn give_up_dead(state: &StateFile, owner: Owner) -> bool {
     has_detached
 }
 
-fn detach(state: &StateFile, id: EntryId, inode: u64, owner: Owner) {
+fn detach(state: &StateFile, id: EntryId, real: Real, owner: Owner) {
     if let Some(word) = state.word(id)
         && let Attempt::Won(claim) = word.claim(owner)
     {
         // Nobody else is at it, so the claim holds.
-        let _is_mine = state.finish(id, claim, inode);
+        let _is_mine = state.finish(id, claim, real);
     }
 }
 
@@ -236,7 +246,7 @@ fn take_below_away(manifest: &Manifest<'_>, state: &StateFile, id: EntryId, owne
         (manifest.kind(id), manifest.subtree_end(id))
     {
         for below in (first.0..end.0).map(EntryId) {
-            detach(state, below, 0, owner);
+            detach(state, below, Real::NONE, owner);
         }
     }
 }

@@ -19,9 +19,9 @@ use rift_cas::materialize::{Options, Writer};
 use rift_cas::state::StateFile;
 use rift_cas::tree::OpenTree;
 use rift_tree::merge::{self, States as _};
-use rift_tree::state::{Attempt, Claim, Owner, REPLACED, State, StateWord};
+use rift_tree::state::{Attempt, Birth, Claim, Owner, REPLACED, Real, State, StateWord};
 use rift_tree::{EntryId, Kind, Manifest};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::modes::{Modes, Way};
@@ -557,9 +557,7 @@ impl View {
     fn build(&self, nodes: &mut Nodes, id: EntryId, claim: Claim) -> Result<()> {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         match self.write_entry(nodes, id) {
-            Ok(inode) => {
-                self.parts.state.finish(id, claim, inode).then_some(()).ok_or(Errno::STALE)
-            }
+            Ok(real) => self.parts.state.finish(id, claim, real).then_some(()).ok_or(Errno::STALE),
             Err(error) => {
                 word.give_up(claim);
                 Err(error)
@@ -567,8 +565,8 @@ impl View {
         }
     }
 
-    /// Writes an entry at its place, whole; returns its inode.
-    fn write_entry(&self, nodes: &mut Nodes, id: EntryId) -> Result<u64> {
+    /// Writes an entry at its place, whole.
+    fn write_entry(&self, nodes: &mut Nodes, id: EntryId) -> Result<Real> {
         let manifest = self.manifest();
         let parent = manifest.parent(id).ok_or(Errno::STALE)?;
         self.make_real(nodes, parent)?;
@@ -579,7 +577,7 @@ impl View {
             self.path_in(nodes, nodes::of_entry(parent), manifest.name(id).ok_or(Errno::STALE)?)?;
         let scratch = self.scratch();
         let touched = nodes.touched.get(&id).copied();
-        let written = self.write_scratch(&manifest, id, &scratch).and_then(|inode| {
+        let written = self.write_scratch(&manifest, id, &scratch).and_then(|real| {
             if let Some(last_modification) = touched {
                 self.set_modified(&scratch, last_modification)?;
             }
@@ -588,19 +586,19 @@ impl View {
                 rustix::fs::renameat_with(self.real(), &*scratch, self.real(), &*place, flags)
             })?;
             nodes.touched.remove(&id);
-            Ok(inode)
+            Ok(real)
         });
         written.or_else(|error| {
             self.discard(&scratch);
             match error {
                 // Made from outside, or by a server that died before it could say so.
-                Errno::EXIST => self.stat(&place).map(|stat| stat.st_ino),
+                Errno::EXIST => identify(self.real(), &place),
                 error => Err(error),
             }
         })
     }
 
-    fn write_scratch(&self, manifest: &Manifest<'_>, id: EntryId, scratch: &[u8]) -> Result<u64> {
+    fn write_scratch(&self, manifest: &Manifest<'_>, id: EntryId, scratch: &[u8]) -> Result<Real> {
         let (name, shown) = (OsStr::from_bytes(scratch), Path::new(OsStr::from_bytes(ORPHANS)));
         let writer = Writer::reading(&self.parts.tree, self.parts.options);
         match manifest.kind(id).ok_or(Errno::IO)? {
@@ -625,7 +623,7 @@ impl View {
         if (stat.st_uid, stat.st_gid) != (self.parts.uid, self.parts.gid) {
             self.give(scratch, self.parts.uid, self.parts.gid)?;
         }
-        Ok(stat.st_ino)
+        identify(self.real(), scratch)
     }
 
     fn give(&self, path: &[u8], uid: u32, gid: u32) -> Result<()> {
@@ -920,7 +918,7 @@ impl View {
         if let Some(above) = self.pristine(parent)
             && !self.parts.is_shared
         {
-            self.take_away(id, 0, || Ok(()))?;
+            self.take_away(id, Real::NONE, || Ok(()))?;
             nodes.touched.remove(&id);
             // The clock that file systems set times by.
             let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
@@ -929,22 +927,22 @@ impl View {
             return Ok(());
         }
         let folder = self.real_parent(nodes, parent)?;
-        self.take_away(id, 0, || self.touch(&folder))?;
+        self.take_away(id, Real::NONE, || self.touch(&folder))?;
         nodes.touched.remove(&id);
         Ok(())
     }
 
-    /// Runs `change`, after which a pristine entry is gone where `inode` is 0, or [`REPLACED`].
+    /// Runs `change`, after which a pristine entry is gone, and `real` at its place.
     fn take_away(
         &self,
         id: EntryId,
-        inode: u64,
+        real: Real,
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let word = self.parts.state.word(id).ok_or(Errno::STALE)?;
         let claim = self.claim(id)?.ok_or(Errno::NOENT)?;
         match change() {
-            Ok(()) => self.parts.state.finish(id, claim, inode).then_some(()).ok_or(Errno::STALE),
+            Ok(()) => self.parts.state.finish(id, claim, real).then_some(()).ok_or(Errno::STALE),
             Err(error) => {
                 word.give_up(claim);
                 Err(error)
@@ -1216,7 +1214,7 @@ impl View {
                     let written = writer.wait_for_bytes(file, Path::new(OsStr::from_bytes(&old)));
                     written.map_err(|error| errno(&error))?;
                 }
-                self.take_away(id, REPLACED, || rename(RenameFlags::empty()))?;
+                self.take_away(id, Real::REPLACED, || rename(RenameFlags::empty()))?;
             }
             Found::Real(other, stat) if stat.st_mode & TYPE == DIRECTORY => {
                 if nodes::entry(other).is_some_and(|id| self.has_pristine(id)) {
@@ -1434,6 +1432,32 @@ fn real_cookie(offset: u64) -> Option<u64> {
 /// Returns a path that leads to an open file; it is a symbolic link, to be followed.
 pub(super) fn path_of(file: impl AsFd) -> Vec<u8> {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()).into_bytes()
+}
+
+/// Returns what tells a file from all others, also from those that come after it; a symbolic link is one itself, and
+/// `folder` the file where the path is empty.
+///
+/// # Errors
+/// As statx(2).
+pub(super) fn identify(folder: BorrowedFd<'_>, path: &[u8]) -> Result<Real> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    match rustix::fs::statx(folder, path, flags, wanted) {
+        Ok(stat) => {
+            let tells = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+            let birth = match stat.stx_btime {
+                time if tells => Birth::new(time.tv_sec, time.tv_nsec),
+                _ => Birth::UNKNOWN,
+            };
+            Ok(Real { inode: stat.stx_ino, birth })
+        }
+        // An old kernel, or a container's filter.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let inode = rustix::fs::statat(folder, path, flags)?.st_ino;
+            Ok(Real { inode, birth: Birth::UNKNOWN })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns how to work on the file that a path of ours leads to.
