@@ -10,7 +10,9 @@ use std::process::Stdio;
 use rift_tests::again::as_root_and_nobody;
 use rift_tests::fault::{Room, SmallDisk};
 use rift_tests::fixture::Fixture;
-use rift_tests::mounts::{assert_same, eventually, mounts_at, rift, servers_of, state, uncover};
+use rift_tests::mounts::{
+    assert_same, eventually, kill, mounts_at, rift, servers_of, state, uncover,
+};
 use rift_tests::need::{Need, have};
 use rift_tests::npm_project::add_package;
 use rift_tests::refused::{REFUSALS, Refusal};
@@ -26,6 +28,33 @@ fn project(sandbox: &Sandbox, warm: &Warm) -> PathBuf {
     let project = sandbox.path("project");
     Fixture::Small.prepare(&project).unwrap();
     project
+}
+
+/// A plan only tells: what is not mounted any more is not mounted by it.
+#[test]
+fn a_plan_mounts_nothing() {
+    let name = "a_plan_mounts_nothing";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
+    let sandbox = Sandbox::new("npm-plan").unwrap();
+    let project = project(&sandbox, &warm);
+    let tree = project.join("node_modules");
+    fs::write(project.join("rift.toml"), "as = \"mount\"\n").unwrap();
+    let plan = || rift(&sandbox, &project, &["plan", "--", "npm", "ci", "--ignore-scripts"]).stdout;
+    let install = || rift(&sandbox, &project, &["exec", "--", "npm", "ci", "--ignore-scripts"]);
+    install();
+    assert!(plan().contains("which is there already"), "{}", plan());
+    servers_of(&tree).into_iter().for_each(kill);
+    assert!(plan().contains("which would be mounted again"), "{}", plan());
+    assert!(servers_of(&tree).is_empty());
+    uncover(&sandbox, &tree);
+    assert!(plan().contains("which would be mounted again"), "{}", plan());
+    assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("unmounted", 0));
+    install();
+    assert_eq!((state(&sandbox, &tree).as_str(), mounts_at(&tree)), ("mounted", 1));
+    rift(&sandbox, &project, &["close", "node_modules", "--discard"]);
 }
 
 /// Where mounts are refused, in whatever way a container does it, the tree is there as files, which is said once; also where

@@ -96,6 +96,16 @@ impl Request<'_> {
         Ok(Some((known, found)))
     }
 
+    /// Tells whether the tree is there as soon as what the machine, or a killed server, took away is mounted again.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_only_unmounted(&self) -> Result<bool> {
+        use mount::Condition::{Dead, Unmounted};
+        let is_mounted = |known: &Projection| !matches!(mount::condition(known), Dead | Unmounted);
+        Ok(self.shown()?.is_some_and(|known| known.shown_as.has_state() && !is_mounted(&known)))
+    }
+
     fn differences_of(&self, known: &Projection) -> Result<Differences> {
         Ok(match known.shown_as.has_state() {
             true => mount::differences(self.store, self.tree, known)?,

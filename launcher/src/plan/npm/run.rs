@@ -946,7 +946,14 @@ pub fn foresee(request: &Request<'_>) -> Result<Vec<String>> {
         let mut lines = vec![format!("a hit: {} packages are known", planned.packages)];
         for (folder, tree) in &trees {
             let target = request.install.root.join(folder);
-            let state = match show_request(request, &target, tree).differences()? {
+            let asked = show_request(request, &target, tree);
+            if asked.is_only_unmounted()? {
+                let hash = tree.hash();
+                lines
+                    .push(format!("tree       {hash} at `{folder}`, which would be mounted again"));
+                continue;
+            }
+            let state = match asked.differences()? {
                 Some((_, found)) if found.is_empty() => "is there already",
                 Some(_) => "is there and was edited: it would be mended",
                 None => "would be written",
