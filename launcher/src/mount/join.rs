@@ -3,6 +3,7 @@
 //! Each holds a lock on the state, which a killed one loses. The first one brings the state up to date with
 //! the directory; the last one takes orphans away.
 
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -38,7 +39,14 @@ pub(super) enum Writers {
 /// When others show the projection in a way that does not go together with this one; what the system says.
 pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> Result<View> {
     let directory = &projection.directory;
-    let tree = store.open_leased(projection.tree)?.context("the tree is gone from the store")?;
+    let tree = match store.open_leased(projection.tree) {
+        // The projection's record keeps the tree, too.
+        Err(rift_cas::Error::Io { source, .. }) if has_no_room(&source) => {
+            store.open_tree(projection.tree)?
+        }
+        other => other?,
+    };
+    let tree = tree.context("the tree is gone from the store")?;
     let header = super::header(projection, tree.manifest().len());
     let state = match store.open_state(directory) {
         Ok(Some(state)) => state,
@@ -78,6 +86,12 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
     let (uid, gid, shown_ns) = (stat.uid(), stat.gid(), projection.done_ns);
     let is_shared = writers == Writers::Many;
     Ok(View::new(Parts { tree, state, real, options, uid, gid, shown_ns, is_shared }, owner))
+}
+
+/// Tells whether nothing more can be put where the store is.
+fn has_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
 fn directory_of(real: &OwnedFd) -> Result<std::fs::Metadata> {
@@ -136,8 +150,8 @@ impl Leaving {
         Ok(Self { state, real })
     }
 
-    /// Takes orphans away, if nobody else shows the projection. Where the state was lost somebody else may, and whoever
-    /// attaches takes them away.
+    /// Takes orphans away, if nobody else shows the projection. Where the state was lost or replaced somebody else may,
+    /// and whoever attaches takes them away.
     ///
     /// # Errors
     /// What the system says.
@@ -147,7 +161,7 @@ impl Leaving {
         }
         // The view's own lock is gone with the view.
         if let Some(state) = &self.state
-            && !state.hold_alone()?
+            && (!state.hold_alone()? || state.is_forgotten() || !state.is_whole())
         {
             return Ok(());
         }
