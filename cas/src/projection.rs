@@ -109,8 +109,9 @@ impl Projection {
     /// directory's own mtime once more, so that no entry has a later ctime, and describes it.
     ///
     /// # Errors
-    /// As utimensat(2).
+    /// As utimensat(2) and [`OpenTree::intact`](crate::tree::OpenTree::intact).
     pub fn seal(writer: &Writer<'_>, directory: &Path) -> Result<Self> {
+        writer.tree().intact()?;
         let options = writer.options();
         let times = writer.times(EntryId::ROOT);
         rustix::fs::utimensat(rustix::fs::CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW)

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
-use rift_tree::builder::Built;
+use rift_tree::builder::{Builder, Built};
 use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
 use rift_tree::{BlobHash, FormatError, Kind, Manifest, PackId, TreeHash};
 
@@ -53,6 +53,35 @@ pub(crate) fn check_header(manifest: &Manifest<'_>, hash: &[u8; 32]) -> Result<(
     match blake3::hash(manifest.hashed_bytes()).as_bytes() == hash {
         true => Ok(()),
         false => Err(FormatError::Checksum { part: "header" }),
+    }
+}
+
+/// What there is of a tree whose files were cut while they were mapped.
+struct Nothing {
+    manifest: Vec<u8>,
+    sidecar: Vec<u8>,
+}
+
+static NOTHING: LazyLock<Nothing> = LazyLock::new(Nothing::new);
+
+#[allow(clippy::expect_used, reason = "the same bytes each time, which a test makes and reads")]
+impl Nothing {
+    fn new() -> Self {
+        let built = Builder::new().finish().expect("a tree without entries can be built");
+        let stamp = Stamp { size: 0, inode: 0, mtime_ns: 0 };
+        let sidecar = sidecar::write(TreeHash::from_bytes([0; 32]), stamp, &[], &[]);
+        Self {
+            manifest: built.bytes,
+            sidecar: sidecar.expect("a sidecar without blobs can be written"),
+        }
+    }
+
+    fn manifest(&self) -> Manifest<'_> {
+        Manifest::parse(&self.manifest).expect("it was built so")
+    }
+
+    fn sidecar(&self) -> Sidecar<'_> {
+        Sidecar::parse(&self.sidecar).expect("it was written so")
     }
 }
 
@@ -116,24 +145,26 @@ impl OpenTree {
         self.hash
     }
 
-    /// Returns the manifest.
-    ///
-    /// # Panics
-    /// Never: opening the tree has parsed the same bytes.
+    /// Returns the manifest. One whose file somebody has cut since it was opened has no entries, see [`OpenTree::intact`].
     #[must_use]
-    #[allow(clippy::expect_used, reason = "`open` has parsed the same immutable bytes")]
     pub fn manifest(&self) -> Manifest<'_> {
-        Manifest::parse(&self.manifest).expect("parsed when it was opened")
+        Manifest::parse(&self.manifest).unwrap_or_else(|_| NOTHING.manifest())
     }
 
-    /// Returns the sidecar.
-    ///
-    /// # Panics
-    /// Never: opening the tree has parsed the same bytes.
+    /// Returns the sidecar. One whose file somebody has cut since it was opened has no blobs, see [`OpenTree::intact`].
     #[must_use]
-    #[allow(clippy::expect_used, reason = "`open` has parsed the same immutable bytes")]
     pub fn sidecar(&self) -> Sidecar<'_> {
-        Sidecar::parse(&self.sidecar).expect("parsed when it was opened")
+        Sidecar::parse(&self.sidecar).unwrap_or_else(|_| NOTHING.sidecar())
+    }
+
+    /// Checks that nobody has cut the manifest, or the sidecar, since the tree was opened: what is recorded of a tree
+    /// must be of all of it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn intact(&self) -> Result<()> {
+        let read = Manifest::parse(&self.manifest).and_then(|_| Sidecar::parse(&self.sidecar));
+        read.map(drop).map_err(Error::damaged(Path::new(&self.hash.to_string())))
     }
 
     /// Checks every blob against its hash.
@@ -141,6 +172,7 @@ impl OpenTree {
     /// # Errors
     /// [`Error::HashMismatch`], or [`Error::MissingBlob`] where bytes are gone.
     pub fn verify_content(&self) -> Result<()> {
+        self.intact()?;
         let (manifest, sidecar) = (self.manifest(), self.sidecar());
         for (blob, size) in sizes(&manifest).into_iter().enumerate() {
             // Blobs are numbered by u32.
@@ -470,4 +502,14 @@ pub fn packed_manifest(index: &BlobIndex, hash: TreeHash) -> Option<crate::blobs
     let manifest = Manifest::parse(found.bytes()).ok()?;
     check_header(&manifest, hash.as_bytes()).ok()?;
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_has_no_entries() {
+        assert_eq!((NOTHING.manifest().len(), NOTHING.sidecar().blob_count()), (1, 0));
+    }
 }

@@ -8,6 +8,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rift_tests::again::as_root_and_nobody;
@@ -595,4 +596,48 @@ fn cut_store_files_give_errors() {
     let shown = mount.display().to_string();
     rift(&sandbox, &sandbox.home(), &["close", "--discard", &shown]);
     eventually(|| servers_of(&mount).is_empty());
+}
+
+/// The manifest is cut while `rift close` makes files of a projection that is not mounted: an error, and nothing is lost.
+#[test]
+fn a_manifest_that_is_cut_under_close_gives_an_error() {
+    let name = "a_manifest_that_is_cut_under_close_gives_an_error";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = Sandbox::new("cut-close").unwrap();
+    let source = sandbox.path("source");
+    for number in 0..1_500 {
+        let folder = source.join(format!("{}", number % 50));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{number}")), format!("{}", number % 7)).unwrap();
+    }
+    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    let mount = open(&sandbox, "mount");
+    fs::write(mount.join("own"), "own").unwrap();
+    uncover(&sandbox, &mount);
+    let folders = fs::read_dir(sandbox.store().join("trees")).unwrap();
+    let listed = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let manifests: Vec<_> = listed.map(|file| file.unwrap().path()).collect();
+    let whole: Vec<_> = manifests.iter().map(|path| fs::read(path).unwrap()).collect();
+    let shown = mount.display().to_string();
+    let mut close = sandbox.rift(&sandbox.home(), &["close", &shown]).unwrap();
+    let closing = close.stderr(Stdio::piped()).spawn().unwrap();
+    eventually(|| mount.join("10").exists());
+    for path in &manifests {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+    }
+    let ended = closing.wait_with_output().unwrap();
+    for (path, bytes) in manifests.iter().zip(whole) {
+        fs::write(path, bytes).unwrap();
+    }
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let is_told = said.contains("was cut while it was read");
+    assert_eq!(ended.status.code(), Some(if is_told { 125 } else { 0 }), "{said}");
+    rift(&sandbox, &sandbox.home(), &["close", &shown]);
+    fs::remove_file(mount.join("own")).unwrap();
+    let mut touch = sandbox.command(&mount, "touch");
+    assert!(touch.arg("-r").arg(&source).arg(".").status().unwrap().success());
+    assert_same(&source, &mount);
 }

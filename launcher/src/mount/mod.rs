@@ -269,11 +269,18 @@ fn with_view(
     projection: &Projection,
     work: impl FnOnce(&View) -> Result<()>,
 ) -> Result<()> {
-    let view = join::join(store, projection, Writers::Many)?;
-    let leaving = Leaving::of(&view, store, projection)?;
-    work(&view)?;
-    drop(view);
-    leaving.leave()
+    crate::sys::survive_lost_pages().context("could not set a handler")?;
+    let joined = join::join(store, projection, Writers::Many);
+    let done = joined.and_then(|view| {
+        let leaving = Leaving::of(&view, store, projection)?;
+        work(&view)?;
+        drop(view);
+        leaving.leave()
+    });
+    match crate::sys::has_lost_pages() {
+        true => bail!("a file of the store was cut while it was read"),
+        false => done,
+    }
 }
 
 /// Ends the projection at `directory` with all that it shows.

@@ -776,7 +776,7 @@ impl Filesystem for Server {
             return reply.error(Code::EOPNOTSUPP);
         }
         if node.0 == super::nodes::ROOT && name == super::MAKE_REAL {
-            return done(reply, self.view.intact().and_then(|()| self.view.make_all_real()));
+            return done(reply, self.view.make_all_real());
         }
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let set = |real: BorrowedFd<'_>, path: &[u8]| match through(real, path) {

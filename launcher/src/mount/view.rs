@@ -581,6 +581,8 @@ impl View {
             if let Some(last_modification) = touched {
                 self.set_modified(&scratch, last_modification)?;
             }
+            // What was made of lost pages has no bytes or modes of the tree.
+            self.intact()?;
             self.keeping_times(&folder, || {
                 let flags = RenameFlags::NOREPLACE;
                 rustix::fs::renameat_with(self.real(), &*scratch, self.real(), &*place, flags)
@@ -671,6 +673,7 @@ impl View {
     /// Makes the whole tree real.
     pub(super) fn make_all_real(&self) -> Result<()> {
         for id in (1..self.manifest().len()).map(EntryId) {
+            self.intact()?;
             if self.is_pristine(id) {
                 let way = Way::Into(nodes::of_entry(id));
                 self.reach(&[way], || self.make_real(&mut self.write(), id))?;
