@@ -208,25 +208,34 @@ fn is_covered(directory: &Path) -> bool {
 /// # Errors
 /// What the system says.
 pub fn heal(store: &Store, projection: &Projection) -> Result<()> {
-    match condition(projection) {
-        Condition::Served | Condition::Virtual => return Ok(()),
-        Condition::Dead => unmount_all(&projection.directory)?,
-        Condition::Unmounted => {}
-    }
-    match start(store, projection, None) {
-        // The server of a run that was killed is just about to mount.
-        Err(_) if comes_up(projection) => Ok(()),
-        other => other,
+    // Servers of runs that were killed may still come and go.
+    let mut attempts = 3;
+    loop {
+        match condition(projection) {
+            Condition::Served | Condition::Virtual => return Ok(()),
+            Condition::Dead => unmount_all(&projection.directory)?,
+            Condition::Unmounted => {}
+        }
+        attempts -= 1;
+        let Err(error) = start(store, projection, None) else { return Ok(()) };
+        match comes_up(projection) {
+            Condition::Served => return Ok(()),
+            Condition::Dead if attempts > 0 => {}
+            _ => return Err(error),
+        }
     }
 }
 
-/// Waits a while for somebody else's server.
-fn comes_up(projection: &Projection) -> bool {
-    let is_served = || condition(projection) == Condition::Served;
-    (0..200).any(|_| {
+/// Waits a while for somebody else's server; returns how the projection is doing then.
+fn comes_up(projection: &Projection) -> Condition {
+    for _ in 0..200 {
+        match condition(projection) {
+            Condition::Unmounted | Condition::Virtual => {}
+            found => return found,
+        }
         std::thread::sleep(Duration::from_millis(5));
-        is_served()
-    })
+    }
+    condition(projection)
 }
 
 /// Finds how a projection without files differs from its tree, bringing it back first if that is needed.
