@@ -74,9 +74,7 @@ pub(super) fn attach(
     }
     remove_below(real, ORPHANS)?;
     rustix::fs::mkdirat(real, ORPHANS, Mode::from_raw_mode(0o700))?;
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
-    rustix::fs::futimens(real, &Timestamps { last_access: omit, last_modification: modified })
+    keep_mtime(real, &before)
 }
 
 /// Gives files their modes back that a killed server had widened.
@@ -211,7 +209,16 @@ fn visit(
 /// What the system says.
 pub(super) fn detach_all(real: BorrowedFd<'_>) -> Result<(), Errno> {
     let _root = open_any(real, b".")?;
-    remove_below(real, ORPHANS)
+    let before = rustix::fs::fstat(real)?;
+    remove_below(real, ORPHANS)?;
+    keep_mtime(real, &before)
+}
+
+/// Gives a directory its mtime back.
+fn keep_mtime(folder: BorrowedFd<'_>, before: &rustix::fs::Stat) -> Result<(), Errno> {
+    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let modified = Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as i64 };
+    rustix::fs::futimens(folder, &Timestamps { last_access: omit, last_modification: modified })
 }
 
 /// Nobody else serves the projection, so whatever is claimed was claimed by the dead. Tells whether anything is detached.
