@@ -170,6 +170,26 @@ impl Store {
         self.state_path(directory).with_extension("log")
     }
 
+    /// Returns where the state of the projection at `directory` is.
+    #[must_use]
+    pub fn state_file(&self, directory: &Path) -> PathBuf {
+        self.state_path(directory)
+    }
+
+    /// Makes an empty directory that stands for those of the projection at `directory` that are not real.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn stand_in(&self, directory: &Path) -> Result<PathBuf> {
+        let path = self.state_path(directory).with_extension("d");
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::io("make", &path)(error))
+            }
+            _ => Ok(path),
+        }
+    }
+
     /// Makes the state of a projection of which every entry is pristine, in place of any other.
     ///
     /// Nothing waits for the disk: what a power loss takes is found again from the real directory.
@@ -230,6 +250,12 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(())
+        let stand_in = self.state_path(directory).with_extension("d");
+        match fs::remove_dir(&stand_in) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &stand_in)(error))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -186,6 +186,28 @@ impl Store {
         }
     }
 
+    /// Keeps a tool's file below `tools`, named by its content; one that is there is as good.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn publish_tool(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let folder = self.path("tools");
+        make_folder(&folder)?;
+        let path = folder.join(format!("{}-{name}", &blake3::hash(bytes).to_hex()[..32]));
+        if !path.exists() {
+            self.publish_bytes(&path, bytes)?;
+        }
+        Ok(path)
+    }
+
+    /// Writes a file that lives as long as what is returned.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn live_file(&self, bytes: &[u8]) -> Result<LiveFile> {
+        self.written(bytes).map(LiveFile)
+    }
+
     /// Makes a new folder below `tmp`.
     ///
     /// # Errors
@@ -238,6 +260,18 @@ pub(crate) struct Temporary {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
     is_published: bool,
+}
+
+/// A file for processes that live; it is removed with the value, or by gc when its maker was killed.
+#[derive(Debug)]
+pub struct LiveFile(Temporary);
+
+impl LiveFile {
+    /// Returns where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
 }
 
 impl Temporary {

@@ -126,6 +126,12 @@ impl OpenTree {
         self.sidecar.keep()
     }
 
+    /// Returns where the store files are that hold the tree's blobs, by their number in the sidecar.
+    #[must_use]
+    pub fn container_files(&self) -> &[std::path::PathBuf] {
+        &self.container_paths
+    }
+
     /// Opens a store file of the tree again, to share its bytes; `None` when it is not the same file.
     pub(crate) fn reopen_container(&self, number: usize) -> Option<File> {
         let file = File::open(self.container_paths.get(number)?).ok()?;
@@ -225,6 +231,18 @@ impl OpenTree {
 }
 
 impl Store {
+    /// Returns where the manifest of a tree is.
+    #[must_use]
+    pub fn manifest_file(&self, hash: TreeHash) -> std::path::PathBuf {
+        self.tree_path(hash)
+    }
+
+    /// Returns where the location sidecar of a tree is.
+    #[must_use]
+    pub fn sidecar_file(&self, hash: TreeHash) -> std::path::PathBuf {
+        self.sidecar_path(hash)
+    }
+
     pub(crate) fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
         self.fanned("trees", hash.as_bytes(), "")
     }

@@ -8,6 +8,7 @@
 //! * [`manifest`]: zero-copy reader of an immutable directory tree.
 //! * [`builder`], [`compose`] (feature `alloc`): make manifests, from entries or from other trees.
 //! * [`sidecar`]: where a store keeps the blobs of one tree.
+//! * [`run`]: what the launcher tells the processes of a run.
 //! * [`state`]: the 16-byte word that tells who answers for an entry of a projection.
 //! * [`merge`]: pristine, detached, and what a path or a listing means then.
 #![no_std]
@@ -29,6 +30,7 @@ pub mod manifest;
 pub mod merge;
 pub mod mode;
 pub mod name;
+pub mod run;
 pub mod sidecar;
 pub mod state;
 

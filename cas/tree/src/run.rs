@@ -1,0 +1,468 @@
+//! The run file: what the launcher tells the processes of one run.
+//!
+//! ```text
+//! run:        | header 64 | projections: count × 128 | containers: count × 8 | libraries: count × 32
+//!             | sites: count × 32 | strings |
+//! header:     | magic 8 "RIFTRUN\0" | version u32 | projections u32 | containers u32 | libraries u32 | sites u32
+//!             | string bytes u32 | shim string | counts string
+//!             | launcher string | zero 8 |
+//! projection: | device u64 | inode u64 | stand-in device u64 | stand-in inode u64 | shown i64 (ns) | stamp i64 (ns)
+//!             | uid u32 | gid u32 | umask u32 | first container u32 | containers u32 | number u32
+//!             | directory string | manifest string | sidecar string | state string | stand-in string
+//!             | flags u32 | zero 12 |
+//! container:  | string |
+//! library:    | build-id, at most 20 bytes and zeros | its length u32 | first site u32 | sites u32 |
+//! site:       | address u32 | bytes before u8 | bytes after u8 | zero 2 | number i32 | zero 4 | bytes 16 |
+//! string:     | offset u32 | length u32 |
+//! ```
+//!
+//! Flag 1 says that the modes of the tree let the owner search all its directories.
+//!
+//! Numbers are little-endian. A string is followed by a NUL, so that system calls take it as it lies. A run file
+//! belongs to one machine and to processes that live: nobody keeps it.
+
+use crate::FormatError;
+use crate::bytes::{u32_at, u64_at};
+
+/// The first eight bytes of every run file.
+pub const MAGIC: [u8; 8] = *b"RIFTRUN\0";
+/// The version of the format that this crate writes and reads.
+pub const VERSION: u32 = 1;
+/// The longest build-id that is told apart, in bytes: a SHA-1, as linkers make it.
+pub const BUILD_ID_MAX: usize = 20;
+/// The longest run of instructions that a patch replaces, in bytes.
+pub const SITE_MAX: usize = 16;
+
+const SEARCHABLE: u32 = 1;
+const HEADER_BYTES: usize = 64;
+const PROJECTION_BYTES: usize = 128;
+const STRING_BYTES: usize = 8;
+const LIBRARY_BYTES: usize = 32;
+const SITE_BYTES: usize = 32;
+
+/// A projection that the run sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Projection<'r> {
+    /// `st_dev` of the directory.
+    pub device: u64,
+    /// `st_ino` of the directory.
+    pub inode: u64,
+    /// `st_dev` of the stand-in.
+    pub stand_in_device: u64,
+    /// `st_ino` of the stand-in.
+    pub stand_in_inode: u64,
+    /// The ctime of what was never changed, in nanoseconds since the epoch.
+    pub shown_ns: i64,
+    /// The mtime of every entry of a stamped tree, in nanoseconds since the epoch.
+    pub stamp_ns: i64,
+    /// Whom pristine entries belong to.
+    pub uid: u32,
+    /// Their group.
+    pub gid: u32,
+    /// What is taken off the modes of a stamped tree.
+    pub umask: u32,
+    /// Tells the inode numbers of this projection's entries from those of others.
+    pub number: u32,
+    /// Where the tree is shown: an absolute path without links.
+    pub directory: &'r [u8],
+    /// The manifest in the store.
+    pub manifest: &'r [u8],
+    /// The location sidecar in the store.
+    pub sidecar: &'r [u8],
+    /// The state file in the store.
+    pub state: &'r [u8],
+    /// An empty directory, which is opened in the place of directories that are not real.
+    pub stand_in: &'r [u8],
+    /// Whether the modes of the tree let the owner search all its directories.
+    pub is_searchable: bool,
+    /// Where the containers of the sidecar are told of; [`Writer`] sees to it.
+    pub containers: Containers,
+}
+
+/// Which of a run file's containers are a projection's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Containers {
+    first: u32,
+    count: u32,
+}
+
+/// A library whose system calls are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Library {
+    /// The build-id, filled up with zeros.
+    pub build_id: [u8; BUILD_ID_MAX],
+    /// How long it is, in bytes.
+    pub build_id_bytes: u32,
+    first_site: u32,
+    sites: u32,
+}
+
+/// Instructions around one `syscall` instruction that a jump may replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// The address of the first byte that is replaced, in the library's own numbering.
+    pub address: u32,
+    /// How many of the bytes come before the `syscall` instruction.
+    pub before: u8,
+    /// How many come after its two.
+    pub after: u8,
+    /// The number of the system call, or -1 where it is known only when it is made.
+    pub number: i32,
+    /// What must stand there.
+    pub bytes: [u8; SITE_MAX],
+}
+
+impl Site {
+    /// Returns how many bytes are replaced.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::from(self.before) + 2 + usize::from(self.after)
+    }
+
+    /// Tells whether nothing is replaced, which no site does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A run file over its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'r> {
+    projections: &'r [u8],
+    containers: &'r [u8],
+    libraries: &'r [u8],
+    sites: &'r [u8],
+    strings: &'r [u8],
+    shim: &'r [u8],
+    counts: &'r [u8],
+    launcher: &'r [u8],
+}
+
+/// What the processes of a run count together, by its place in a file of [`COUNTS_BYTES`]: one u64 each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Count {
+    /// How often names were changed: what a process remembers of names that lead nowhere is worth nothing then.
+    Names,
+    /// Programs started that the shim has to be loaded into.
+    Expected,
+    /// Processes that it was loaded into.
+    Arrived,
+    /// Of these, ones whose libraries could not be patched, so that everything was made real.
+    Unpatched,
+    /// Programs started that it can't be loaded into, so that everything was made real.
+    Foreign,
+    /// System calls that were answered without the kernel.
+    Answered,
+    /// Entries that were made real.
+    MadeReal,
+}
+
+/// How long the file of counts is, in bytes.
+pub const COUNTS_BYTES: usize = 4096;
+
+impl<'r> Run<'r> {
+    /// Reads the header and checks every length.
+    ///
+    /// # Errors
+    /// What is wrong with the first part that is wrong.
+    pub fn parse(bytes: &'r [u8]) -> Result<Self, FormatError> {
+        let truncated = |wanted: usize| FormatError::Truncated {
+            offset: bytes.len() as u64,
+            wanted: wanted as u64,
+        };
+        let (head, body) =
+            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| truncated(HEADER_BYTES))?;
+        if !head.starts_with(&MAGIC) {
+            return Err(FormatError::Magic);
+        }
+        let word = |index: usize| u32_at(head, index).unwrap_or(0);
+        if word(2) != VERSION {
+            return Err(FormatError::Version { readable: VERSION, found: word(2) });
+        }
+        let lengths = [
+            (word(3) as usize).saturating_mul(PROJECTION_BYTES),
+            (word(4) as usize).saturating_mul(STRING_BYTES),
+            (word(5) as usize).saturating_mul(LIBRARY_BYTES),
+            (word(6) as usize).saturating_mul(SITE_BYTES),
+            word(7) as usize,
+        ];
+        let wanted = lengths.iter().fold(0_usize, |sum, length| sum.saturating_add(*length));
+        if body.len() != wanted {
+            return Err(truncated(wanted.saturating_add(HEADER_BYTES)));
+        }
+        let (projections, rest) = body.split_at(lengths[0]);
+        let (containers, rest) = rest.split_at(lengths[1]);
+        let (libraries, rest) = rest.split_at(lengths[2]);
+        let (sites, strings) = rest.split_at(lengths[3]);
+        let shim = string(strings, head, 8).ok_or_else(|| truncated(wanted))?;
+        let counts = string(strings, head, 10).ok_or_else(|| truncated(wanted))?;
+        let launcher = string(strings, head, 12).ok_or_else(|| truncated(wanted))?;
+        Ok(Self { projections, containers, libraries, sites, strings, shim, counts, launcher })
+    }
+
+    /// Returns where the launcher is, which looks at real files only.
+    #[must_use]
+    pub fn launcher(&self) -> &'r [u8] {
+        self.launcher
+    }
+
+    /// Returns where the file of counts is.
+    #[must_use]
+    pub fn counts(&self) -> &'r [u8] {
+        self.counts
+    }
+
+    /// Returns where the shim is.
+    #[must_use]
+    pub fn shim(&self) -> &'r [u8] {
+        self.shim
+    }
+
+    /// Returns how many projections there are.
+    #[must_use]
+    pub fn projection_count(&self) -> u32 {
+        (self.projections.len() / PROJECTION_BYTES) as u32
+    }
+
+    /// Returns a projection by its place in the file.
+    #[must_use]
+    pub fn projection(&self, index: u32) -> Option<Projection<'r>> {
+        let record = record(self.projections, PROJECTION_BYTES, index)?;
+        let string = |at: usize| string(self.strings, record, at);
+        Some(Projection {
+            device: u64_at(record, 0)?,
+            inode: u64_at(record, 1)?,
+            stand_in_device: u64_at(record, 2)?,
+            stand_in_inode: u64_at(record, 3)?,
+            shown_ns: u64_at(record, 4)?.cast_signed(),
+            stamp_ns: u64_at(record, 5)?.cast_signed(),
+            uid: u32_at(record, 12)?,
+            gid: u32_at(record, 13)?,
+            umask: u32_at(record, 14)?,
+            containers: Containers { first: u32_at(record, 15)?, count: u32_at(record, 16)? },
+            number: u32_at(record, 17)?,
+            directory: string(18)?,
+            manifest: string(20)?,
+            sidecar: string(22)?,
+            state: string(24)?,
+            stand_in: string(26)?,
+            is_searchable: u32_at(record, 28)? & SEARCHABLE != 0,
+        })
+    }
+
+    /// Returns where a container of a projection's sidecar is.
+    #[must_use]
+    pub fn container(&self, projection: &Projection<'r>, number: u32) -> Option<&'r [u8]> {
+        if number >= projection.containers.count {
+            return None;
+        }
+        let index = projection.containers.first.checked_add(number)?;
+        string(self.strings, record(self.containers, STRING_BYTES, index)?, 0)
+    }
+
+    /// Returns the library with this build-id.
+    #[must_use]
+    pub fn library(&self, build_id: &[u8]) -> Option<Library> {
+        let mut libraries = (0..).map_while(|index| record(self.libraries, LIBRARY_BYTES, index));
+        libraries.find_map(|record| {
+            let length = u32_at(record, 5)?;
+            let (id, _) = record.split_at(BUILD_ID_MAX);
+            if id.get(..length as usize)? != build_id {
+                return None;
+            }
+            let build_id = id.try_into().ok()?;
+            let (first_site, sites) = (u32_at(record, 6)?, u32_at(record, 7)?);
+            Some(Library { build_id, build_id_bytes: length, first_site, sites })
+        })
+    }
+
+    /// Returns the sites of a library.
+    pub fn sites(&self, library: &Library) -> impl Iterator<Item = Site> + use<'r> {
+        let (sites, first) = (self.sites, library.first_site);
+        (0..library.sites).map_while(move |index| {
+            let record = record(sites, SITE_BYTES, first.checked_add(index)?)?;
+            Some(Site {
+                address: u32_at(record, 0)?,
+                before: record[4],
+                after: record[5],
+                number: u32_at(record, 2)?.cast_signed(),
+                bytes: record[16..].try_into().ok()?,
+            })
+        })
+    }
+}
+
+fn record(records: &[u8], bytes: usize, index: u32) -> Option<&[u8]> {
+    let start = (index as usize).checked_mul(bytes)?;
+    records.get(start..start.checked_add(bytes)?)
+}
+
+/// Returns the string that words `at` and the next of a record tell of, if a NUL follows it.
+fn string<'r>(strings: &'r [u8], record: &[u8], at: usize) -> Option<&'r [u8]> {
+    let (start, length) = (u32_at(record, at)? as usize, u32_at(record, at + 1)? as usize);
+    let (text, rest) = strings.get(start..)?.split_at_checked(length)?;
+    (rest.first() == Some(&0)).then_some(text)
+}
+
+/// Files that the processes of a run have to find.
+#[cfg(feature = "alloc")]
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'f> {
+    /// The shim.
+    pub shim: &'f [u8],
+    /// The file of counts.
+    pub counts: &'f [u8],
+    /// The launcher.
+    pub launcher: &'f [u8],
+}
+
+/// Makes run files.
+#[cfg(feature = "alloc")]
+#[derive(Debug, Default)]
+pub struct Writer {
+    projections: alloc::vec::Vec<u8>,
+    containers: alloc::vec::Vec<u8>,
+    libraries: alloc::vec::Vec<u8>,
+    sites: alloc::vec::Vec<u8>,
+    strings: alloc::vec::Vec<u8>,
+}
+
+#[cfg(feature = "alloc")]
+impl Writer {
+    fn string(&mut self, text: &[u8]) -> [u8; STRING_BYTES] {
+        let mut bytes = [0; STRING_BYTES];
+        bytes[..4].copy_from_slice(&(self.strings.len() as u32).to_le_bytes());
+        bytes[4..].copy_from_slice(&(text.len() as u32).to_le_bytes());
+        self.strings.extend_from_slice(text);
+        self.strings.push(0);
+        bytes
+    }
+
+    /// Adds a projection, whose containers are at these places.
+    pub fn add_projection(&mut self, projection: &Projection<'_>, containers: &[&[u8]]) {
+        let first = (self.containers.len() / STRING_BYTES) as u32;
+        for container in containers {
+            let bytes = self.string(container);
+            self.containers.extend_from_slice(&bytes);
+        }
+        let mut record = alloc::vec::Vec::with_capacity(PROJECTION_BYTES);
+        for number in [
+            projection.device,
+            projection.inode,
+            projection.stand_in_device,
+            projection.stand_in_inode,
+            projection.shown_ns.cast_unsigned(),
+            projection.stamp_ns.cast_unsigned(),
+        ] {
+            record.extend_from_slice(&number.to_le_bytes());
+        }
+        let (uid, gid, umask) = (projection.uid, projection.gid, projection.umask);
+        for number in [uid, gid, umask, first, containers.len() as u32, projection.number] {
+            record.extend_from_slice(&number.to_le_bytes());
+        }
+        let (directory, manifest) = (projection.directory, projection.manifest);
+        let (sidecar, state) = (projection.sidecar, projection.state);
+        for text in [directory, manifest, sidecar, state, projection.stand_in] {
+            record.extend_from_slice(&self.string(text));
+        }
+        let flags = if projection.is_searchable { SEARCHABLE } else { 0 };
+        record.extend_from_slice(&flags.to_le_bytes());
+        record.resize(PROJECTION_BYTES, 0);
+        self.projections.extend_from_slice(&record);
+    }
+
+    /// Adds a library; of a longer build-id the first bytes count.
+    pub fn add_library(&mut self, build_id: &[u8], sites: &[Site]) {
+        let build_id = &build_id[..build_id.len().min(BUILD_ID_MAX)];
+        let first = (self.sites.len() / SITE_BYTES) as u32;
+        let mut record = build_id.to_vec();
+        record.resize(BUILD_ID_MAX, 0);
+        for number in [build_id.len() as u32, first, sites.len() as u32] {
+            record.extend_from_slice(&number.to_le_bytes());
+        }
+        self.libraries.extend_from_slice(&record);
+        for site in sites {
+            self.sites.extend_from_slice(&site.address.to_le_bytes());
+            self.sites.extend_from_slice(&[site.before, site.after, 0, 0]);
+            self.sites.extend_from_slice(&site.number.to_le_bytes());
+            self.sites.extend_from_slice(&[0; 4]);
+            self.sites.extend_from_slice(&site.bytes);
+        }
+    }
+
+    /// Returns the bytes of the file.
+    #[must_use]
+    pub fn finish(mut self, files: &Files<'_>) -> alloc::vec::Vec<u8> {
+        let files = [files.shim, files.counts, files.launcher].map(|file| self.string(file));
+        let mut bytes = MAGIC.to_vec();
+        let counts = [
+            VERSION as usize,
+            self.projections.len() / PROJECTION_BYTES,
+            self.containers.len() / STRING_BYTES,
+            self.libraries.len() / LIBRARY_BYTES,
+            self.sites.len() / SITE_BYTES,
+            self.strings.len(),
+        ];
+        for count in counts {
+            bytes.extend_from_slice(&(count as u32).to_le_bytes());
+        }
+        files.iter().for_each(|file| bytes.extend_from_slice(file));
+        bytes.resize(HEADER_BYTES, 0);
+        let parts = [self.projections, self.containers, self.libraries, self.sites, self.strings];
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+}
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let projection = Projection {
+            device: 1,
+            inode: 2,
+            stand_in_device: 3,
+            stand_in_inode: 4,
+            shown_ns: -5,
+            stamp_ns: 6,
+            uid: 7,
+            gid: 8,
+            umask: 0o22,
+            number: 9,
+            directory: b"/a",
+            manifest: b"/m",
+            sidecar: b"/s",
+            state: b"/t",
+            stand_in: b"/d",
+            is_searchable: true,
+            containers: Containers { first: 0, count: 2 },
+        };
+        let mut bytes = [0; SITE_MAX];
+        bytes[..2].copy_from_slice(&[0x0f, 0x05]);
+        let site = Site { address: 77, before: 0, after: 6, number: -1, bytes };
+        let mut writer = Writer::default();
+        writer.add_projection(&projection, &[b"/one", b"/two"]);
+        writer.add_library(b"first", &[]);
+        writer.add_library(&[3; 20], &[site, site]);
+        let bytes =
+            writer.finish(&Files { shim: b"/shim.so", counts: b"/counts", launcher: b"/rift" });
+        let run = Run::parse(&bytes).unwrap();
+        assert_eq!(
+            [run.shim(), run.counts(), run.launcher()],
+            [&b"/shim.so"[..], b"/counts", b"/rift"]
+        );
+        assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
+        assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
+        assert_eq!(run.container(&projection, 2), None);
+        let library = run.library(&[3; 20]).unwrap();
+        assert_eq!(run.sites(&library).count(), 2);
+        assert!(run.sites(&library).all(|read| read == site) && run.library(b"other").is_none());
+        for end in 0..bytes.len() {
+            assert!(Run::parse(&bytes[..end]).is_err(), "{end}");
+        }
+    }
+}
