@@ -1,0 +1,5 @@
+//! Where the process meets the shim: the constructor, the patched instructions and what they lead to.
+
+mod entry;
+mod patch;
+mod start;

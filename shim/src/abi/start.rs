@@ -1,0 +1,205 @@
+//! The constructor: finds out about the run, patches the libraries, and says that it is there.
+
+#![allow(unsafe_code, reason = "the loader's own structures are read")]
+
+use core::arch::asm;
+use core::ffi::c_char;
+
+use rift_tree::run::{Count, Run};
+
+use super::{entry, patch};
+use crate::counts;
+use crate::exec::RUN;
+use crate::room;
+use crate::run;
+use crate::sys;
+use crate::text::Text;
+
+#[cfg(feature = "preload")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+/// Called by the loader before the program's own code.
+extern "C" fn start() {
+    let Some(path) = variable(RUN).and_then(|path| Text::of(path).ok()) else { return };
+    let Ok(bytes) = sys::map_file(&path) else { return };
+    let Ok(run) = run::set(path.bytes(), bytes) else { return };
+    counts::add(Count::Arrived);
+    if is_launcher(run.launcher()) {
+        return;
+    }
+    room::begin();
+    if let Some(prefix) = run::common_prefix() {
+        entry::set_prefix(prefix);
+    }
+    // What can't be patched would see the directory as it is on the disk.
+    if patch_libraries(&run) {
+        return;
+    }
+    counts::add(Count::Unpatched);
+    if crate::exec::make_all_real().is_err() {
+        sys::say(
+            b"rift: a projection could not be written for a program that can't be intercepted\n",
+        );
+    }
+}
+
+/// What the launcher is called to do when it becomes another program, and has to find it as the run sees it.
+const BECOME: &[u8] = b"become";
+
+/// Tells whether this process is the launcher, which looks at what is real. It makes some system calls itself, and would see
+/// two things at once.
+fn is_launcher(launcher: &[u8]) -> bool {
+    let (Ok(own), mut target) = (Text::of(b"/proc/self/exe"), Text::new()) else { return false };
+    if sys::link_target(&own, &mut target).is_err() || target.bytes() != launcher {
+        return false;
+    }
+    let Ok(file) = Text::of(b"/proc/self/cmdline")
+        .and_then(|path| sys::open(&path, linux_raw_sys::general::O_RDONLY, 0))
+    else {
+        return true;
+    };
+    let mut words = [0; 256];
+    let read = sys::read(file, &mut words).unwrap_or(0);
+    sys::close(file);
+    let mut words = words.get(..read).unwrap_or_default().split(|byte| *byte == 0);
+    words.nth(1) != Some(BECOME)
+}
+
+/// Returns the value of an environment variable.
+fn variable(name: &[u8]) -> Option<&'static [u8]> {
+    let environment: *const *const *const c_char;
+    // SAFETY: reads the address of the C library's `__environ` from the loader's table; it is 0 where there is none.
+    unsafe {
+        asm!(
+            ".weak __environ",
+            "mov {}, qword ptr [rip + __environ@GOTPCREL]",
+            out(reg) environment,
+            options(nostack, readonly),
+        );
+    }
+    if environment.is_null() {
+        return None;
+    }
+    // SAFETY: environ(7): it points to an array of pointers to strings, with a null pointer at the end.
+    let mut at = unsafe { *environment };
+    if at.is_null() {
+        return None;
+    }
+    loop {
+        // SAFETY: as above; the end was not passed.
+        let entry = unsafe { *at };
+        if entry.is_null() {
+            return None;
+        }
+        if let Some(value) = sys::string(entry.addr()).ok().and_then(|text| text.strip_prefix(name))
+        {
+            return Some(value);
+        }
+        // SAFETY: this was not the last one.
+        at = unsafe { at.add(1) };
+    }
+}
+
+/// What dl_iterate_phdr(3) tells of a library: as much of `struct dl_phdr_info` as is used.
+#[repr(C)]
+struct Loaded {
+    base: usize,
+    name: *const c_char,
+    headers: *const Header,
+    count: u16,
+}
+
+/// `Elf64_Phdr`, see elf(5).
+#[repr(C)]
+struct Header {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    physical: u64,
+    bytes_in_file: u64,
+    bytes: u64,
+    align: u64,
+}
+
+const PT_NOTE: u32 = 4;
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// What the visits of all libraries have found.
+struct Visited {
+    run: Run<'static>,
+    patched: u32,
+    left: u32,
+}
+
+type Visit = extern "C" fn(&Loaded, usize, *mut Visited) -> i32;
+
+/// Patches the C library and the loader; tells whether that is done.
+fn patch_libraries(run: &Run<'static>) -> bool {
+    let iterate: usize;
+    // SAFETY: as for `__environ`.
+    unsafe {
+        asm!(
+            ".weak dl_iterate_phdr",
+            "mov {}, qword ptr [rip + dl_iterate_phdr@GOTPCREL]",
+            out(reg) iterate,
+            options(nostack, readonly),
+        );
+    }
+    if iterate == 0 {
+        return false;
+    }
+    // SAFETY: both C libraries declare it so, see dl_iterate_phdr(3).
+    let iterate: extern "C" fn(Visit, *mut Visited) -> i32 =
+        unsafe { core::mem::transmute(iterate) };
+    let mut visited = Visited { run: *run, patched: 0, left: 0 };
+    iterate(visit, &raw mut visited);
+    visited.patched > 0 && visited.left == 0
+}
+
+/// Tells whether a file's name is that of a C library, or a loader.
+fn makes_calls(name: &[u8]) -> bool {
+    let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let starts: [&[u8]; 5] = [b"libc.so", b"libc-", b"ld-", b"libpthread", b"libc.musl"];
+    starts.iter().any(|start| name.starts_with(start))
+}
+
+extern "C" fn visit(loaded: &Loaded, _size: usize, visited: *mut Visited) -> i32 {
+    // SAFETY: what `patch_libraries` passed, which waits for the last visit.
+    let visited = unsafe { &mut *visited };
+    let is_one = sys::string(loaded.name.addr()).is_ok_and(makes_calls);
+    // SAFETY: dl_iterate_phdr(3): the headers are an array of this many.
+    let headers = unsafe { core::slice::from_raw_parts(loaded.headers, loaded.count.into()) };
+    for header in headers.iter().filter(|header| header.kind == PT_NOTE) {
+        let (start, bytes) = (loaded.base + header.address as usize, header.bytes as usize);
+        let Ok(notes) = sys::room(start, bytes) else { continue };
+        if let Some(id) = build_id(notes)
+            && let Some(library) = visited.run.library(id)
+        {
+            match patch::patch(&visited.run, &library, loaded.base) {
+                Ok(_) => visited.patched += 1,
+                Err(_) => visited.left += 1,
+            }
+            return 0;
+        }
+    }
+    visited.left += u32::from(is_one);
+    0
+}
+
+/// Finds the build-id in a note segment.
+fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (head, rest) = notes.split_at_checked(12)?;
+        let word = |at: usize| head.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let (name_bytes, bytes, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+        let (name, rest) = rest.split_at_checked(name_bytes.next_multiple_of(4))?;
+        let (value, rest) = rest.split_at_checked(bytes.next_multiple_of(4))?;
+        if kind == NT_GNU_BUILD_ID && name.starts_with(b"GNU") {
+            return value.get(..bytes);
+        }
+        notes = rest;
+    }
+}

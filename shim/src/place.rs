@@ -1,0 +1,477 @@
+//! Finds what a path means: which entry of which projection, or nothing of any.
+//!
+//! [`find`] takes names as they are written, which is right for all paths but those that lead into a projection
+//! through links outside of it. [`find_through_links`] is for these: it walks as the kernel does, and is asked
+//! where the kernel found nothing, and before anything is made or moved.
+
+use linux_raw_sys::general as kernel;
+use rift_tree::merge::{Place, States as _};
+use rift_tree::name::PathKey;
+use rift_tree::state::State;
+use rift_tree::{EntryId, Kind};
+
+use crate::answer;
+use crate::caches::{self, Known, Working};
+use crate::run::{self, Shown};
+use crate::sys::{self, CWD, Errno, Result};
+use crate::text::Text;
+
+/// How many links may be followed, see path_resolution(7).
+const LINKS_MAX: u32 = 40;
+
+/// Whether a link at the end of a path is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Last {
+    Followed,
+    Itself,
+}
+
+/// What a path means.
+#[derive(Clone, Copy)]
+pub(crate) enum Where {
+    /// Nothing of a projection.
+    Outside,
+    /// Something in a projection.
+    In(Spot),
+}
+
+/// A place in a projection.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot {
+    pub(crate) shown: &'static Shown,
+    pub(crate) place: Place,
+    /// The directory of the tree that the name is in, or would be in; what holds it where the kernel answers.
+    pub(crate) directory: EntryId,
+}
+
+/// Where a relative path begins.
+#[derive(Clone, Copy)]
+enum Base {
+    /// In nothing of a projection, but names may lead into one.
+    Elsewhere,
+    /// In a directory above this projection, whose path goes on at this byte.
+    Above(u32, usize),
+    /// In a directory of the tree.
+    At(&'static Shown, EntryId),
+}
+
+/// Returns the projection that an absolute path is in, and the rest of the path.
+fn rooted(path: &[u8]) -> Option<(u32, &[u8])> {
+    run::records().find_map(|(index, record)| match path.strip_prefix(record.directory)? {
+        [] => Some((index, &[][..])),
+        [b'/', rest @ ..] => Some((index, rest)),
+        _ => None,
+    })
+}
+
+/// Finds what a path means, without a system call where that can be.
+pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    let mut links = 0;
+    let found = match path.first() {
+        Some(b'/') => match rooted(path) {
+            Some((index, rest)) => {
+                within(run::shown(index)?, EntryId::ROOT, rest, last, &mut links)?
+            }
+            None => return Ok(Where::Outside),
+        },
+        _ => match base(directory)? {
+            Base::Elsewhere => return Ok(Where::Outside),
+            Base::Above(index, rest) => {
+                let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
+                let wanted = record.directory.get(rest..).ok_or(Errno::IO)?;
+                let path = path.strip_prefix(b"./").unwrap_or(path);
+                match path.strip_prefix(wanted) {
+                    Some([]) => within(run::shown(index)?, EntryId::ROOT, b"", last, &mut links)?,
+                    Some([b'/', rest @ ..]) => {
+                        within(run::shown(index)?, EntryId::ROOT, rest, last, &mut links)?
+                    }
+                    _ => None,
+                }
+            }
+            Base::At(shown, id) => within(shown, id, path, last, &mut links)?,
+        },
+    };
+    match found {
+        Some(spot) => Ok(Where::In(spot)),
+        None => find_through_links(directory, path, last),
+    }
+}
+
+/// Finds where a relative path begins.
+fn base(directory: i32) -> Result<Base> {
+    if directory != CWD {
+        return Ok(match directory_of(directory)? {
+            Some((shown, id)) => Base::At(shown, id),
+            None => Base::Elsewhere,
+        });
+    }
+    let working = match caches::working() {
+        Working::Unknown => {
+            let found = look_where()?;
+            caches::set_working(found);
+            found
+        }
+        known => known,
+    };
+    Ok(match working {
+        Working::Unknown | Working::Outside => Base::Elsewhere,
+        Working::Above { projection, rest } => Base::Above(projection, rest),
+        Working::Inside { projection, directory } => Base::At(run::shown(projection)?, directory),
+    })
+}
+
+/// Asks the kernel where the process works.
+fn look_where() -> Result<Working> {
+    let mut text = Text::new();
+    sys::working_directory(&mut text)?;
+    let path = text.bytes();
+    if let Some((projection, rest)) = rooted(path) {
+        let shown = run::shown(projection)?;
+        // It is a real directory without links; one that the tree does not have is the kernel's.
+        return Ok(match shown.manifest.lookup(rest) {
+            Some(directory) => Working::Inside { projection, directory },
+            None => Working::Outside,
+        });
+    }
+    let above = |(projection, record): (u32, rift_tree::run::Projection<'static>)| {
+        let rest = record.directory.strip_prefix(path)?;
+        match (rest, path) {
+            (_, b"/") => Some(Working::Above { projection, rest: 1 }),
+            ([b'/', ..], _) => Some(Working::Above { projection, rest: path.len() + 1 }),
+            _ => None,
+        }
+    };
+    let mut found = run::records().filter_map(above);
+    match (found.next(), found.next()) {
+        (None, _) => Ok(Working::Outside),
+        (Some(one), None) => Ok(one),
+        // Above several: each path is looked at whole.
+        (Some(_), Some(_)) => Ok(Working::Unknown),
+    }
+}
+
+/// Finds the directory of a tree that a descriptor is open on; `None` for everything else.
+pub(crate) fn directory_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId)>> {
+    if caches::known(descriptor) == Known::Outside {
+        return Ok(None);
+    }
+    let found = entry_of(descriptor)?;
+    Ok(found.map(|(shown, id, _)| (shown, id)))
+}
+
+/// Finds the entry that a descriptor is open on, and whether only a stand-in is.
+pub(crate) fn entry_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
+    let stat = sys::stat_of(descriptor)?;
+    for shown in run::each_shown() {
+        let record = &shown.record;
+        if (stat.st_dev, stat.st_ino) == (record.stand_in_device, record.stand_in_inode) {
+            caches::remember(descriptor, Known::StandIn);
+            let offset = sys::seek(descriptor, 0, linux_raw_sys::general::SEEK_CUR)?;
+            return Ok(Some((shown, crate::list::entry_at(offset), true)));
+        }
+        if stat.st_dev == record.device
+            && let Some(id) = entry_with(shown, stat.st_ino)
+        {
+            if caches::known(descriptor) != Known::Mixed {
+                caches::remember(descriptor, Known::Inside);
+            }
+            return Ok(Some((shown, id, false)));
+        }
+    }
+    caches::remember(descriptor, Known::Outside);
+    Ok(None)
+}
+
+/// Finds the entry that a real file was made of.
+pub(crate) fn entry_with(shown: &Shown, inode: u64) -> Option<EntryId> {
+    if inode == shown.record.inode {
+        return Some(EntryId::ROOT);
+    }
+    shown.inodes().entry(inode)
+}
+
+/// Tells whether the process may search all directories of a tree: as the tree has them, and those that are real are
+/// kept so by who changes their modes.
+fn searches_all(shown: &Shown) -> bool {
+    let user = caches::user();
+    user == 0 || shown.record.is_searchable && user == shown.record.uid
+}
+
+/// Follows a path from a directory of the tree; `None` when it leaves the projection.
+fn within(
+    shown: &'static Shown,
+    start: EntryId,
+    path: &[u8],
+    last: Last,
+    links: &mut u32,
+) -> Result<Option<Spot>> {
+    let manifest = &shown.manifest;
+    let spot = |place, directory| Ok(Some(Spot { shown, place, directory }));
+    let own = |id| if shown.is_pristine(id) { Place::Pristine(id) } else { Place::Detached(id) };
+    let up = |id| manifest.parent(id).unwrap_or(EntryId::ROOT);
+    let searches_all = searches_all(shown);
+    if start == EntryId::ROOT
+        && searches_all
+        && let Some(id) = manifest.lookup(path)
+    {
+        let is_link = matches!(manifest.kind(id), Some(Kind::Symlink { .. }));
+        if !(is_link && last == Last::Followed && shown.is_pristine(id)) {
+            return spot(own(id), up(id));
+        }
+    }
+    let mut id = start;
+    let mut key = key_of(shown, start)?;
+    let mut rest = path;
+    loop {
+        let (name, after) = match rest.iter().position(|byte| *byte == b'/') {
+            Some(slash) => (&rest[..slash], Some(&rest[slash + 1..])),
+            None => (rest, None),
+        };
+        // Slashes at the end ask for a directory, and follow a link.
+        let after = after.filter(|after| !after.is_empty()).or(after);
+        let is_last = after.is_none_or(|after| after.iter().all(|byte| *byte == b'/'));
+        if !searches_all && !name.is_empty() && shown.is_pristine(id) {
+            answer::access(shown, id, kernel::X_OK, true)?;
+        } else if !searches_all && !name.is_empty() {
+            let mut path = Text::new();
+            shown.path(id, &mut path)?;
+            sys::may(&path, kernel::X_OK)?;
+        }
+        match name {
+            b"" | b"." => {}
+            b".." if id == EntryId::ROOT => return Ok(None),
+            b".." => {
+                id = up(id);
+                key = key_of(shown, id)?;
+            }
+            name => match manifest.child(id, key, name) {
+                None if shown.is_pristine(id) => {
+                    if name.len() > 255 {
+                        return Err(Errno::NAMETOOLONG);
+                    }
+                    return spot(Place::Missing, id);
+                }
+                // Only real directories hold names that the tree does not have.
+                None => return spot(Place::Foreign, id),
+                Some(child) if !shown.is_pristine(child) => {
+                    let is_directory = matches!(manifest.kind(child), Some(Kind::Directory { .. }));
+                    let is_there = shown.state(child) != State::Detached { inode: 0 };
+                    if is_last || !(is_directory && is_there) {
+                        let place = if is_last { Place::Detached(child) } else { Place::Foreign };
+                        return spot(place, id);
+                    }
+                    (id, key) = (child, key.child(name));
+                }
+                Some(child) => match manifest.kind(child).ok_or(Errno::IO)? {
+                    Kind::Directory { .. } => (id, key) = (child, key.child(name)),
+                    Kind::File { .. } if after.is_some() => {
+                        return spot(Place::NotDirectory(child), id);
+                    }
+                    Kind::File { .. } => return spot(Place::Pristine(child), id),
+                    Kind::Symlink { .. } if after.is_none() && last == Last::Itself => {
+                        return spot(Place::Pristine(child), id);
+                    }
+                    Kind::Symlink { target } => {
+                        *links += 1;
+                        if *links > LINKS_MAX {
+                            return Err(Errno::LOOP);
+                        }
+                        if target.first() == Some(&b'/') {
+                            return Ok(None);
+                        }
+                        let Some(found) = within(shown, id, target, Last::Followed, links)? else {
+                            return Ok(None);
+                        };
+                        if after.is_none() {
+                            return Ok(Some(found));
+                        }
+                        match found.place {
+                            Place::Pristine(target) | Place::Detached(target)
+                                if matches!(
+                                    manifest.kind(target),
+                                    Some(Kind::Directory { .. })
+                                ) =>
+                            {
+                                id = target;
+                                key = key_of(shown, id)?;
+                            }
+                            Place::Pristine(target) => {
+                                return spot(Place::NotDirectory(target), id);
+                            }
+                            // The kernel goes on from there, or there is nothing.
+                            Place::Detached(_) | Place::Foreign => {
+                                return spot(Place::Foreign, found.directory);
+                            }
+                            _ if is_last => return Ok(Some(found)),
+                            _ => return Ok(Some(found)),
+                        }
+                    }
+                },
+            },
+        }
+        match after {
+            Some(after) => rest = after,
+            None => return spot(own(id), up(id)),
+        }
+    }
+}
+
+/// Returns the path key of a directory of the tree.
+fn key_of(shown: &Shown, id: EntryId) -> Result<PathKey> {
+    if id == EntryId::ROOT {
+        return Ok(PathKey::ROOT);
+    }
+    // Names from the root on; deeper directories than that are rare, and found from the nearest above.
+    let mut above = [EntryId::ROOT; 64];
+    let mut count = 0;
+    let mut at = id;
+    while at != EntryId::ROOT {
+        *above.get_mut(count).ok_or(Errno::NAMETOOLONG)? = at;
+        count += 1;
+        at = shown.manifest.parent(at).ok_or(Errno::IO)?;
+    }
+    let names = above.iter().take(count).rev();
+    Ok(names.fold(PathKey::ROOT, |key, id| key.child(shown.manifest.name(*id).unwrap_or_default())))
+}
+
+/// Finds what a path means, following links outside of projections as well, as the kernel would do.
+pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    let mut done = Text::new();
+    let mut to_do = Text::of(path)?;
+    if path.first() == Some(&b'/') {
+        done.push(b"/")?;
+    } else if directory == CWD {
+        sys::working_directory(&mut done)?;
+    } else if let Some((shown, id)) = directory_of(directory)? {
+        shown.path(id, &mut done)?;
+    } else {
+        let mut link = Text::of(b"/proc/self/fd/")?;
+        link.push_decimal(directory.cast_unsigned())?;
+        sys::link_target(&link, &mut done)?;
+        if done.bytes().first() != Some(&b'/') {
+            return Ok(Where::Outside);
+        }
+    }
+    let mut links = 0;
+    loop {
+        // Inside, the tree knows; it says so when the path leads out again.
+        if let Some((index, rest)) = rooted(done.bytes()) {
+            let shown = run::shown(index)?;
+            if let Some(id) = shown.manifest.lookup(rest)
+                && (id == EntryId::ROOT || shown.is_pristine(id) || is_real_directory(shown, id))
+            {
+                let mut rest = Text::of(to_do.bytes())?;
+                let trimmed = rest.bytes().iter().take_while(|byte| **byte == b'/').count();
+                let kept = Text::of(rest.bytes().get(trimmed..).unwrap_or_default())?;
+                rest = kept;
+                let found = if rest.bytes().is_empty() {
+                    within(shown, id, b".", last, &mut links)?
+                } else {
+                    within(shown, id, rest.bytes(), last, &mut links)?
+                };
+                // What is real there may be a link, which leads anywhere.
+                let is_sure = |spot: &Spot| match spot.place {
+                    Place::Foreign => false,
+                    Place::Detached(_) => last == Last::Itself,
+                    _ => true,
+                };
+                if let Some(spot) = found.filter(is_sure) {
+                    return Ok(Where::In(spot));
+                }
+            }
+        }
+        let whole = to_do.bytes();
+        let start = whole.iter().take_while(|byte| **byte == b'/').count();
+        let name = whole.get(start..).unwrap_or_default();
+        let length = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
+        let (name, after) = name.split_at(length);
+        if name.is_empty() {
+            return Ok(Where::Outside);
+        }
+        let is_last = after.iter().all(|byte| *byte == b'/');
+        let is_followed = !after.is_empty() || last == Last::Followed;
+        if name == b"." || name == b".." {
+            if name == b".." {
+                done.pop();
+            }
+            to_do = Text::of(after)?;
+            continue;
+        }
+        done.push_name(name)?;
+        let mut target = Text::new();
+        match pristine_link(done.bytes(), &mut target)? {
+            true => {}
+            false => match sys::link_target(&done, &mut target) {
+                Ok(()) => {}
+                Err(Errno::INVAL) => {
+                    to_do = Text::of(after)?;
+                    if let Some(path) = aliased(&done)? {
+                        done = path;
+                    }
+                    continue;
+                }
+                // Missing, or not to be looked at: a projection's entry may be there still.
+                Err(_) if rooted(done.bytes()).is_some() => {
+                    to_do = Text::of(after)?;
+                    continue;
+                }
+                Err(_) => return Ok(Where::Outside),
+            },
+        }
+        if is_last && !is_followed {
+            return Ok(Where::Outside);
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(Errno::LOOP);
+        }
+        done.pop();
+        if target.bytes().first() == Some(&b'/') {
+            done.cut(0);
+            done.push(b"/")?;
+        }
+        target.push(after)?;
+        to_do = target;
+    }
+}
+
+/// Tells whether a directory of the tree is there as a real one.
+fn is_real_directory(shown: &Shown, id: EntryId) -> bool {
+    matches!(shown.manifest.kind(id), Some(Kind::Directory { .. }))
+        && shown.state(id) != State::Detached { inode: 0 }
+}
+
+/// Reads a link of a tree.
+fn pristine_link(path: &[u8], target: &mut Text) -> Result<bool> {
+    let Some((index, rest)) = rooted(path) else { return Ok(false) };
+    let shown = run::shown(index)?;
+    let Some(id) = shown.manifest.lookup(rest).filter(|id| shown.is_pristine(*id)) else {
+        return Ok(false);
+    };
+    match shown.manifest.kind(id) {
+        Some(Kind::Symlink { target: found }) => {
+            target.cut(0);
+            target.push(found)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Returns the path of the directory of a projection that is there under another name too, as a bind mount shows it.
+fn aliased(path: &Text) -> Result<Option<Text>> {
+    if rooted(path.bytes()).is_some() {
+        return Ok(None);
+    }
+    let Ok(stat) = sys::stat_at(CWD, path, linux_raw_sys::general::AT_SYMLINK_NOFOLLOW) else {
+        return Ok(None);
+    };
+    for shown in run::each_shown().filter(|shown| shown.record.device == stat.st_dev) {
+        if let Some(id) = entry_with(shown, stat.st_ino) {
+            let mut path = Text::new();
+            shown.path(id, &mut path)?;
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,224 @@
+//! What this process was told of the run, and the projections it sees, mapped when they are first touched.
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use rift_tree::merge::States;
+use rift_tree::run::{Projection, Run};
+use rift_tree::sidecar::{Location, Sidecar};
+use rift_tree::state::{HEADER_BYTES, Header, Inodes, State, StateWord, slot_count};
+use rift_tree::{EntryId, Manifest};
+
+use crate::counts;
+use crate::sys::{self, Errno, Result};
+use crate::text::Text;
+
+/// How many projections one run can have; the launcher makes files of the others.
+pub(crate) const PROJECTIONS_MAX: usize = 16;
+
+/// The run, once the constructor has read of it: the address of what [`sys::keep`] keeps.
+static RUN: AtomicUsize = AtomicUsize::new(0);
+/// The projections that were touched: addresses too.
+static SHOWN: [AtomicUsize; PROJECTIONS_MAX] = [const { AtomicUsize::new(0) }; PROJECTIONS_MAX];
+
+/// A projection, mapped.
+pub(crate) struct Shown {
+    pub(crate) record: Projection<'static>,
+    pub(crate) manifest: Manifest<'static>,
+    sidecar: Sidecar<'static>,
+    words: &'static [StateWord],
+    slots: &'static [AtomicU32],
+    /// Where its packs are mapped, and how long they are.
+    packs: &'static [AtomicUsize],
+}
+
+/// The path of the run file: where it is, and how long.
+static PATH: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Returns the path of the run file.
+pub(crate) fn path() -> &'static [u8] {
+    let [start, length] = [&PATH[0], &PATH[1]].map(|part| part.load(Ordering::Acquire));
+    if start == 0 { &[] } else { sys::mapped(start, length) }
+}
+
+/// Keeps the run file for the life of the process.
+pub(crate) fn set(path: &[u8], bytes: &'static [u8]) -> Result<Run<'static>> {
+    let run = Run::parse(bytes).map_err(|_| Errno::IO)?;
+    counts::set(run.counts())?;
+    // The environment may change.
+    let (kept, _) = sys::keep(Text::of(path)?, 0)?;
+    PATH[1].store(kept.bytes().len(), Ordering::Release);
+    PATH[0].store(kept.bytes().as_ptr().addr(), Ordering::Release);
+    let (kept, _) = sys::keep(run, 0)?;
+    RUN.store(core::ptr::from_ref(kept).addr(), Ordering::Release);
+    Ok(run)
+}
+
+/// Returns the run; `None` outside of one.
+pub(crate) fn run() -> Option<&'static Run<'static>> {
+    sys::kept(RUN.load(Ordering::Acquire))
+}
+
+/// Returns the projections of the run.
+pub(crate) fn records() -> impl Iterator<Item = (u32, Projection<'static>)> {
+    run().into_iter().flat_map(|run| {
+        (0..run.projection_count()).filter_map(|at| Some((at, run.projection(at)?)))
+    })
+}
+
+/// Returns what the directories of all projections begin with.
+pub(crate) fn common_prefix() -> Option<&'static [u8]> {
+    let common = |one: &'static [u8], other: &'static [u8]| {
+        let length = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+        one.get(..length).unwrap_or_default()
+    };
+    records().map(|(_, record)| record.directory).reduce(common)
+}
+
+/// Tells whether a real file may be one of a projection's that was touched.
+pub(crate) fn may_be_shown(device: u64, inode: u64) -> bool {
+    let mut at = 0;
+    while let Some(place) = SHOWN.get(at) {
+        let Some(shown) = sys::kept::<Shown>(place.load(Ordering::Acquire)) else { return true };
+        if device == shown.record.device
+            && (inode == shown.record.inode || shown.inodes().entry(inode).is_some())
+        {
+            return true;
+        }
+        at += 1;
+        if at >= run().map_or(0, |run| run.projection_count() as usize) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Returns a projection by its place in the run file, mapping it when it is the first time.
+pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
+    let place = SHOWN.get(index as usize).ok_or(Errno::IO)?;
+    if let Some(shown) = sys::kept(place.load(Ordering::Acquire)) {
+        return Ok(shown);
+    }
+    let run = run().ok_or(Errno::IO)?;
+    let record = run.projection(index).ok_or(Errno::IO)?;
+    let manifest = sys::map_file(&Text::of(record.manifest)?)?;
+    let manifest = Manifest::parse(manifest).map_err(|_| Errno::IO)?;
+    let sidecar = sys::map_file(&Text::of(record.sidecar)?)?;
+    let sidecar = Sidecar::parse(sidecar).map_err(|_| Errno::IO)?;
+    let layout = |bytes: &[u8], length: usize| {
+        let header = Header::decode(bytes).ok()?;
+        let fits = header.entries == manifest.len() && header.file_bytes() == length;
+        fits.then(|| (header.entries as usize, header.slots_offset(), slot_count(header.entries)))
+    };
+    let state = sys::map_state(&Text::of(record.state)?, HEADER_BYTES, layout)?;
+    let (words, slots) = (state.words, state.slots);
+    let count = sidecar.container_count() as usize;
+    // The address and the length of each.
+    let (_, packs) = sys::keep((), 2 * count)?;
+    let (shown, _) = sys::keep(Shown { record, manifest, sidecar, words, slots, packs }, 0)?;
+    let address = core::ptr::from_ref(shown).addr();
+    match place.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(shown),
+        // Another thread was faster; what it maps is the same.
+        Err(other) => {
+            sys::drop_kept(shown, 0);
+            sys::kept(other).ok_or(Errno::IO)
+        }
+    }
+}
+
+/// Returns a projection that was touched before, or could have been.
+pub(crate) fn each_shown() -> impl Iterator<Item = &'static Shown> {
+    let count = run().map_or(0, Run::projection_count);
+    (0..count).filter_map(|index| shown(index).ok())
+}
+
+impl Shown {
+    /// Returns the word of an entry.
+    pub(crate) fn word(&self, id: EntryId) -> Result<&'static StateWord> {
+        self.words.get(id.0 as usize).ok_or(Errno::STALE)
+    }
+
+    /// Tells whether the tree answers for an entry.
+    #[inline]
+    pub(crate) fn is_pristine(&self, id: EntryId) -> bool {
+        !self.is_detached(id)
+    }
+
+    /// Finds the entry that a real file was made of.
+    pub(crate) fn inodes(&self) -> Inodes<'static> {
+        Inodes::new(self.words, self.slots)
+    }
+
+    /// Returns the bytes of a blob as they lie in the store.
+    pub(crate) fn blob(&self, blob: u32, size: u64) -> Result<&'static [u8]> {
+        if size == 0 {
+            return Ok(&[]);
+        }
+        let Location { container, offset } = self.sidecar.location(blob).ok_or(Errno::IO)?;
+        let bytes = self.container(container)?;
+        let start = usize::try_from(offset).map_err(|_| Errno::IO)?;
+        let length = usize::try_from(size).map_err(|_| Errno::IO)?;
+        start.checked_add(length).and_then(|end| bytes.get(start..end)).ok_or(Errno::IO)
+    }
+
+    fn container(&self, number: u32) -> Result<&'static [u8]> {
+        let at = number as usize * 2;
+        let (start, length) =
+            (self.packs.get(at).ok_or(Errno::IO)?, self.packs.get(at + 1).ok_or(Errno::IO)?);
+        let address = start.load(Ordering::Acquire);
+        if address != 0 {
+            return Ok(sys::mapped(address, length.load(Ordering::Relaxed)));
+        }
+        let run = run().ok_or(Errno::IO)?;
+        let path = run.container(&self.record, number).ok_or(Errno::IO)?;
+        let bytes = sys::map_file(&Text::of(path)?)?;
+        // Threads that do this at once map the same file, and all of them write the same length first.
+        length.store(bytes.len(), Ordering::Relaxed);
+        start.store(bytes.as_ptr().addr(), Ordering::Release);
+        Ok(bytes)
+    }
+
+    /// Returns the permission bits that an entry has.
+    pub(crate) fn permissions(&self, id: EntryId) -> u32 {
+        let mode = u32::from(self.manifest.mode(id).unwrap_or(0o755)) & 0o1777;
+        if self.manifest.is_stamped() { mode & !self.record.umask } else { mode }
+    }
+
+    /// Returns the mtime of an entry, in nanoseconds since the epoch.
+    pub(crate) fn mtime_ns(&self, id: EntryId) -> i64 {
+        self.manifest.mtime_ns(id).unwrap_or(self.record.stamp_ns)
+    }
+
+    /// Returns the inode number that an entry is shown with, for ever: no file system gives such large ones.
+    pub(crate) fn inode(&self, id: EntryId) -> u64 {
+        if id == EntryId::ROOT {
+            return self.record.inode;
+        }
+        1 << 62 | u64::from(self.record.number) << 32 | u64::from(id.0)
+    }
+
+    /// Puts the path of an entry into `text`.
+    pub(crate) fn path(&self, id: EntryId, text: &mut Text) -> Result<()> {
+        text.cut(0);
+        text.push(self.record.directory)?;
+        self.push_names(id, text, 0)
+    }
+
+    fn push_names(&self, id: EntryId, text: &mut Text, depth: usize) -> Result<()> {
+        if id == EntryId::ROOT {
+            return Ok(());
+        }
+        if depth > rift_tree::manifest::DEPTH_MAX {
+            return Err(Errno::IO);
+        }
+        let parent = self.manifest.parent(id).ok_or(Errno::IO)?;
+        self.push_names(parent, text, depth + 1)?;
+        text.push_name(self.manifest.name(id).ok_or(Errno::IO)?)
+    }
+}
+
+impl States for Shown {
+    fn state(&self, id: EntryId) -> State {
+        self.words.get(id.0 as usize).map_or(State::Detached { inode: 0 }, StateWord::load)
+    }
+}

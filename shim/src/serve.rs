@@ -1,0 +1,1192 @@
+//! What each system call does where a projection is meant.
+//!
+//! Metadata of entries that the tree answers for is filled in. Everything else makes real what it needs, and then
+//! the kernel does it, with the program's own words. `None` means just that: ask the kernel.
+
+use linux_raw_sys::general as kernel;
+use rift_tree::merge::{Place, States as _};
+use rift_tree::run::Count;
+use rift_tree::state::{REPLACED, State};
+use rift_tree::{EntryId, Kind};
+
+use crate::answer;
+use crate::caches::{self, Known, Working};
+use crate::counts;
+use crate::exec;
+use crate::list;
+use crate::place::{self, Last, Spot, Where};
+use crate::real;
+use crate::room;
+use crate::run::Shown;
+use crate::sys::{self, CWD, Errno, Result};
+use crate::table::{self, Shape};
+use crate::text::Text;
+
+/// A system call, as the program makes it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Call {
+    pub(crate) number: usize,
+    pub(crate) args: [usize; 6],
+}
+
+impl Call {
+    /// Lets the kernel do it.
+    pub(crate) fn pass(&self) -> isize {
+        sys::call(self.number, self.args)
+    }
+
+    /// Returns an argument that is an `int`.
+    fn int(&self, at: usize) -> i32 {
+        self.args[at] as i32
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        self.args[at] as u32
+    }
+
+    fn path(&self, at: usize) -> Result<&'static [u8]> {
+        sys::string(self.args[at])
+    }
+}
+
+/// Where a call names a file: the argument with its directory, if there is one, and that with its path.
+#[derive(Clone, Copy)]
+struct Name {
+    directory: Option<usize>,
+    path: usize,
+}
+
+const fn at(directory: usize, path: usize) -> Name {
+    Name { directory: Some(directory), path }
+}
+
+const fn plain(path: usize) -> Name {
+    Name { directory: None, path }
+}
+
+/// Whether the kernel was asked already and found nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    No,
+    FoundNothing,
+}
+
+/// Serves a call that may mean something in a projection.
+pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
+    let result = match decide(call, asked) {
+        Ok(Some(result)) => result,
+        Ok(None) if asked == Asked::FoundNothing => Errno::NOENT.returned(),
+        Ok(None) => pass(call),
+        Err(error) => error.returned(),
+    };
+    // The kernel may have found nothing where it was asked for a name that the tree does not have; a link that somebody made
+    // may lead back into the tree.
+    if result == Errno::NOENT.returned() && asked == Asked::No && may_lead_in(call) {
+        match decide(call, Asked::FoundNothing) {
+            Ok(Some(again)) => again,
+            Ok(None) => result,
+            Err(error) => error.returned(),
+        }
+    } else {
+        result
+    }
+}
+
+/// Tells whether a call looks again where the kernel has found nothing.
+fn may_lead_in(call: &Call) -> bool {
+    !matches!(table::shape(call.number), Shape::None | Shape::Change)
+        || matches!(call.number as u32, kernel::__NR_openat2)
+}
+
+/// Lets the kernel do a call that means nothing in a projection, as far as names go.
+fn pass(call: &Call) -> isize {
+    let result = call.pass();
+    let is_stat = matches!(table::shape(call.number), Shape::Stat(_) | Shape::StatAt(_));
+    match is_stat.then(|| keep_identity(call, result)) {
+        Some(Err(error)) => error.returned(),
+        _ => result,
+    }
+}
+
+fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
+    let follow = |is_followed: bool| if is_followed { Last::Followed } else { Last::Itself };
+    let flag = |at: usize, flag: u32| call.word(at) & flag != 0;
+    let nofollow = kernel::AT_SYMLINK_NOFOLLOW;
+    match call.number as u32 {
+        kernel::__NR_open => open(call, plain(0), call.word(1), asked),
+        kernel::__NR_openat => open(call, at(0, 1), call.word(2), asked),
+        kernel::__NR_openat2 => open_how(call),
+        kernel::__NR_creat => {
+            open(call, plain(0), kernel::O_CREAT | kernel::O_WRONLY | kernel::O_TRUNC, asked)
+        }
+        kernel::__NR_stat => stat(call, plain(0), Last::Followed, asked),
+        kernel::__NR_lstat => stat(call, plain(0), Last::Itself, asked),
+        kernel::__NR_newfstatat => stat(call, at(0, 1), follow(!flag(3, nofollow)), asked),
+        kernel::__NR_statx => stat(call, at(0, 1), follow(!flag(2, nofollow)), asked),
+        kernel::__NR_access => access(call, plain(0), call.word(1), 0, asked),
+        kernel::__NR_faccessat => access(call, at(0, 1), call.word(2), 0, asked),
+        kernel::__NR_faccessat2 => access(call, at(0, 1), call.word(2), call.word(3), asked),
+        kernel::__NR_readlink => read_link(call, plain(0), 1, asked),
+        kernel::__NR_readlinkat => read_link(call, at(0, 1), 2, asked),
+        kernel::__NR_getxattr => attribute(call, Last::Followed, asked),
+        kernel::__NR_lgetxattr => attribute(call, Last::Itself, asked),
+        kernel::__NR_listxattr => attributes(call, Last::Followed, asked),
+        kernel::__NR_llistxattr => attributes(call, Last::Itself, asked),
+        kernel::__NR_statfs => file_system(call, asked),
+        kernel::__NR_chdir => change_directory(call),
+        kernel::__NR_fchdir => change_directory_to(call),
+        kernel::__NR_mkdir | kernel::__NR_mknod => make(call, plain(0)),
+        kernel::__NR_mkdirat | kernel::__NR_mknodat => make(call, at(0, 1)),
+        kernel::__NR_symlink => make(call, plain(1)),
+        kernel::__NR_symlinkat => make(call, at(1, 2)),
+        kernel::__NR_link => link(call, plain(0), plain(1), 0),
+        kernel::__NR_linkat => link(call, at(0, 1), at(2, 3), call.word(4)),
+        kernel::__NR_unlink => remove(call, plain(0), false),
+        kernel::__NR_rmdir => remove(call, plain(0), true),
+        kernel::__NR_unlinkat => remove(call, at(0, 1), flag(2, kernel::AT_REMOVEDIR)),
+        kernel::__NR_rename => rename(call, plain(0), plain(1), 0),
+        kernel::__NR_renameat => rename(call, at(0, 1), at(2, 3), 0),
+        kernel::__NR_renameat2 => rename(call, at(0, 1), at(2, 3), call.word(4)),
+        kernel::__NR_chmod => change_rights(call, plain(0), Last::Followed, Some(call.word(1))),
+        kernel::__NR_chown => change_rights(call, plain(0), Last::Followed, None),
+        kernel::__NR_lchown => change_rights(call, plain(0), Last::Itself, None),
+        kernel::__NR_fchmodat => change_rights(call, at(0, 1), Last::Followed, Some(call.word(2))),
+        kernel::__NR_fchmodat2 => {
+            change_rights(call, at(0, 1), follow(!flag(3, nofollow)), Some(call.word(2)))
+        }
+        kernel::__NR_fchownat => change_rights(call, at(0, 1), follow(!flag(4, nofollow)), None),
+        kernel::__NR_fchmod => change_rights_open(call, Some(call.word(1))),
+        kernel::__NR_fchown => change_rights_open(call, None),
+        kernel::__NR_chroot
+        | kernel::__NR_utime
+        | kernel::__NR_utimes
+        | kernel::__NR_truncate
+        | kernel::__NR_setxattr
+        | kernel::__NR_removexattr
+        | kernel::__NR_acct
+        | kernel::__NR_swapon
+        | kernel::__NR_uselib
+        | kernel::__NR_umount2 => change(call, plain(0), Last::Followed),
+        kernel::__NR_lsetxattr | kernel::__NR_lremovexattr => change(call, plain(0), Last::Itself),
+        kernel::__NR_futimesat => change(call, at(0, 1), Last::Followed),
+        kernel::__NR_utimensat => change(call, at(0, 1), follow(!flag(3, nofollow))),
+        kernel::__NR_name_to_handle_at => change(call, at(0, 1), follow(!flag(4, nofollow))),
+        kernel::__NR_open_tree => change(call, at(0, 1), follow(!flag(2, nofollow))),
+        kernel::__NR_mount => {
+            change(call, plain(0), Last::Followed)?;
+            change(call, plain(1), Last::Followed)
+        }
+        kernel::__NR_quotactl => change(call, plain(1), Last::Followed),
+        kernel::__NR_fanotify_mark => change(call, at(3, 4), Last::Followed),
+        kernel::__NR_inotify_add_watch => watch(call),
+        kernel::__NR_execve => execute(call, plain(0)),
+        kernel::__NR_execveat => execute(call, at(0, 1)),
+        kernel::__NR_bind | kernel::__NR_connect => socket(call),
+        kernel::__NR_io_uring_setup => Err(Errno::NOSYS),
+        kernel::__NR_setuid
+        | kernel::__NR_setreuid
+        | kernel::__NR_setresuid
+        | kernel::__NR_setfsuid => become_another(call),
+        kernel::__NR_getdents64 => list(call),
+        kernel::__NR_getdents => Ok(None),
+        kernel::__NR_fstat => stat_descriptor(call, call.int(0)),
+        kernel::__NR_lseek => seek(call),
+        kernel::__NR_fsetxattr
+        | kernel::__NR_fgetxattr
+        | kernel::__NR_flistxattr
+        | kernel::__NR_fremovexattr => change_descriptor(call),
+        _ => Ok(None),
+    }
+}
+
+/// Finds what a call means.
+fn find(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Where> {
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    let path = call.path(name.path)?;
+    if path.is_empty() {
+        return Ok(Where::Outside);
+    }
+    let found = place::find(directory, path, last)?;
+    if asked == Asked::No {
+        return Ok(found);
+    }
+    match (or_through_links(found, directory, path, last)?, found) {
+        // The kernel has said so already.
+        (Where::In(Spot { place: Place::Foreign | Place::Detached(_), .. }), Where::In(_)) => {
+            Err(Errno::NOENT)
+        }
+        (again, _) => Ok(again),
+    }
+}
+
+/// Looks again where only the kernel was to answer.
+fn or_through_links(found: Where, directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    match found {
+        Where::Outside => find_again(directory, path, last),
+        // What is real there may be a link.
+        Where::In(Spot { place: Place::Foreign | Place::Detached(_), .. }) => {
+            match find_again(directory, path, last)? {
+                Where::Outside => Ok(found),
+                again => Ok(again),
+            }
+        }
+        Where::In(_) => Ok(found),
+    }
+}
+
+/// Finds what a call means that the kernel found nothing for, or that must not be mistaken.
+fn find_again(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let (folder, name) = slash.map_or((&b""[..], path), |slash| path.split_at(slash));
+    let in_folder = hash(directory, folder)?;
+    if last == Last::Followed && !name.ends_with(b"/") {
+        let itself = add_to_hash(!in_folder, name);
+        if caches::is_missed(itself) {
+            return Ok(Where::Outside);
+        }
+        let is_link = sys::is_link(directory, &Text::of(path)?);
+        // Where the directory leads nowhere only a link at the end does.
+        let found = match is_link || !caches::is_missed(in_folder) {
+            true => walk(directory, path, last),
+            false => Where::Outside,
+        };
+        if matches!(found, Where::Outside) {
+            caches::miss(itself);
+            if !is_link {
+                caches::miss(in_folder);
+            }
+        }
+        return Ok(found);
+    }
+    if caches::is_missed(in_folder) {
+        return Ok(Where::Outside);
+    }
+    let found = walk(directory, path, last);
+    if matches!(found, Where::Outside) {
+        caches::miss(in_folder);
+    }
+    Ok(found)
+}
+
+fn walk(directory: i32, path: &[u8], last: Last) -> Where {
+    // What the kernel would say to a path that can't be followed it says itself.
+    place::find_through_links(directory, path, last).unwrap_or(Where::Outside)
+}
+
+/// Hashes a directory that is known by where a path begins and how it goes on.
+fn hash(directory: i32, folder: &[u8]) -> Result<u64> {
+    let mut key = 0xcbf2_9ce4_8422_2325_u64;
+    if folder.first() != Some(&b'/') {
+        // Asked each time, for it is asked only where the kernel found nothing.
+        let stat = if directory == CWD {
+            let mut dot = Text::new();
+            dot.push(b".")?;
+            sys::stat_at(CWD, &dot, 0)?
+        } else {
+            sys::stat_of(directory)?
+        };
+        key = (key ^ stat.st_ino).wrapping_mul(0x100_0000_01b3) ^ stat.st_dev;
+    }
+    Ok(add_to_hash(key, folder))
+}
+
+fn add_to_hash(key: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(key, |key, byte| (key ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// As [`find`], for calls that change names: a path that leads in through a link must not be missed.
+fn find_surely(call: &Call, name: Name, last: Last) -> Result<Where> {
+    let found = find(call, name, last, Asked::No)?;
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    let path = call.path(name.path)?;
+    if path.is_empty() { Ok(found) } else { or_through_links(found, directory, path, last) }
+}
+
+/// Makes the links of the tree real that a path leads through, and the directories that `..` is asked of, so that
+/// the kernel can follow it.
+fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> Result<()> {
+    if links == 0 {
+        return Err(Errno::LOOP);
+    }
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| slash);
+    let whole = (last == Last::Followed).then_some(path.len());
+    for end in ends.chain(whole) {
+        let (above, rest) = path.split_at(end);
+        if above.is_empty() || above.ends_with(b"/") {
+            continue;
+        }
+        let Where::In(Spot { shown, place: Place::Pristine(id), directory: folder }) =
+            place::find(directory, above, Last::Itself)?
+        else {
+            continue;
+        };
+        if let Some(Kind::Symlink { target }) = shown.manifest.kind(id) {
+            real::make_real(shown, id)?;
+            let mut text = Text::new();
+            if target.first() != Some(&b'/') {
+                shown.path(folder, &mut text)?;
+                text.push(b"/")?;
+            }
+            text.push(target)?;
+            make_way(CWD, text.bytes(), Last::Followed, links - 1)?;
+            if !rest.is_empty()
+                && let Where::In(Spot { shown, place: Place::Pristine(to), .. }) =
+                    place::find(directory, above, Last::Followed)?
+            {
+                real::make_real(shown, to)?;
+            }
+        } else if rest.starts_with(b"/..") {
+            real::make_real(shown, id)?;
+        }
+    }
+    Ok(())
+}
+
+/// How many links a path leads through at most, see path_resolution(7).
+const LINKS_MAX: u32 = 40;
+
+/// Lets the kernel do a call, whose paths it can follow by now. What is relative to a stand-in is named in full.
+fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
+    let mut rewritten = *call;
+    let mut texts = [const { Text::new() }; 2];
+    for ((name, last), text) in names.iter().zip(&mut texts) {
+        let path = call.path(name.path)?;
+        if path.is_empty() {
+            continue;
+        }
+        make_way(name.directory.map_or(CWD, |at| call.int(at)), path, *last, LINKS_MAX)?;
+        let Some(at) = name.directory else { continue };
+        if path.first() == Some(&b'/') || call.int(at) == CWD {
+            continue;
+        }
+        if let Some((shown, id, true)) = stand_in(call.int(at))? {
+            match place::find(call.int(at), path, *last)? {
+                Where::In(Spot {
+                    shown, place: Place::Pristine(id) | Place::Detached(id), ..
+                }) => {
+                    shown.path(id, text)?;
+                }
+                _ => {
+                    if path.starts_with(b"..") {
+                        real::make_real(shown, id)?;
+                    }
+                    shown.path(id, text)?;
+                    text.push_name(path)?;
+                }
+            }
+            rewritten.args[at] = CWD as usize;
+            rewritten.args[name.path] = text.pointer().addr();
+        }
+    }
+    Ok(rewritten.pass())
+}
+
+/// Finds the entry of a stand-in, or of a real directory.
+fn stand_in(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
+    if caches::known(descriptor) == Known::Outside {
+        return Ok(None);
+    }
+    place::entry_of(descriptor)
+}
+
+/// Makes the file that is meant real, following links, and lets the kernel do the rest.
+fn change(call: &Call, name: Name, last: Last) -> Result<Option<isize>> {
+    if !sys::may_read(call.args[name.path]) || call.path(name.path)?.is_empty() {
+        return match name.directory {
+            Some(at) if sys::may_read(call.args[name.path]) => change_open(call, at),
+            // utimensat(2) of the descriptor itself.
+            Some(at) => change_open(call, at),
+            None => Ok(None),
+        };
+    }
+    match find_surely(call, name, last)? {
+        Where::Outside => Ok(None),
+        Where::In(spot) => {
+            need(spot)?;
+            Ok(Some(pass_named(call, &[(name, last)])?))
+        }
+    }
+}
+
+/// The process goes on as another user, who may neither read the store nor put anything beside the entries: there must
+/// be nothing left to make real.
+fn become_another(call: &Call) -> Result<Option<isize>> {
+    let user = caches::user();
+    let users = if call.number as u32 == kernel::__NR_setresuid { 3 } else { 2 };
+    let users = if matches!(call.number as u32, kernel::__NR_setuid | kernel::__NR_setfsuid) {
+        1
+    } else {
+        users
+    };
+    let is_another = |at: usize| call.word(at) != u32::MAX && call.word(at) != user;
+    if (0..users).any(is_another) {
+        exec::make_all_real()?;
+    }
+    let result = call.pass();
+    caches::forget_user();
+    Ok(Some(result))
+}
+
+/// As [`change`], for who may do what: below a directory that its owner may not search any more, or that is another
+/// user's, the kernel has to answer.
+fn change_rights(call: &Call, name: Name, last: Last, mode: Option<u32>) -> Result<Option<isize>> {
+    if sys::may_read(call.args[name.path])
+        && !call.path(name.path)?.is_empty()
+        && let Where::In(Spot { shown, place: Place::Pristine(id) | Place::Detached(id), .. }) =
+            find_surely(call, name, last)?
+    {
+        close_off(shown, id, mode)?;
+    }
+    change(call, name, last)
+}
+
+/// As [`change_rights`], of what a descriptor is open on.
+fn change_rights_open(call: &Call, mode: Option<u32>) -> Result<Option<isize>> {
+    if let Some((shown, id, _)) = stand_in(call.int(0))? {
+        close_off(shown, id, mode)?;
+    }
+    change_descriptor(call)
+}
+
+/// Makes what is in a directory real that will have this mode, or another owner.
+fn close_off(shown: &'static Shown, id: EntryId, mode: Option<u32>) -> Result<()> {
+    let is_directory = matches!(shown.manifest.kind(id), Some(Kind::Directory { .. }));
+    let keeps = |bits: u32| mode.is_some_and(|mode| mode & bits == bits);
+    // Root searches whatever it owns.
+    if !is_directory || keeps(0o500) || !is_there(shown, id) || shown.record.uid == 0 {
+        return Ok(());
+    }
+    match keeps(0o100) {
+        true => real::make_real(shown, id)?,
+        false => real::make_subtree_real(shown, id)?,
+    }
+    become_real(shown, id);
+    Ok(())
+}
+
+/// Puts the real directories in the place of this process's stand-ins for what is at or below `id`: soon no path leads
+/// there. One that is being listed stays, for its place in the list would be lost.
+fn become_real(shown: &'static Shown, id: EntryId) {
+    for (descriptor, entry) in stand_ins_below(shown, id) {
+        if !shown.is_pristine(entry) {
+            let _is_real = put_in_place(shown, entry, descriptor).is_ok();
+        }
+    }
+}
+
+/// Returns this process's stand-ins for what is at or below an entry.
+fn stand_ins_below(shown: &'static Shown, id: EntryId) -> impl Iterator<Item = (i32, EntryId)> {
+    caches::stand_ins().filter_map(move |descriptor| match place::entry_of(descriptor) {
+        Ok(Some((found, entry, true)))
+            if core::ptr::eq(found, shown) && is_below(shown, entry, id) =>
+        {
+            Some((descriptor, entry))
+        }
+        _ => None,
+    })
+}
+
+/// Puts the real directory in the place of a stand-in for it; `false` when the stand-in is being listed.
+fn put_in_place(shown: &Shown, id: EntryId, descriptor: i32) -> Result<bool> {
+    if sys::seek(descriptor, 0, kernel::SEEK_CUR)? != list::offset_of(id, 0) {
+        return Ok(false);
+    }
+    let opened = open_real(shown, id)?;
+    sys::replace(opened, descriptor);
+    sys::close(opened);
+    caches::remember(descriptor, Known::Inside);
+    Ok(true)
+}
+
+/// Tells whether an entry is another one, or below it.
+fn is_below(shown: &Shown, entry: EntryId, above: EntryId) -> bool {
+    let mut at = entry;
+    while at != above && at != EntryId::ROOT {
+        at = shown.manifest.parent(at).unwrap_or(EntryId::ROOT);
+    }
+    at == above
+}
+
+/// Makes what is meant real; what is missing is an error.
+fn need(spot: Spot) -> Result<()> {
+    match spot.place {
+        Place::Pristine(id) => real::make_real(spot.shown, id),
+        Place::Missing => Err(Errno::NOENT),
+        Place::NotDirectory(_) => Err(Errno::NOTDIR),
+        Place::Detached(_) | Place::Foreign => Ok(()),
+    }
+}
+
+/// As [`need`], for calls with two names: the kernel says what is wrong with them, for it knows in which order.
+fn show_what_is_wrong(spot: Spot) -> Result<()> {
+    match spot.place {
+        Place::Pristine(id) | Place::NotDirectory(id) => real::make_real(spot.shown, id),
+        Place::Missing => real::make_real(spot.shown, spot.directory),
+        Place::Detached(_) | Place::Foreign => Ok(()),
+    }
+}
+
+/// As [`change`], of what a descriptor is open on: a stand-in has to become the directory.
+fn change_open(call: &Call, at: usize) -> Result<Option<isize>> {
+    let Some((shown, id, true)) = stand_in(call.int(at))? else { return Ok(None) };
+    real::make_real(shown, id)?;
+    if put_in_place(shown, id, call.int(at))? {
+        return Ok(Some(call.pass()));
+    }
+    let opened = open_real(shown, id)?;
+    let mut rewritten = *call;
+    rewritten.args[at] = opened as usize;
+    let result = rewritten.pass();
+    sys::close(opened);
+    Ok(Some(result))
+}
+
+fn open_real(shown: &Shown, id: EntryId) -> Result<i32> {
+    let mut path = Text::new();
+    shown.path(id, &mut path)?;
+    sys::open(&path, kernel::O_RDONLY | kernel::O_DIRECTORY, 0)
+}
+
+fn change_descriptor(call: &Call) -> Result<Option<isize>> {
+    change_open(call, 0)
+}
+
+// ---- what is answered
+
+fn stat(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Option<isize>> {
+    let is_wide = call.number as u32 == kernel::__NR_statx;
+    let empty = kernel::AT_EMPTY_PATH;
+    let flags = if is_wide { call.word(2) } else { call.word(3) };
+    if let Some(at) = name.directory
+        && flags & empty != 0
+        && (call.args[name.path] == 0 || call.path(name.path)?.is_empty())
+    {
+        return if call.int(at) == CWD { Ok(None) } else { stat_descriptor(call, call.int(at)) };
+    }
+    let Where::In(spot) = find(call, name, last, asked)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(id) => give_stat(call, spot.shown, id).map(Some),
+        Place::Missing => Err(Errno::NOENT),
+        Place::NotDirectory(_) => Err(Errno::NOTDIR),
+        Place::Detached(_) | Place::Foreign => {
+            let result = pass_named(call, &[(name, last)])?;
+            keep_identity(call, result)?;
+            Ok(Some(result))
+        }
+    }
+}
+
+/// Where a call wants what it asks for.
+fn stat_room(call: &Call) -> usize {
+    match call.number as u32 {
+        kernel::__NR_statx => call.args[4],
+        kernel::__NR_newfstatat => call.args[2],
+        _ => call.args[1],
+    }
+}
+
+fn give_stat(call: &Call, shown: &Shown, id: EntryId) -> Result<isize> {
+    counts::answered();
+    let stat = answer::stat(shown, id)?;
+    if call.number as u32 != kernel::__NR_statx {
+        sys::give(stat_room(call), stat)?;
+        return Ok(0);
+    }
+    // What the kernel alone knows, such as the mount, is that of the projection's directory.
+    let path = Text::of(shown.record.directory)?;
+    let args = [CWD as usize, path.pointer().addr(), 0, call.args[3], call.args[4], 0];
+    let result = sys::call(kernel::__NR_statx as usize, args);
+    if result == 0 {
+        let mut wide: kernel::statx = sys::value(call.args[4])?;
+        answer::widen(&stat, &mut wide);
+        let basic = kernel::STATX_BASIC_STATS;
+        wide.stx_mask = wide.stx_mask & !(kernel::STATX_BTIME) | basic & call.word(3) | basic;
+        wide.stx_attributes = 0;
+        sys::give(call.args[4], wide)?;
+    }
+    Ok(result)
+}
+
+/// Gives a real file of a projection the identity that its entry had.
+pub(crate) fn keep_identity(call: &Call, result: isize) -> Result<()> {
+    if result != 0 {
+        return Ok(());
+    }
+    let room = stat_room(call);
+    if call.number as u32 == kernel::__NR_statx {
+        let mut wide: kernel::statx = sys::value(room)?;
+        let mut stat = answer::narrow(&wide);
+        if fix(&mut stat)? {
+            let (attributes, mask) = (wide.stx_attributes, wide.stx_mask);
+            answer::widen(&stat, &mut wide);
+            (wide.stx_attributes, wide.stx_mask) = (attributes, mask);
+            sys::give(room, wide)?;
+        }
+        return Ok(());
+    }
+    let mut stat: sys::Stat = sys::value(room)?;
+    if fix(&mut stat)? { sys::give(room, stat) } else { Ok(()) }
+}
+
+fn fix(stat: &mut sys::Stat) -> Result<bool> {
+    for shown in crate::run::each_shown() {
+        if stat.st_dev == shown.record.device
+            && let Some(id) = place::entry_with(shown, stat.st_ino)
+        {
+            answer::keep_identity(shown, id, stat);
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn stat_descriptor(call: &Call, descriptor: i32) -> Result<Option<isize>> {
+    match stand_in(descriptor) {
+        Ok(Some((shown, id, true))) if shown.is_pristine(id) => {
+            give_stat(call, shown, id).map(Some)
+        }
+        Ok(Some((shown, id, true))) => {
+            let mut path = Text::new();
+            shown.path(id, &mut path)?;
+            let mut stat = sys::stat_at(CWD, &path, kernel::AT_SYMLINK_NOFOLLOW)?;
+            answer::keep_identity(shown, id, &mut stat);
+            if call.number as u32 == kernel::__NR_statx {
+                let mut wide: kernel::statx = sys::value(call.args[4])?;
+                answer::widen(&stat, &mut wide);
+                wide.stx_mask = kernel::STATX_BASIC_STATS;
+                sys::give(call.args[4], wide)?;
+            } else {
+                sys::give(stat_room(call), stat)?;
+            }
+            Ok(Some(0))
+        }
+        Ok(Some((_, _, false))) => {
+            let result = call.pass();
+            keep_identity(call, result)?;
+            Ok(Some(result))
+        }
+        Ok(None) | Err(_) => Ok(None),
+    }
+}
+
+fn access(call: &Call, name: Name, mode: u32, flags: u32, asked: Asked) -> Result<Option<isize>> {
+    let last = if flags & kernel::AT_SYMLINK_NOFOLLOW != 0 { Last::Itself } else { Last::Followed };
+    let Where::In(spot) = find(call, name, last, asked)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(id) => {
+            answer::access(spot.shown, id, mode, flags & kernel::AT_EACCESS != 0)?;
+            Ok(Some(0))
+        }
+        Place::Missing => Err(Errno::NOENT),
+        Place::NotDirectory(_) => Err(Errno::NOTDIR),
+        Place::Detached(_) | Place::Foreign => pass_named(call, &[(name, last)]).map(Some),
+    }
+}
+
+fn read_link(call: &Call, name: Name, room: usize, asked: Asked) -> Result<Option<isize>> {
+    if let Some(path) = own_descriptor(call.path(name.path)?)
+        && let Ok(Some((shown, id, true))) = stand_in(path)
+    {
+        let mut text = Text::new();
+        shown.path(id, &mut text)?;
+        return give_bytes(call, room, text.bytes()).map(Some);
+    }
+    let Where::In(spot) = find(call, name, Last::Itself, asked)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(id) => match spot.shown.manifest.kind(id) {
+            Some(Kind::Symlink { target }) => give_bytes(call, room, target).map(Some),
+            _ => Err(Errno::INVAL),
+        },
+        Place::Missing => Err(Errno::NOENT),
+        Place::NotDirectory(_) => Err(Errno::NOTDIR),
+        Place::Detached(_) | Place::Foreign => pass_named(call, &[(name, Last::Itself)]).map(Some),
+    }
+}
+
+fn give_bytes(call: &Call, room: usize, bytes: &[u8]) -> Result<isize> {
+    if call.int(room + 1) <= 0 {
+        return Err(Errno::INVAL);
+    }
+    let room = sys::room(call.args[room], bytes.len().min(call.args[room + 1]))?;
+    room.copy_from_slice(bytes.get(..room.len()).unwrap_or_default());
+    Ok(room.len() as isize)
+}
+
+/// Returns the descriptor that a path of proc(5) names.
+fn own_descriptor(path: &[u8]) -> Option<i32> {
+    let digits = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
+    number(digits)
+}
+
+/// Reads the number of a descriptor.
+fn number(digits: &[u8]) -> Option<i32> {
+    if digits.is_empty() || digits.len() > 6 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0, |number, digit| number * 10 + i32::from(digit - b'0')))
+}
+
+fn attribute(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
+    let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
+    let Place::Pristine(id) = spot.place else {
+        need(spot)?;
+        return pass_named(call, &[(plain(0), last)]).map(Some);
+    };
+    let wanted = call.path(1)?;
+    let found = spot.shown.manifest.xattrs(id).find(|(name, _)| *name == wanted);
+    give_value(call, 2, found.ok_or(Errno::NODATA)?.1).map(Some)
+}
+
+fn give_value(call: &Call, room: usize, value: &[u8]) -> Result<isize> {
+    match call.args[room + 1] {
+        0 => {}
+        size if size < value.len() => return Err(Errno::RANGE),
+        _ => sys::room(call.args[room], value.len())?.copy_from_slice(value),
+    }
+    Ok(value.len() as isize)
+}
+
+fn attributes(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
+    let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
+    let Place::Pristine(id) = spot.place else {
+        need(spot)?;
+        return pass_named(call, &[(plain(0), last)]).map(Some);
+    };
+    if spot.shown.manifest.xattrs(id).next().is_none() {
+        return Ok(Some(0));
+    }
+    // Rare: the kernel lists those of the real file.
+    real::make_real(spot.shown, id)?;
+    pass_named(call, &[(plain(0), last)]).map(Some)
+}
+
+fn file_system(call: &Call, asked: Asked) -> Result<Option<isize>> {
+    let Where::In(spot) = find(call, plain(0), Last::Followed, asked)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(_) => {
+            let path = Text::of(spot.shown.record.directory)?;
+            let mut rewritten = *call;
+            rewritten.args[0] = path.pointer().addr();
+            Ok(Some(rewritten.pass()))
+        }
+        _ => {
+            need(spot)?;
+            pass_named(call, &[(plain(0), Last::Followed)]).map(Some)
+        }
+    }
+}
+
+// ---- opening and listing
+
+fn open_how(call: &Call) -> Result<Option<isize>> {
+    let how: kernel::open_how = sys::value(call.args[2])?;
+    if how.resolve != 0
+        && let Where::In(spot) = find_surely(call, at(0, 1), Last::Followed)?
+    {
+        // What is real the kernel resolves by its own rules.
+        if let Place::Pristine(id) = spot.place {
+            real::make_real(spot.shown, id)?;
+        } else if spot.place == Place::Missing {
+            real::make_real(spot.shown, spot.directory)?;
+        }
+        return pass_named(call, &[(at(0, 1), Last::Followed)]).map(Some);
+    }
+    open(call, at(0, 1), how.flags as u32, Asked::No)
+}
+
+fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isize>> {
+    let has = |flag: u32| flags & flag == flag;
+    let makes = has(kernel::O_CREAT);
+    let is_followed = !(has(kernel::O_NOFOLLOW) || makes && has(kernel::O_EXCL));
+    let last = if is_followed { Last::Followed } else { Last::Itself };
+    if let Some(descriptor) = own_descriptor(call.path(name.path)?)
+        && let Ok(Some((shown, id, true))) = stand_in(descriptor)
+    {
+        return open_stand_in(shown, id, flags).map(Some);
+    }
+    let found = if makes { find_surely(call, name, last)? } else { find(call, name, last, asked)? };
+    let Where::In(spot) = found else { return Ok(None) };
+    let shown = spot.shown;
+    match spot.place {
+        Place::NotDirectory(_) => return Err(Errno::NOTDIR),
+        Place::Missing if makes => real::make_real(shown, spot.directory)?,
+        Place::Missing => return Err(Errno::NOENT),
+        Place::Pristine(_) if makes && has(kernel::O_EXCL) => return Err(Errno::EXIST),
+        Place::Pristine(id) => match shown.manifest.kind(id).ok_or(Errno::IO)? {
+            Kind::Directory { .. } if has(kernel::O_PATH) || has(kernel::O_TMPFILE) => {
+                real::make_real(shown, id)?;
+            }
+            Kind::Directory { .. } if makes => return Err(Errno::ISDIR),
+            Kind::Directory { .. } if flags & kernel::O_ACCMODE != kernel::O_RDONLY => {
+                return Err(Errno::ISDIR);
+            }
+            Kind::Directory { .. } => return open_stand_in(shown, id, flags).map(Some),
+            Kind::File { .. } if has(kernel::O_DIRECTORY) => return Err(Errno::NOTDIR),
+            Kind::Symlink { .. } if !has(kernel::O_PATH) => {
+                return Err(if has(kernel::O_DIRECTORY) { Errno::NOTDIR } else { Errno::LOOP });
+            }
+            Kind::File { .. } | Kind::Symlink { .. } => real::make_real(shown, id)?,
+        },
+        Place::Detached(_) | Place::Foreign => {}
+    }
+    let result = pass_named(call, &[(name, last)])?;
+    if let Ok(descriptor) = usize::try_from(result) {
+        caches::forget(descriptor, descriptor);
+    }
+    Ok(Some(result))
+}
+
+/// Opens a stand-in for a directory that is not real.
+fn open_stand_in(shown: &'static Shown, id: EntryId, flags: u32) -> Result<isize> {
+    answer::access(shown, id, kernel::R_OK, true)?;
+    let path = Text::of(shown.record.stand_in)?;
+    let flags = flags & !kernel::O_NOFOLLOW;
+    let args = [CWD as usize, path.pointer().addr(), flags as usize, 0, 0, 0];
+    let result = sys::call(kernel::__NR_openat as usize, args);
+    let Ok(descriptor) = usize::try_from(result) else { return Ok(result) };
+    let opened = descriptor as i32;
+    if sys::seek(opened, list::offset_of(id, 0), kernel::SEEK_SET).is_err() {
+        sys::close(opened);
+        return Err(Errno::IO);
+    }
+    caches::remember(opened, Known::StandIn);
+    Ok(result)
+}
+
+fn list(call: &Call) -> Result<Option<isize>> {
+    let room = sys::room(call.args[1], call.args[2].min(1 << 20))?;
+    match stand_in(call.int(0)) {
+        Ok(Some((shown, _, true))) => {
+            list::list_stand_in(shown, call.int(0), room).map(|used| Some(used as isize))
+        }
+        Ok(Some((shown, id, false)))
+            if matches!(shown.manifest.kind(id), Some(Kind::Directory { .. })) =>
+        {
+            list::list_real(shown, id, call.int(0), room).map(|used| Some(used as isize))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn seek(call: &Call) -> Result<Option<isize>> {
+    if caches::known(call.int(0)) == Known::Outside
+        || call.word(2) != kernel::SEEK_SET
+        || call.args[1] != 0
+    {
+        return Ok(None);
+    }
+    // To the start: but the entry must not be lost.
+    match stand_in(call.int(0)) {
+        Ok(Some((_, id, true))) => {
+            sys::seek(call.int(0), list::offset_of(id, 0), kernel::SEEK_SET)?;
+            Ok(Some(0))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn change_directory(call: &Call) -> Result<Option<isize>> {
+    if let Where::In(spot) = find_surely(call, plain(0), Last::Followed)? {
+        need(spot)?;
+    }
+    let result = pass_named(call, &[(plain(0), Last::Followed)])?;
+    caches::set_working(Working::Unknown);
+    Ok(Some(result))
+}
+
+fn change_directory_to(call: &Call) -> Result<Option<isize>> {
+    let result = match stand_in(call.int(0)) {
+        Ok(Some((shown, id, true))) => {
+            real::make_real(shown, id)?;
+            let mut path = Text::new();
+            shown.path(id, &mut path)?;
+            sys::call(kernel::__NR_chdir as usize, [path.pointer().addr(), 0, 0, 0, 0, 0])
+        }
+        _ => call.pass(),
+    };
+    caches::set_working(Working::Unknown);
+    Ok(Some(result))
+}
+
+fn watch(call: &Call) -> Result<Option<isize>> {
+    let last = if call.word(2) & 0x0200_0000 != 0 { Last::Itself } else { Last::Followed };
+    let Where::In(spot) = find_surely(call, plain(1), last)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(id) | Place::Detached(id)
+            if matches!(spot.shown.manifest.kind(id), Some(Kind::Directory { .. }))
+                && spot.shown.state(id) != (State::Detached { inode: 0 }) =>
+        {
+            real::make_children_real(spot.shown, id)?;
+        }
+        _ => need(spot)?,
+    }
+    pass_named(call, &[(plain(1), last)]).map(Some)
+}
+
+fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
+    let path = call.path(name.path)?;
+    let found =
+        if path.is_empty() { Where::Outside } else { find_surely(call, name, Last::Followed)? };
+    if let Where::In(spot) = found {
+        need(spot)?;
+        make_way(name.directory.map_or(CWD, |at| call.int(at)), path, Last::Followed, LINKS_MAX)?;
+    }
+    let is_expected = exec::prepare(&program(call, name, path)?)?;
+    let at = if name.directory.is_some() { 3 } else { 2 };
+    let environment = exec::environment(call.args[at])?;
+    let mut started = *call;
+    if let Some(environment) = &environment {
+        started.args[at] = environment.address();
+    }
+    counts::flush();
+    if is_expected {
+        counts::add(Count::Expected);
+    }
+    let result = room::leaving(|| pass_named(&started, &[(name, Last::Followed)]));
+    // It comes back only when nothing was started.
+    if is_expected {
+        counts::take_back(Count::Expected);
+    }
+    result.map(Some)
+}
+
+/// Returns a path that leads to the program that a call starts.
+fn program(call: &Call, name: Name, path: &[u8]) -> Result<Text> {
+    match name.directory {
+        Some(at) if path.first() != Some(&b'/') && call.int(at) != CWD => {
+            let mut text = Text::of(b"/proc/self/fd/")?;
+            text.push_decimal(call.args[at] as u32)?;
+            if !path.is_empty() {
+                text.push_name(path)?;
+            }
+            Ok(text)
+        }
+        _ => Text::of(path),
+    }
+}
+
+/// The offset of the path in a `sockaddr_un`, see unix(7).
+const PATH_OFFSET: usize = 2;
+
+fn socket(call: &Call) -> Result<Option<isize>> {
+    let length = call.args[2];
+    if !sys::may_read(call.args[1])
+        || length <= PATH_OFFSET
+        || sys::value::<u16>(call.args[1])? != 1
+    {
+        return Ok(None);
+    }
+    let path = sys::room(call.args[1] + PATH_OFFSET, length - PATH_OFFSET)?;
+    let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
+    let Some(path) = path.get(..end).filter(|path| !path.is_empty()) else { return Ok(None) };
+    if let Where::In(spot) = place::find(CWD, path, Last::Followed)? {
+        match spot.place {
+            Place::Missing => real::make_real(spot.shown, spot.directory)?,
+            _ => need(spot)?,
+        }
+    }
+    Ok(None)
+}
+
+// ---- names
+
+fn make(call: &Call, name: Name) -> Result<Option<isize>> {
+    counts::add(Count::Names);
+    let Where::In(spot) = find_surely(call, name, Last::Itself)? else { return Ok(None) };
+    match spot.place {
+        Place::Pristine(_) => return Err(Errno::EXIST),
+        Place::NotDirectory(_) => return Err(Errno::NOTDIR),
+        Place::Missing => real::make_real(spot.shown, spot.directory)?,
+        Place::Detached(_) | Place::Foreign => {}
+    }
+    pass_named(call, &[(name, Last::Itself)]).map(Some)
+}
+
+fn link(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> {
+    let last = if flags & kernel::AT_SYMLINK_FOLLOW != 0 { Last::Followed } else { Last::Itself };
+    let source = find_surely(call, from, last)?;
+    let target = find_surely(call, to, Last::Itself)?;
+    if let Where::In(spot) = source {
+        show_what_is_wrong(spot)?;
+    }
+    if let Where::In(spot) = target {
+        match spot.place {
+            // The kernel says so, unless something else is wrong as well.
+            Place::Pristine(id) | Place::NotDirectory(id) => real::make_real(spot.shown, id)?,
+            Place::Missing => real::make_real(spot.shown, spot.directory)?,
+            Place::Detached(_) | Place::Foreign => {}
+        }
+    }
+    match (source, target) {
+        (Where::Outside, Where::Outside) => Ok(None),
+        _ => pass_named(call, &[(from, last), (to, Last::Itself)]).map(Some),
+    }
+}
+
+fn remove(call: &Call, name: Name, is_directory: bool) -> Result<Option<isize>> {
+    let path = call.path(name.path)?;
+    let Where::In(spot) = find_surely(call, name, Last::Itself)? else { return Ok(None) };
+    let shown = spot.shown;
+    let kind = |id| shown.manifest.kind(id).ok_or(Errno::IO);
+    let id = match spot.place {
+        Place::Missing => return Err(Errno::NOENT),
+        Place::NotDirectory(_) => return Err(Errno::NOTDIR),
+        Place::Foreign => {
+            let lost = lost_at(call, name)?;
+            let result = pass_named(call, &[(name, Last::Itself)])?;
+            if result == 0 {
+                lose(shown, lost, None)?;
+            }
+            return Ok(Some(result));
+        }
+        Place::Pristine(EntryId::ROOT) | Place::Detached(EntryId::ROOT) => {
+            return remove_root(call, shown, is_directory);
+        }
+        Place::Pristine(id) | Place::Detached(id) => id,
+    };
+    let is_one = matches!(kind(id)?, Kind::Directory { .. });
+    if is_one && stand_ins_below(shown, id).next().is_some() {
+        // Who has it open has to see that it is gone.
+        real::make_real(shown, id)?;
+        become_real(shown, id);
+        if spot.place == Place::Pristine(id) {
+            return remove(call, name, is_directory);
+        }
+    }
+    let holds_some = is_one && shown.manifest.children(id).any(|child| shown.is_pristine(child));
+    if let Place::Detached(id) = spot.place {
+        if is_directory && holds_some && is_there(shown, id) {
+            return Err(Errno::NOTEMPTY);
+        }
+        let lost = lost_at(call, name)?;
+        let result = pass_named(call, &[(name, Last::Itself)])?;
+        if result == 0 {
+            lose(shown, lost, None)?;
+            shown.word(id)?.forget_inode(REPLACED);
+        }
+        return Ok(Some(result));
+    }
+    let changes = kernel::W_OK | kernel::X_OK;
+    let mut folder = Text::new();
+    shown.path(spot.directory, &mut folder)?;
+    match shown.is_pristine(spot.directory) {
+        true => answer::access(shown, spot.directory, changes, true)?,
+        false => sys::may(&folder, changes)?,
+    }
+    match (is_one, is_directory) {
+        (true, false) => return Err(Errno::ISDIR),
+        (false, true) => return Err(Errno::NOTDIR),
+        (false, false) if path.ends_with(b"/") => return Err(Errno::NOTDIR),
+        (true, true) if path.ends_with(b"/.") || path == b"." => return Err(Errno::INVAL),
+        (true, true) if holds_some => return Err(Errno::NOTEMPTY),
+        _ => {}
+    }
+    real::make_real(shown, spot.directory)?;
+    real::take_away(shown, id)?;
+    sys::touch(&folder)?;
+    Ok(Some(0))
+}
+
+/// The inode of a real file that a call takes the last name from, if it does.
+type Lost = Option<u64>;
+
+/// Looks which file a call is about to take a name from.
+fn lost_at(call: &Call, name: Name) -> Result<Lost> {
+    let mut stat = core::mem::MaybeUninit::<sys::Stat>::zeroed();
+    let directory = name.directory.map_or(CWD as usize, |at| call.args[at]);
+    let (path, room) = (call.args[name.path], stat.as_mut_ptr().addr());
+    let number = kernel::__NR_newfstatat as usize;
+    let flags = kernel::AT_SYMLINK_NOFOLLOW as usize;
+    let look = Call { number, args: [directory, path, room, flags, 0, 0] };
+    if pass_named(&look, &[(at(0, 1), Last::Itself)])? != 0 {
+        return Ok(None);
+    }
+    let stat: sys::Stat = sys::value(room)?;
+    let is_directory = stat.st_mode & kernel::S_IFMT == kernel::S_IFDIR;
+    Ok((is_directory || stat.st_nlink == 1).then_some(stat.st_ino))
+}
+
+/// Notes that a real file is gone, so that the next one with its number is not taken for its entry. `place` is the entry
+/// at whose place another file is now.
+fn lose(shown: &Shown, lost: Lost, place: Option<EntryId>) -> Result<()> {
+    if let Some(inode) = lost
+        && let Some(id) = place::entry_with(shown, inode)
+    {
+        if place == Some(id) {
+            shown.word(id)?.replace_inode(inode);
+        } else {
+            shown.word(id)?.forget_inode(inode);
+        }
+    }
+    Ok(())
+}
+
+fn is_there(shown: &Shown, id: EntryId) -> bool {
+    shown.state(id) != State::Detached { inode: 0 }
+}
+
+/// The directory of the projection itself: empty of what the tree answers for, it goes as any other.
+fn remove_root(call: &Call, shown: &'static Shown, is_directory: bool) -> Result<Option<isize>> {
+    if is_directory && shown.manifest.children(EntryId::ROOT).any(|child| shown.is_pristine(child))
+    {
+        return Err(Errno::NOTEMPTY);
+    }
+    let mut scratch = Text::of(shown.record.directory)?;
+    scratch.push_name(real::ORPHANS)?;
+    sys::remove(&scratch);
+    Ok(Some(call.pass()))
+}
+
+fn rename(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> {
+    counts::add(Count::Names);
+    let source = find_surely(call, from, Last::Itself)?;
+    let target = find_surely(call, to, Last::Itself)?;
+    if let Where::In(spot) = source {
+        match spot.place {
+            Place::Pristine(id) | Place::Detached(id) if is_there(spot.shown, id) => {
+                real::make_subtree_real(spot.shown, id)?;
+                become_real(spot.shown, id);
+            }
+            _ => show_what_is_wrong(spot)?,
+        }
+    }
+    let mut replaced = None;
+    // Of a file that takes its own name nothing is lost.
+    let lost_to = || {
+        let (lost, moved) = (lost_at(call, to)?, lost_at(call, from)?);
+        Ok(lost.filter(|_| lost != moved))
+    };
+    if let Where::In(spot) = target {
+        match spot.place {
+            Place::Missing => real::make_real(spot.shown, spot.directory)?,
+            // The kernel says so, unless something else is wrong as well.
+            Place::NotDirectory(id) => real::make_real(spot.shown, id)?,
+            Place::Pristine(id) if flags & kernel::RENAME_NOREPLACE != 0 => {
+                real::make_real(spot.shown, id)?;
+            }
+            Place::Pristine(id) | Place::Detached(id) => {
+                if is_there(spot.shown, id) {
+                    real::make_subtree_real(spot.shown, id)?;
+                }
+                replaced = Some((spot.shown, lost_to()?, Some(id)));
+            }
+            Place::Foreign => replaced = Some((spot.shown, lost_to()?, None)),
+        }
+    }
+    if let (Where::Outside, Where::Outside) = (source, target) {
+        return Ok(None);
+    }
+    let result = pass_named(call, &[(from, Last::Itself), (to, Last::Itself)])?;
+    if result == 0 && flags & kernel::RENAME_EXCHANGE == 0 {
+        if let Some((shown, lost, place)) = replaced {
+            lose(shown, lost, place)?;
+        }
+        if let Where::In(Spot { shown, place: Place::Pristine(id) | Place::Detached(id), .. }) =
+            source
+        {
+            shown.word(id)?.forget_inode(REPLACED);
+        }
+    }
+    Ok(Some(result))
+}

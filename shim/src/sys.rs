@@ -1,0 +1,610 @@
+//! The kernel and the memory of the process, without a C library.
+
+#![allow(
+    unsafe_code,
+    reason = "system calls, mappings and the program's own pointers have no safe form"
+)]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use linux_raw_sys::errno;
+use linux_raw_sys::general as kernel;
+use rift_tree::state::{Birth, Real, StateWord};
+
+use crate::text::Text;
+
+/// An error number, see errno(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) u32);
+
+impl Errno {
+    pub(crate) const NOENT: Self = Self(errno::ENOENT);
+    pub(crate) const IO: Self = Self(errno::EIO);
+    pub(crate) const NOTDIR: Self = Self(errno::ENOTDIR);
+    pub(crate) const ISDIR: Self = Self(errno::EISDIR);
+    pub(crate) const EXIST: Self = Self(errno::EEXIST);
+    pub(crate) const INVAL: Self = Self(errno::EINVAL);
+    pub(crate) const ACCESS: Self = Self(errno::EACCES);
+    pub(crate) const LOOP: Self = Self(errno::ELOOP);
+    pub(crate) const NAMETOOLONG: Self = Self(errno::ENAMETOOLONG);
+    pub(crate) const NOTEMPTY: Self = Self(errno::ENOTEMPTY);
+    pub(crate) const STALE: Self = Self(errno::ESTALE);
+    pub(crate) const NODATA: Self = Self(errno::ENODATA);
+    pub(crate) const RANGE: Self = Self(errno::ERANGE);
+    pub(crate) const NOSYS: Self = Self(errno::ENOSYS);
+    pub(crate) const FAULT: Self = Self(errno::EFAULT);
+
+    /// Returns what a system call returns for it.
+    pub(crate) fn returned(self) -> isize {
+        -(self.0 as isize)
+    }
+}
+
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
+
+/// The working directory, where a descriptor of a directory is asked for.
+pub(crate) const CWD: i32 = kernel::AT_FDCWD;
+
+/// Makes a system call.
+///
+/// Whoever passes pointers has them from the program itself, which asked for this very call, or passes those of
+/// values that live until it returns.
+#[inline(always)]
+pub(crate) fn call(number: usize, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: syscall(2): the instruction clobbers rcx, r11 and the result, and what the kernel does to memory is
+    // what the caller asked for.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+fn check(result: isize) -> Result<usize> {
+    if result < 0 { Err(Errno(result.unsigned_abs() as u32)) } else { Ok(result.unsigned_abs()) }
+}
+
+macro_rules! ask {
+    ($name:ident $(, $argument:expr)*) => {{
+        let given: &[usize] = &[$($argument as usize),*];
+        let mut args = [0; 6];
+        let mut at = 0;
+        while at < given.len() {
+            args[at] = given[at];
+            at += 1;
+        }
+        check(call(kernel::$name as usize, args))
+    }};
+}
+
+/// Ends the process, see abort(3).
+#[cfg(feature = "preload")]
+pub(crate) fn abort() -> ! {
+    loop {
+        let _killed = ask!(__NR_kill, pid(), kernel::SIGABRT);
+        let _ended = ask!(__NR_exit_group, 134);
+    }
+}
+
+/// Says something on stderr.
+pub(crate) fn say(text: &[u8]) {
+    // There is nowhere else to say it.
+    let _said = write_all(2, text);
+}
+
+/// Returns the process, see getpid(2).
+pub(crate) fn pid() -> u32 {
+    ask!(__NR_getpid).unwrap_or(0) as u32
+}
+
+/// Returns the thread, see gettid(2).
+pub(crate) fn tid() -> u32 {
+    ask!(__NR_gettid).unwrap_or(0) as u32
+}
+
+/// Lets the kernel write a 0 to an address when this thread leaves the memory that it shares with others; nowhere where the
+/// address is 0, see set_tid_address(2).
+pub(crate) fn clear_when_gone(address: usize) {
+    let _set = ask!(__NR_set_tid_address, address);
+}
+
+/// Tells whether an open file has an extended attribute, see fgetxattr(2).
+pub(crate) fn has_attribute(descriptor: i32, name: &core::ffi::CStr) -> bool {
+    ask!(__NR_fgetxattr, descriptor, name.as_ptr(), 0, 0).is_ok()
+}
+
+/// Returns the real user and group, see getuid(2).
+pub(crate) fn real_ids() -> (u32, u32) {
+    (ask!(__NR_getuid).unwrap_or(0) as u32, ask!(__NR_getgid).unwrap_or(0) as u32)
+}
+
+/// Returns the effective user and group, see geteuid(2).
+pub(crate) fn effective_ids() -> (u32, u32) {
+    (ask!(__NR_geteuid).unwrap_or(0) as u32, ask!(__NR_getegid).unwrap_or(0) as u32)
+}
+
+/// Tells whether the process is in a group, see getgroups(2).
+pub(crate) fn is_in_group(group: u32) -> bool {
+    // 65536 is the system's limit; who is in more than these asks for more than this.
+    let mut groups = [0_u32; 256];
+    match ask!(__NR_getgroups, groups.len(), groups.as_mut_ptr()) {
+        Ok(count) => groups.iter().take(count).any(|found| *found == group),
+        Err(_) => false,
+    }
+}
+
+/// Waits a moment, see nanosleep(2).
+pub(crate) fn sleep_ns(nanoseconds: i64) {
+    let time = [0_i64, nanoseconds];
+    let _slept = ask!(__NR_nanosleep, time.as_ptr(), 0);
+}
+
+/// What stat(2) fills in.
+pub(crate) type Stat = kernel::stat;
+
+/// Returns what fstatat(2) says.
+pub(crate) fn stat_at(directory: i32, path: &Text, flags: u32) -> Result<Stat> {
+    let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
+    ask!(__NR_newfstatat, directory, path.pointer(), stat.as_mut_ptr(), flags)?;
+    // SAFETY: fstatat(2): on success the buffer is filled in.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// Returns what fstat(2) says.
+pub(crate) fn stat_of(descriptor: i32) -> Result<Stat> {
+    let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
+    ask!(__NR_fstat, descriptor, stat.as_mut_ptr())?;
+    // SAFETY: fstat(2): on success the buffer is filled in.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// What tells a file from all others, and whom it belongs to.
+pub(crate) struct Identity {
+    pub(crate) real: Real,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Returns what tells a file from all others, also from those that come after it; a symbolic link is one itself.
+pub(crate) fn identify(path: &Text) -> Result<Identity> {
+    let wanted = kernel::STATX_BASIC_STATS | kernel::STATX_BTIME;
+    let flags = kernel::AT_SYMLINK_NOFOLLOW;
+    let mut stat = core::mem::MaybeUninit::<kernel::statx>::uninit();
+    if ask!(__NR_statx, CWD, path.pointer(), flags, wanted, stat.as_mut_ptr()).is_err() {
+        // An old kernel, or a container's filter.
+        let stat = stat_at(CWD, path, flags)?;
+        let real = Real { inode: stat.st_ino, birth: Birth::UNKNOWN };
+        return Ok(Identity { real, uid: stat.st_uid, gid: stat.st_gid });
+    }
+    // SAFETY: statx(2): on success the buffer is filled in.
+    let stat = unsafe { stat.assume_init() };
+    let birth = match stat.stx_btime {
+        time if stat.stx_mask & kernel::STATX_BTIME != 0 => Birth::new(time.tv_sec, time.tv_nsec),
+        _ => Birth::UNKNOWN,
+    };
+    let real = Real { inode: stat.stx_ino, birth };
+    Ok(Identity { real, uid: stat.stx_uid, gid: stat.stx_gid })
+}
+
+/// As openat(2), close-on-exec.
+pub(crate) fn open(path: &Text, flags: u32, mode: u32) -> Result<i32> {
+    let flags = flags | kernel::O_CLOEXEC;
+    Ok(ask!(__NR_openat, CWD, path.pointer(), flags, mode)? as i32)
+}
+
+/// As close(2).
+pub(crate) fn close(descriptor: i32) {
+    // It is closed, whatever is said.
+    let _closed = ask!(__NR_close, descriptor);
+}
+
+/// Gives a descriptor the meaning of another one; it stays close-on-exec if it was, see dup3(2).
+pub(crate) fn replace(from: i32, descriptor: i32) {
+    let was = ask!(__NR_fcntl, descriptor, kernel::F_GETFD).unwrap_or(0) as u32;
+    let flags = if was & kernel::FD_CLOEXEC != 0 { kernel::O_CLOEXEC } else { 0 };
+    // Where it fails, the old meaning stays.
+    let _replaced = ask!(__NR_dup3, from, descriptor, flags);
+}
+
+/// As lseek(2).
+pub(crate) fn seek(descriptor: i32, offset: i64, whence: u32) -> Result<i64> {
+    Ok(ask!(__NR_lseek, descriptor, offset, whence)? as i64)
+}
+
+/// As write(2), until all is written.
+pub(crate) fn write_all(descriptor: i32, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match ask!(__NR_write, descriptor, bytes.as_ptr(), bytes.len()) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(Errno(errno::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// As read(2).
+pub(crate) fn read(descriptor: i32, bytes: &mut [u8]) -> Result<usize> {
+    ask!(__NR_read, descriptor, bytes.as_mut_ptr(), bytes.len())
+}
+
+/// As getdents64(2).
+pub(crate) fn entries(descriptor: i32, bytes: &mut [u8]) -> Result<usize> {
+    ask!(__NR_getdents64, descriptor, bytes.as_mut_ptr(), bytes.len())
+}
+
+/// As fchmod(2).
+pub(crate) fn set_mode(descriptor: i32, mode: u32) -> Result<()> {
+    ask!(__NR_fchmod, descriptor, mode).map(drop)
+}
+
+/// As fchown(2).
+pub(crate) fn set_owner(path: &Text, uid: u32, gid: u32) -> Result<()> {
+    ask!(__NR_lchown, path.pointer(), uid, gid).map(drop)
+}
+
+/// Sets the mtime of an open file and leaves its atime alone, as futimens(3).
+pub(crate) fn set_modified(descriptor: i32, seconds: i64, nanoseconds: i64) -> Result<()> {
+    let times = [0, i64::from(kernel::UTIME_OMIT), seconds, nanoseconds];
+    ask!(__NR_utimensat, descriptor, 0, times.as_ptr(), 0).map(drop)
+}
+
+/// Sets the mtime of a file and leaves its atime alone, following no link, as utimensat(2).
+pub(crate) fn set_modified_at(path: &Text, seconds: i64, nanoseconds: i64) -> Result<()> {
+    let times = [0, i64::from(kernel::UTIME_OMIT), seconds, nanoseconds];
+    let flags = kernel::AT_SYMLINK_NOFOLLOW;
+    ask!(__NR_utimensat, CWD, path.pointer(), times.as_ptr(), flags).map(drop)
+}
+
+/// Sets the mtime of a file to the present, as utimensat(2).
+pub(crate) fn touch(path: &Text) -> Result<()> {
+    set_modified_at(path, 0, i64::from(kernel::UTIME_NOW))
+}
+
+/// As mkdir(2).
+pub(crate) fn make_directory(path: &Text, mode: u32) -> Result<()> {
+    ask!(__NR_mkdir, path.pointer(), mode).map(drop)
+}
+
+/// As chmod(2).
+pub(crate) fn set_mode_at(path: &Text, mode: u32) -> Result<()> {
+    ask!(__NR_chmod, path.pointer(), mode).map(drop)
+}
+
+/// As symlink(2).
+pub(crate) fn make_link(target: &Text, path: &Text) -> Result<()> {
+    ask!(__NR_symlink, target.pointer(), path.pointer()).map(drop)
+}
+
+/// As renameat2(2) with RENAME_NOREPLACE.
+pub(crate) fn put(from: &Text, to: &Text) -> Result<()> {
+    let flags = kernel::RENAME_NOREPLACE;
+    ask!(__NR_renameat2, CWD, from.pointer(), CWD, to.pointer(), flags).map(drop)
+}
+
+/// Removes a file or an empty directory.
+pub(crate) fn remove(path: &Text) {
+    if ask!(__NR_unlink, path.pointer()).is_err() {
+        // What can't be removed is among the orphans, which go when the projection is attached to next.
+        let _removed = ask!(__NR_rmdir, path.pointer());
+    }
+}
+
+/// Tells whether the effective user may do this to a file, as faccessat2(2).
+pub(crate) fn may(path: &Text, mode: u32) -> Result<()> {
+    ask!(__NR_faccessat2, CWD, path.pointer(), mode, kernel::AT_EACCESS).map(drop)
+}
+
+/// As getcwd(2).
+pub(crate) fn working_directory(text: &mut Text) -> Result<()> {
+    text.fill(|room| match ask!(__NR_getcwd, room.as_mut_ptr(), room.len()) {
+        // With the NUL.
+        Ok(length) => Ok(length - 1),
+        Err(error) => Err(error),
+    })
+}
+
+/// As readlink(2).
+pub(crate) fn link_target(path: &Text, target: &mut Text) -> Result<()> {
+    target.fill(|room| ask!(__NR_readlink, path.pointer(), room.as_mut_ptr(), room.len()))
+}
+
+/// Tells whether a path leads to a symbolic link itself, see readlinkat(2).
+pub(crate) fn is_link(directory: i32, path: &Text) -> bool {
+    let mut byte = [0_u8];
+    ask!(__NR_readlinkat, directory, path.pointer(), byte.as_mut_ptr(), byte.len()).is_ok()
+}
+
+/// Maps a file, to be read only or to be shared with other processes.
+fn map(descriptor: i32, bytes: usize, is_shared: bool) -> Result<usize> {
+    let (protection, flags) = match is_shared {
+        true => (kernel::PROT_READ | kernel::PROT_WRITE, kernel::MAP_SHARED),
+        false => (kernel::PROT_READ, kernel::MAP_SHARED),
+    };
+    ask!(__NR_mmap, 0, bytes, protection, flags, descriptor, 0)
+}
+
+/// Maps a whole file for as long as the process lives.
+pub(crate) fn map_file(path: &Text) -> Result<&'static [u8]> {
+    let file = open(path, kernel::O_RDONLY, 0)?;
+    let mapped = stat_of(file).and_then(|stat| {
+        let bytes = usize::try_from(stat.st_size).map_err(|_| Errno::IO)?;
+        if bytes == 0 {
+            return Ok(&[][..]);
+        }
+        let start = map(file, bytes, false)?;
+        // SAFETY: mmap(2): "on success, mmap() returns a pointer to the mapped area" of `bytes` bytes; store files
+        // are never written after they got their name, and this mapping is never removed.
+        Ok(unsafe { core::slice::from_raw_parts(start as *const u8, bytes) })
+    });
+    close(file);
+    mapped
+}
+
+/// Maps the file of counts, to be shared; returns where.
+pub(crate) fn map_counts(path: &Text) -> Result<usize> {
+    let file = open(path, kernel::O_RDWR, 0)?;
+    let mapped = stat_of(file).and_then(|stat| {
+        let is_whole = stat.st_size == rift_tree::run::COUNTS_BYTES as i64;
+        if is_whole { map(file, rift_tree::run::COUNTS_BYTES, true) } else { Err(Errno::IO) }
+    });
+    close(file);
+    mapped
+}
+
+/// A mapped state file: its words and its slots.
+pub(crate) struct MappedState {
+    pub(crate) words: &'static [StateWord],
+    pub(crate) slots: &'static [AtomicU32],
+}
+
+/// Maps a state file that others change meanwhile; `layout` says how many words there are, and where the slots begin
+/// and how many there are, when it is told the header and the file's length.
+pub(crate) fn map_state(
+    path: &Text,
+    header_bytes: usize,
+    layout: impl FnOnce(&[u8], usize) -> Option<(usize, usize, usize)>,
+) -> Result<MappedState> {
+    let file = open(path, kernel::O_RDWR, 0)?;
+    let mapped = stat_of(file).and_then(|stat| {
+        let bytes = usize::try_from(stat.st_size).map_err(|_| Errno::IO)?;
+        if bytes < header_bytes {
+            return Err(Errno::IO);
+        }
+        Ok((map(file, bytes, true)?, bytes))
+    });
+    close(file);
+    let (start, bytes) = mapped?;
+    // SAFETY: the mapping is at least that long and never removed; nobody changes the header.
+    let header = unsafe { core::slice::from_raw_parts(start as *const u8, header_bytes) };
+    let (words, slots_at, slots) = layout(header, bytes).ok_or(Errno::IO)?;
+    let words_end =
+        words.checked_mul(size_of::<StateWord>()).and_then(|all| all.checked_add(header_bytes));
+    let slots_end = slots.checked_mul(4).and_then(|all| all.checked_add(slots_at));
+    if words_end.is_none_or(|end| end > slots_at) || slots_end.is_none_or(|end| end > bytes) {
+        return Err(Errno::IO);
+    }
+    // SAFETY: the words lie inside the mapping, whose start and header are multiples of their alignment, and are
+    // changed by atomic operations only.
+    let words =
+        unsafe { core::slice::from_raw_parts((start + header_bytes) as *const StateWord, words) };
+    // SAFETY: as the words; `slots_at` is a multiple of 4.
+    let slots =
+        unsafe { core::slice::from_raw_parts((start + slots_at) as *const AtomicU32, slots) };
+    Ok(MappedState { words, slots })
+}
+
+/// Puts a value and as many zeros behind it into memory of their own, for as long as the process lives.
+pub(crate) fn keep<T>(value: T, places: usize) -> Result<(&'static T, &'static [AtomicUsize])> {
+    let head = size_of::<T>().next_multiple_of(align_of::<AtomicUsize>());
+    // Of nothing there is a page, too.
+    let bytes = (head + places * size_of::<AtomicUsize>()).max(1);
+    let protection = kernel::PROT_READ | kernel::PROT_WRITE;
+    let flags = kernel::MAP_PRIVATE | kernel::MAP_ANONYMOUS;
+    let start = ask!(__NR_mmap, 0, bytes, protection, flags, usize::MAX, 0)?;
+    let place = start as *mut T;
+    // SAFETY: the mapping is fresh, large enough and aligned to a page.
+    unsafe { place.write(value) };
+    // SAFETY: it was just written and is never removed.
+    let value = unsafe { &*place };
+    // SAFETY: they lie in the mapping, which is zeros there.
+    let behind =
+        unsafe { core::slice::from_raw_parts((start + head) as *const AtomicUsize, places) };
+    Ok((value, behind))
+}
+
+/// The least that a page has, in bytes.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// Reserves a page for as long as the process lives, which a child of fork(2) finds full of zeros, see madvise(2).
+pub(crate) fn reserve_wiped() -> Result<usize> {
+    let page = reserve(PAGE_BYTES)?;
+    match ask!(__NR_madvise, page, PAGE_BYTES, kernel::MADV_WIPEONFORK) {
+        Ok(_) => Ok(page),
+        Err(error) => {
+            release(page, PAGE_BYTES);
+            Err(error)
+        }
+    }
+}
+
+/// Gives memory back that [`reserve`] gave and nobody was told of.
+pub(crate) fn release(start: usize, bytes: usize) {
+    let _unmapped = ask!(__NR_munmap, start, bytes);
+}
+
+/// Reserves memory for as long as the process lives.
+pub(crate) fn reserve(bytes: usize) -> Result<usize> {
+    let protection = kernel::PROT_READ | kernel::PROT_WRITE;
+    let flags = kernel::MAP_PRIVATE | kernel::MAP_ANONYMOUS | kernel::MAP_NORESERVE;
+    ask!(__NR_mmap, 0, bytes, protection, flags, usize::MAX, 0)
+}
+
+/// Gives memory of [`keep`] back that nobody was told of.
+pub(crate) fn drop_kept<T>(value: &'static T, places: usize) {
+    let head = size_of::<T>().next_multiple_of(align_of::<AtomicUsize>());
+    let bytes = (head + places * size_of::<AtomicUsize>()).max(1);
+    let _unmapped = ask!(__NR_munmap, core::ptr::from_ref(value), bytes);
+}
+
+/// Returns what was kept, from its address.
+pub(crate) fn kept<T>(address: usize) -> Option<&'static T> {
+    // SAFETY: only addresses of values that `keep` returned are passed on, and they are never removed.
+    (address != 0).then(|| unsafe { &*(address as *const T) })
+}
+
+/// Returns mapped bytes, from their address.
+pub(crate) fn mapped(address: usize, bytes: usize) -> &'static [u8] {
+    // SAFETY: only what `map_file` returned is passed on.
+    unsafe { core::slice::from_raw_parts(address as *const u8, bytes) }
+}
+
+/// Addresses below are nobody's, see vm.mmap_min_addr in proc(5).
+const FIRST_ADDRESS: usize = 4096;
+/// Addresses from here on are the kernel's.
+const LAST_ADDRESS: usize = 1 << 47;
+
+/// Tells whether a pointer of the program can't be one.
+fn is_nowhere(address: usize) -> bool {
+    !(FIRST_ADDRESS..LAST_ADDRESS).contains(&address)
+}
+
+/// How many pages are remembered that could be read, or written to.
+const PAGES: usize = 64;
+
+static READABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
+static WRITABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
+
+/// Tells whether the program's memory can be read at an address. A page that could be once is not asked for again: it is
+/// the program's affair to give it back while it passes it on.
+#[inline(always)]
+pub(crate) fn may_read(address: usize) -> bool {
+    let page = address / PAGE_BYTES;
+    // Nothing is at page 0, with which all places begin.
+    let is_known = match READABLE.get(page % PAGES) {
+        Some(place) => page != 0 && place.load(Ordering::Relaxed) == page,
+        None => false,
+    };
+    is_known || !is_nowhere(address) && is_readable(page)
+}
+
+#[cold]
+#[inline(never)]
+fn is_readable(page: usize) -> bool {
+    // It reads a set of signals and then finds that there is no such way to change one, see sigprocmask(2).
+    let asked = ask!(__NR_rt_sigprocmask, usize::MAX, page * PAGE_BYTES, 0, size_of::<u64>());
+    remember_page(&READABLE, page, asked == Err(Errno::INVAL))
+}
+
+/// As [`may_read`], of memory that is about to be overwritten.
+fn may_write(address: usize) -> bool {
+    let page = address / PAGE_BYTES;
+    let is_known =
+        WRITABLE.get(page % PAGES).is_some_and(|place| place.load(Ordering::Relaxed) == page);
+    if is_known && page != 0 {
+        return true;
+    }
+    // It writes the set of signals there, where something else will be in a moment.
+    let room = address & !(size_of::<u64>() - 1);
+    let is_within = room == address;
+    let asked = match is_within {
+        true => ask!(__NR_rt_sigprocmask, 0, 0, room, size_of::<u64>()),
+        false => ask!(__NR_rt_sigprocmask, usize::MAX, page * PAGE_BYTES, 0, size_of::<u64>()),
+    };
+    let is_good = match is_within {
+        true => asked.is_ok(),
+        false => asked == Err(Errno::INVAL),
+    };
+    !is_nowhere(address) && remember_page(&WRITABLE, page, is_good)
+}
+
+fn remember_page(pages: &[AtomicUsize; PAGES], page: usize, is_good: bool) -> bool {
+    if is_good && let Some(place) = pages.get(page % PAGES) {
+        place.store(page, Ordering::Relaxed);
+    }
+    is_good
+}
+
+/// Returns a byte of the program's memory.
+#[inline(always)]
+pub(crate) fn byte_at(address: usize) -> u8 {
+    // SAFETY: the program passed the address to a system call that reads a string there.
+    unsafe { *(address as *const u8) }
+}
+
+/// Returns a string that the program passed to a system call.
+pub(crate) fn string(address: usize) -> Result<&'static [u8]> {
+    if !may_read(address) {
+        return Err(Errno::FAULT);
+    }
+    let mut length = 0;
+    while byte_at(address + length) != 0 {
+        length += 1;
+        if length >= kernel::PATH_MAX as usize {
+            return Err(Errno::NAMETOOLONG);
+        }
+        if (address + length).is_multiple_of(PAGE_BYTES) && !may_read(address + length) {
+            return Err(Errno::FAULT);
+        }
+    }
+    // SAFETY: as `byte_at`. It is read while the call is made, when the program may not change it either.
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
+}
+
+/// As [`string`], for what may be longer than a path.
+pub(crate) fn long_string(address: usize) -> Result<&'static [u8]> {
+    if !may_read(address) {
+        return Err(Errno::FAULT);
+    }
+    let mut length = 0;
+    while byte_at(address + length) != 0 {
+        length += 1;
+        if (address + length).is_multiple_of(PAGE_BYTES) && !may_read(address + length) {
+            return Err(Errno::FAULT);
+        }
+    }
+    // SAFETY: as `string`.
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
+}
+
+/// Returns memory of the program that a system call is to fill, or reads from.
+pub(crate) fn room(address: usize, bytes: usize) -> Result<&'static mut [u8]> {
+    if bytes > 0 && !(may_read(address) && may_read(address.wrapping_add(bytes - 1))) {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: the program passed it for that, and waits for the call to return.
+    Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, bytes) })
+}
+
+/// Writes a value where the program wants it.
+pub(crate) fn give<T>(address: usize, value: T) -> Result<()> {
+    if !(may_write(address) && may_read(address.wrapping_add(size_of::<T>() - 1))) {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: as `room`; the program need not have aligned it.
+    unsafe { (address as *mut T).write_unaligned(value) };
+    Ok(())
+}
+
+/// Returns a value that the program passed, or that the kernel gave to it.
+#[inline(always)]
+pub(crate) fn value<T: Copy>(address: usize) -> Result<T> {
+    if !(may_read(address) && may_read(address.wrapping_add(size_of::<T>() - 1))) {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: as `room`.
+    Ok(unsafe { (address as *const T).read_unaligned() })
+}

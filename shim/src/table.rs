@@ -1,0 +1,153 @@
+//! The one table of system calls: which the shim owns, and where their paths and descriptors are.
+//!
+//! Everything else goes to the kernel without a look. The launcher patches the sites of these numbers only.
+
+use linux_raw_sys::general as kernel;
+
+/// What a system call is given, as far as files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Not ours.
+    None,
+    /// It reads what one path leads to; the path is this argument.
+    Path(u8),
+    /// As `Path`, of the directory in the argument before.
+    At(u8),
+    /// It fills in what stat(2) says, in the argument after the path.
+    Stat(u8),
+    /// As `Stat`, of the directory in the argument before the path.
+    StatAt(u8),
+    /// It opens: the path is this argument, the flags the next one.
+    Open(u8),
+    /// It makes, changes or moves names, and is looked at whole each time.
+    Change,
+    /// It asks something of an open directory or file: the descriptor is this argument.
+    Descriptor(u8),
+    /// It makes descriptors mean something else, and is done whatever they meant.
+    Closing,
+    /// It makes the process another user's.
+    Becoming,
+    /// The process ends.
+    Ending,
+    /// It starts a process, or takes the stack away under itself.
+    Starting,
+}
+
+/// The number of the largest call that is listed.
+pub(crate) const NUMBERS: usize = 480;
+
+/// What each number is given.
+pub(crate) static SHAPES: [Shape; NUMBERS] = shapes();
+
+const fn shapes() -> [Shape; NUMBERS] {
+    let mut shapes = [Shape::None; NUMBERS];
+    let mut at = 0;
+    while at < TABLE.len() {
+        let (number, shape) = TABLE[at];
+        shapes[number as usize] = shape;
+        at += 1;
+    }
+    shapes
+}
+
+/// Every system call that the shim owns.
+pub(crate) const TABLE: &[(u32, Shape)] = &[
+    (kernel::__NR_open, Shape::Open(0)),
+    (kernel::__NR_openat, Shape::Open(1)),
+    (kernel::__NR_openat2, Shape::Change),
+    (kernel::__NR_creat, Shape::Change),
+    (kernel::__NR_stat, Shape::Stat(0)),
+    (kernel::__NR_lstat, Shape::Stat(0)),
+    (kernel::__NR_newfstatat, Shape::StatAt(1)),
+    (kernel::__NR_statx, Shape::StatAt(1)),
+    (kernel::__NR_fstat, Shape::Descriptor(0)),
+    (kernel::__NR_access, Shape::Path(0)),
+    (kernel::__NR_faccessat, Shape::At(1)),
+    (kernel::__NR_faccessat2, Shape::At(1)),
+    (kernel::__NR_readlink, Shape::Path(0)),
+    (kernel::__NR_readlinkat, Shape::At(1)),
+    (kernel::__NR_getdents64, Shape::Descriptor(0)),
+    (kernel::__NR_getdents, Shape::Descriptor(0)),
+    (kernel::__NR_lseek, Shape::Descriptor(0)),
+    (kernel::__NR_chdir, Shape::Change),
+    (kernel::__NR_fchdir, Shape::Change),
+    (kernel::__NR_chroot, Shape::Change),
+    (kernel::__NR_rename, Shape::Change),
+    (kernel::__NR_renameat, Shape::Change),
+    (kernel::__NR_renameat2, Shape::Change),
+    (kernel::__NR_mkdir, Shape::Change),
+    (kernel::__NR_mkdirat, Shape::Change),
+    (kernel::__NR_rmdir, Shape::Change),
+    (kernel::__NR_unlink, Shape::Change),
+    (kernel::__NR_unlinkat, Shape::Change),
+    (kernel::__NR_link, Shape::Change),
+    (kernel::__NR_linkat, Shape::Change),
+    (kernel::__NR_symlink, Shape::Change),
+    (kernel::__NR_symlinkat, Shape::Change),
+    (kernel::__NR_mknod, Shape::Change),
+    (kernel::__NR_mknodat, Shape::Change),
+    (kernel::__NR_chmod, Shape::Change),
+    (kernel::__NR_fchmodat, Shape::Change),
+    (kernel::__NR_fchmodat2, Shape::Change),
+    (kernel::__NR_chown, Shape::Change),
+    (kernel::__NR_lchown, Shape::Change),
+    (kernel::__NR_fchownat, Shape::Change),
+    (kernel::__NR_utime, Shape::Change),
+    (kernel::__NR_utimes, Shape::Change),
+    (kernel::__NR_futimesat, Shape::Change),
+    (kernel::__NR_utimensat, Shape::Change),
+    (kernel::__NR_truncate, Shape::Change),
+    (kernel::__NR_setxattr, Shape::Change),
+    (kernel::__NR_lsetxattr, Shape::Change),
+    (kernel::__NR_removexattr, Shape::Change),
+    (kernel::__NR_lremovexattr, Shape::Change),
+    (kernel::__NR_getxattr, Shape::Path(0)),
+    (kernel::__NR_lgetxattr, Shape::Path(0)),
+    (kernel::__NR_listxattr, Shape::Path(0)),
+    (kernel::__NR_llistxattr, Shape::Path(0)),
+    (kernel::__NR_statfs, Shape::Path(0)),
+    (kernel::__NR_name_to_handle_at, Shape::Change),
+    (kernel::__NR_inotify_add_watch, Shape::Change),
+    (kernel::__NR_fanotify_mark, Shape::Change),
+    (kernel::__NR_execve, Shape::Change),
+    (kernel::__NR_execveat, Shape::Change),
+    (kernel::__NR_mount, Shape::Change),
+    (kernel::__NR_umount2, Shape::Change),
+    (kernel::__NR_acct, Shape::Change),
+    (kernel::__NR_swapon, Shape::Change),
+    (kernel::__NR_quotactl, Shape::Change),
+    (kernel::__NR_uselib, Shape::Change),
+    (kernel::__NR_open_tree, Shape::Change),
+    (kernel::__NR_bind, Shape::Change),
+    (kernel::__NR_connect, Shape::Change),
+    (kernel::__NR_fchmod, Shape::Descriptor(0)),
+    (kernel::__NR_fchown, Shape::Descriptor(0)),
+    (kernel::__NR_fsetxattr, Shape::Descriptor(0)),
+    (kernel::__NR_fgetxattr, Shape::Descriptor(0)),
+    (kernel::__NR_flistxattr, Shape::Descriptor(0)),
+    (kernel::__NR_fremovexattr, Shape::Descriptor(0)),
+    (kernel::__NR_close, Shape::Closing),
+    (kernel::__NR_close_range, Shape::Closing),
+    (kernel::__NR_dup2, Shape::Closing),
+    (kernel::__NR_dup3, Shape::Closing),
+    (kernel::__NR_exit_group, Shape::Ending),
+    (kernel::__NR_setuid, Shape::Becoming),
+    (kernel::__NR_setreuid, Shape::Becoming),
+    (kernel::__NR_setresuid, Shape::Becoming),
+    (kernel::__NR_setfsuid, Shape::Becoming),
+    (kernel::__NR_io_uring_setup, Shape::Change),
+    (kernel::__NR_clone, Shape::Starting),
+    (kernel::__NR_clone3, Shape::Starting),
+    (kernel::__NR_vfork, Shape::Starting),
+    (kernel::__NR_fork, Shape::Starting),
+    (kernel::__NR_rt_sigreturn, Shape::Starting),
+];
+
+/// Returns what a system call is given.
+#[inline(always)]
+pub(crate) fn shape(number: usize) -> Shape {
+    match SHAPES.get(number) {
+        Some(shape) => *shape,
+        None => Shape::None,
+    }
+}

@@ -1,0 +1,103 @@
+//! Paths of our own: bytes with a NUL behind them, in room that does not grow.
+
+use crate::sys::{Errno, Result};
+
+/// The longest path, with its NUL, see PATH_MAX in limits.h(0P).
+const ROOM: usize = 4096;
+
+/// A path.
+pub(crate) struct Text {
+    bytes: [u8; ROOM],
+    length: usize,
+}
+
+impl Text {
+    /// Returns an empty one.
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; ROOM], length: 0 }
+    }
+
+    /// Returns one that holds `bytes`.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
+        let mut text = Self::new();
+        text.push(bytes)?;
+        Ok(text)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// Returns where the kernel finds it.
+    pub(crate) fn pointer(&self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+
+    /// Adds bytes at the end.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.length + bytes.len();
+        if end >= ROOM {
+            return Err(Errno::NAMETOOLONG);
+        }
+        self.bytes.get_mut(self.length..end).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+        self.cut(end);
+        Ok(())
+    }
+
+    /// Adds a name, behind a slash.
+    pub(crate) fn push_name(&mut self, name: &[u8]) -> Result<()> {
+        if !self.bytes().ends_with(b"/") {
+            self.push(b"/")?;
+        }
+        self.push(name)
+    }
+
+    /// Adds a number, in hexadecimal.
+    pub(crate) fn push_number(&mut self, number: u64) -> Result<()> {
+        let mut digits = [0; 16];
+        let mut start = digits.len();
+        let mut rest = number;
+        loop {
+            start -= 1;
+            digits[start] = b"0123456789abcdef"[(rest & 15) as usize];
+            rest >>= 4;
+            if rest == 0 {
+                return self.push(&digits[start..]);
+            }
+        }
+    }
+
+    /// Adds a number, in decimal.
+    pub(crate) fn push_decimal(&mut self, number: u32) -> Result<()> {
+        let mut digits = [0; 10];
+        let mut start = digits.len();
+        let mut rest = number;
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return self.push(&digits[start..]);
+            }
+        }
+    }
+
+    /// Keeps the first bytes only.
+    pub(crate) fn cut(&mut self, length: usize) {
+        self.length = length.min(ROOM - 1);
+        self.bytes[self.length] = 0;
+    }
+
+    /// Takes the last name away, down to the root.
+    pub(crate) fn pop(&mut self) {
+        let slash = self.bytes().iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        self.cut(slash.max(1));
+    }
+
+    /// Holds what `fill` puts into the room that it is given.
+    pub(crate) fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
+        let length = fill(&mut self.bytes[..ROOM - 1])?;
+        self.cut(length);
+        Ok(())
+    }
+}
