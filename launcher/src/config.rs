@@ -134,7 +134,7 @@ pub const KEYS: [Key; 13] = [
         id: Id::As,
         name: "as",
         env: env_vars::RIFT_AS,
-        kind: Kind::Choice(&["auto", "files", "mount"]),
+        kind: Kind::Choice(&["auto", "files", "mount", "virtual"]),
         default: "auto",
         scope: Scope::Anywhere,
         doc: "how a tree is shown: as real files (auto is files), or mounted until `rift close`",
@@ -470,6 +470,12 @@ impl Config {
     #[must_use]
     pub fn shows_mounts(&self) -> bool {
         self.is_word(Id::As, "mount")
+    }
+
+    /// Tells whether trees are shown to the processes of the run alone, by the shim.
+    #[must_use]
+    pub fn shows_virtually(&self) -> bool {
+        self.is_word(Id::As, "virtual")
     }
 
     /// Returns how files get their bytes.

@@ -32,6 +32,13 @@ pub const RIFT_SUMMARY_JSON: &str = "RIFT_SUMMARY_JSON";
 /// `1` makes `rift exec` execute the command and nothing else, see exec(2).
 pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 
+/// Where the run file of the run is that a process belongs to; rift sets it.
+pub const RIFT_RUN: &str = "RIFT_RUN";
+
+/// Libraries to load before all others, see ld.so(8).
+pub const LD_PRELOAD: &str = "LD_PRELOAD";
+/// Whether libuv uses io_uring.
+pub const UV_USE_IO_URING: &str = "UV_USE_IO_URING";
 /// No colors when set to anything but the empty string.
 pub const NO_COLOR: &str = "NO_COLOR";
 /// Colors also where there is no terminal, unless it is `0`.
@@ -53,7 +60,7 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 14] = [
+pub const OWN: [&str; 15] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -68,6 +75,7 @@ pub const OWN: [&str; 14] = [
     RIFT_QUIET,
     RIFT_SUMMARY_JSON,
     RIFT_DISABLE,
+    RIFT_RUN,
 ];
 
 /// Returns a variable that is set to something.

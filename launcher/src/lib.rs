@@ -14,5 +14,6 @@ pub mod plan;
 pub mod probe;
 pub mod redact;
 pub mod report;
+pub mod shim;
 mod sys;
 pub mod ui;

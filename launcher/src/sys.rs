@@ -6,9 +6,12 @@
     reason = "pre_exec, seccomp(2), its ioctls, sigaction(2) and libdeflate_gzip_decompress_ex have no safe form"
 )]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
@@ -565,4 +568,11 @@ pub(crate) fn die_of(signal: i32) {
     let _is_default = set_disposition(signal, &raw const default).is_ok();
     // SAFETY: raise(3) takes a number.
     unsafe { libc::raise(signal) };
+}
+
+/// Tells whether this process may execute a file, see access(2). It asks the C library: what a shim shows is seen only so.
+pub(crate) fn may_execute(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: access(2) reads a path that ends with a NUL, and lives until it returns.
+    unsafe { libc::access(path.as_ptr(), libc::X_OK) == 0 }
 }

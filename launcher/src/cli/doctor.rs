@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::exec::child;
 use crate::place::Place;
 use crate::ui::{self, Out, Style};
-use crate::{config, env_vars, hint, machine, mount, probe};
+use crate::{config, env_vars, hint, machine, mount, probe, shim};
 
 /// Show what this machine permits, and what to do about it
 #[derive(Debug, clap::Args)]
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         checks.push(clock(&folder));
     }
     checks.extend(mounts());
+    checks.push(intercepted(context));
     checks.push(umask());
     checks.push(program("node", node_version));
     checks.push(program("npm", npm_version));
@@ -121,6 +122,22 @@ fn mounts() -> [Check; 4] {
     let shown =
         format!("`--as auto` writes files; `--as mount` {mounted}; `--private` {privately}");
     [ok("fuse", mount::describe()), namespaces, ok("container", around), ok("mount", shown)]
+}
+
+/// Whether the shim gets into programs here.
+fn intercepted(context: &Context) -> Check {
+    let Ok(store) = context.existing_store() else {
+        return ok("shim", "not tried: there is no store yet");
+    };
+    let hint = "`--as mount` and `--as files` need no shim";
+    let tried = shim::Prepared::new(&store, &[]).and_then(|run| run.run(&["/bin/true".into()]));
+    match tried {
+        Ok(outcome) if outcome.counted.is_complete() => {
+            ok("shim", "`--as virtual` answers programs that use the system's C library")
+        }
+        Ok(_) => warn("shim", "the C library can't be patched: `--as virtual` writes files", hint),
+        Err(error) => warn("shim", format!("`--as virtual` fails: {error:#}"), hint),
+    }
 }
 
 fn settings(context: &Context) -> Check {

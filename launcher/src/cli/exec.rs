@@ -34,8 +34,8 @@ Examples:
 
 Exit status: the command's; 125 rift failed, 126 not executable, 127 not found.")]
 pub(crate) struct Args {
-    /// How trees are shown: auto, files or mount [env: RIFT_AS]
-    #[arg(long = "as", value_name = "HOW", value_parser = ["auto", "files", "mount"])]
+    /// How trees are shown: auto, files, mount or virtual [env: RIFT_AS]
+    #[arg(long = "as", value_name = "HOW", value_parser = ["auto", "files", "mount", "virtual"])]
     #[arg(hide_possible_values = true)]
     show_as: Option<String>,
 
@@ -112,9 +112,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         let refused: anyhow::Result<()> = Err(anyhow!("`--private` goes with `--as mount`"));
         refused.hint("files are there for everybody")?;
     }
-    let views = args.trees.iter().map(|tree| show_tree(tree, args.private, context));
+    let is_virtual = context.config.shows_virtually();
+    let views = args.trees.iter().map(|tree| show_tree(tree, args.private || is_virtual, context));
     let options = ExecOptions {
         is_private: args.private,
+        is_virtual,
         views: views.collect::<anyhow::Result<_>>()?,
         command: args.command.clone(),
         record_only: args.record_only,
@@ -171,7 +173,10 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
         folder: &place,
         options,
         has_links: context.links(),
-        is_mount: is_for_all && refusal.is_none(),
+        shown_as: match is_for_all && refusal.is_none() {
+            true => ShownAs::Mount,
+            false => ShownAs::Files,
+        },
     };
     let shown = request.show(None).with_context(|| format!("could not show `{directory}`"))?;
     if let Some(why) = shown.unmountable {

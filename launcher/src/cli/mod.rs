@@ -114,6 +114,8 @@ enum Command {
     EnterView(view::EnterArgs),
     #[command(name = crate::mount::private::LEAVE, hide = true)]
     LeaveView(view::LeaveArgs),
+    #[command(name = crate::shim::BECOME, hide = true)]
+    Become(view::BecomeArgs),
 }
 
 /// Runs `rift` with the arguments and in the environment of this process.
@@ -154,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::ServeMount(args) => return serve_mount::run(args),
         Command::EnterView(args) => return Ok(view::enter(args)),
         Command::LeaveView(args) => return view::leave(args),
+        Command::Become(args) => return Ok(view::become_command(args)),
         _ => {}
     }
     let cwd = std::env::current_dir().context("could not find the working directory")?;
@@ -207,5 +210,6 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::ServeMount(args) => serve_mount::run(args),
         Command::EnterView(args) => Ok(view::enter(args)),
         Command::LeaveView(args) => view::leave(args),
+        Command::Become(args) => Ok(view::become_command(args)),
     }
 }

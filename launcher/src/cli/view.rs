@@ -1,9 +1,10 @@
-//! `rift enter-view` and `rift leave-view`: what private views are made of; nobody types them.
+//! `rift enter-view`, `rift leave-view` and `rift become`: what views are made of; nobody types them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::exec::child;
 use crate::mount::private;
 
 /// Run a command in a private view
@@ -20,6 +21,17 @@ pub(crate) struct EnterArgs {
 pub(crate) struct LeaveArgs {
     pid: i32,
     directory: PathBuf,
+}
+
+/// Become a command
+#[derive(Debug, clap::Args)]
+pub(crate) struct BecomeArgs {
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+pub(crate) fn become_command(args: &BecomeArgs) -> ExitCode {
+    child::replace(&args.command).into_exit_code()
 }
 
 pub(crate) fn enter(args: &EnterArgs) -> ExitCode {

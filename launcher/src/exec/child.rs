@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::Context as _;
-use rustix::fs::Access;
 
 use crate::{env_vars, sys};
 
@@ -101,7 +100,7 @@ fn search(program: &OsStr, path: Option<&OsStr>) -> Search {
 fn look(path: PathBuf) -> Search {
     match std::fs::metadata(&path) {
         Ok(stat) if stat.is_dir() => Search::Denied(path),
-        Ok(_) if rustix::fs::access(&path, Access::EXEC_OK).is_ok() => Search::Found(path),
+        Ok(_) if sys::may_execute(&path) => Search::Found(path),
         Ok(_) => Search::Denied(path),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Search::Denied(path),
         Err(_) => Search::Missing,
@@ -130,6 +129,14 @@ fn refuse(program: &OsStr, why: &str, status: u8) -> Ending {
 /// # Errors
 /// What the system says when it can't be waited for.
 pub fn run(command: &[OsString]) -> anyhow::Result<Ending> {
+    run_with(command, |_| {})
+}
+
+/// As [`run`], with something set before.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(command: &[OsString], set: impl Fn(&mut Command)) -> anyhow::Result<Ending> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(refuse(OsStr::new(""), "no command", NOT_FOUND));
     };
@@ -140,10 +147,13 @@ pub fn run(command: &[OsString]) -> anyhow::Result<Ending> {
     };
     let mut direct = Command::new(&found);
     direct.arg0(program).args(arguments);
+    set(&mut direct);
     match supervise(&mut direct) {
         // A script without `#!`: execvp(3) hands it to the shell.
         Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
-            supervise(&mut through_shell(&found, arguments)).context("could not start /bin/sh")
+            let mut shell = through_shell(&found, arguments);
+            set(&mut shell);
+            supervise(&mut shell).context("could not start /bin/sh")
         }
         Err(error) => Ok(start_failure(program, &error)),
         Ok(ending) => Ok(ending),

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::anyhow;
-use rift_cas::projection::Projection;
+use rift_cas::Store;
+use rift_cas::projection::{Projection, ShownAs};
 
 pub use child::Ending;
 
@@ -21,6 +22,7 @@ use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::mount::{self, Condition, private};
 use crate::report::{Mode, Run, Summary};
+use crate::shim;
 use crate::ui::{self, Out};
 
 /// What `rift exec` was asked to do.
@@ -34,6 +36,8 @@ pub struct ExecOptions {
     pub summary_json: Option<PathBuf>,
     /// Whether the command has a private view.
     pub is_private: bool,
+    /// Whether the command sees projections by the shim.
+    pub is_virtual: bool,
     /// Directories of projections that it sees wherever it runs.
     pub views: Vec<PathBuf>,
 }
@@ -61,13 +65,16 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
 
 /// Runs the command itself, in a private view where that is asked for and there is something to see.
 fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
-    if !options.is_private {
-        return child::run(&options.command);
-    }
-    let Some(store) = context.store_or_none()? else {
+    let is_asked = options.is_private || options.is_virtual;
+    let store = if is_asked { context.store_or_none()? } else { context.existing_store().ok() };
+    let Some(store) = store else {
         return child::run(&options.command);
     };
     let mut projections = private::in_reach(&store, &context.cwd)?;
+    if !is_asked {
+        // What an earlier run has shown this way later ones see as well.
+        projections.retain(|known| known.shown_as == ShownAs::Virtual);
+    }
     for directory in &options.views {
         let is_new = !projections.iter().any(|known| known.directory == *directory);
         let is_unseen = |known: &Projection| {
@@ -80,15 +87,57 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     if projections.is_empty() {
         return child::run(&options.command);
     }
+    if !options.is_private {
+        return run_under_shim(&store, &projections, options, context);
+    }
     let why = match private::run(&store, &projections, &options.command)? {
         Ok(ending) => return Ok(ending),
         Err(why) => why,
     };
-    context.fall_back(&format!("trees are real files instead of a private view: {why}"))?;
-    for projection in &projections {
-        mount::close(&store, projection)?;
+    let why = format!("trees are real files instead of a private view: {why}");
+    run_on_files(&store, &projections, options, context, &why)
+}
+
+/// Makes the projections real and runs the command, because it can't be shown them otherwise.
+fn run_on_files(
+    store: &Store,
+    projections: &[Projection],
+    options: &ExecOptions,
+    context: &Context,
+    why: &str,
+) -> anyhow::Result<Ending> {
+    context.fall_back(why)?;
+    for projection in projections {
+        mount::close(store, projection)?;
     }
     child::run(&options.command)
+}
+
+/// Runs the command under the shim, and records what its processes have counted.
+fn run_under_shim(
+    store: &Store,
+    projections: &[Projection],
+    options: &ExecOptions,
+    context: &Context,
+) -> anyhow::Result<Ending> {
+    let started = Instant::now();
+    let prepared = match shim::Prepared::new(store, projections) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let why = format!("trees are real files instead of answered by the shim: {error:#}");
+            return run_on_files(store, projections, options, context, &why);
+        }
+    };
+    let outcome = prepared.run(&options.command)?;
+    let mut summary = Summary::new(Mode::Untouched, &options.command);
+    summary.set_times(started.elapsed(), None, true);
+    let mut run = Run::begin(summary, &context.cwd);
+    run.reasons = outcome.counted.lines();
+    if let Err(error) = run.save(store) {
+        // The command has done what it has to; what failed is bookkeeping.
+        context.ui.warn(&format!("the run could not be recorded: {error:#}"));
+    }
+    Ok(outcome.ending)
 }
 
 /// Shows what [`run`] would do, without doing it.

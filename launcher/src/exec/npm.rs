@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rift_cas::projection::ShownAs;
 use rift_cas::{Store, gc};
 
 use super::{Ending, ExecOptions};
@@ -36,8 +37,8 @@ struct NpmRun<'a> {
     started: Instant,
     /// Why things were decided, for `rift why`.
     reasons: Vec<String>,
-    /// Whether trees are mounted.
-    is_mount: bool,
+    /// How trees are shown.
+    shown_as: ShownAs,
 }
 
 /// Runs npm, or does what it would do.
@@ -51,8 +52,8 @@ pub(super) fn run(
     started: Instant,
 ) -> anyhow::Result<Ending> {
     let env = Env::current();
-    let reasons = Vec::new();
-    let mut run = NpmRun { options, context, store, env, started, reasons, is_mount: false };
+    let (reasons, shown_as) = (Vec::new(), ShownAs::Files);
+    let mut run = NpmRun { options, context, store, env, started, reasons, shown_as };
     let words = &options.command[1..];
     match npm::read(words, &context.cwd, &run.env)? {
         Recognized::Untouched(why) => {
@@ -60,7 +61,7 @@ pub(super) fn run(
             run.natively(None)
         }
         Recognized::Install(install) => {
-            run.is_mount = run.may_mount()?;
+            run.shown_as = run.how_to_show()?;
             if options.record_only {
                 run.reasons.push("the command runs to be recorded".to_owned());
                 return run.natively(Some(&install));
@@ -71,10 +72,13 @@ pub(super) fn run(
 }
 
 impl NpmRun<'_> {
-    /// Tells whether trees are mounted, and says why they are not where that was asked for.
-    fn may_mount(&mut self) -> anyhow::Result<bool> {
+    /// Tells how trees are shown, and says why they are not mounted where that was asked for.
+    fn how_to_show(&mut self) -> anyhow::Result<ShownAs> {
+        if self.options.is_virtual {
+            return Ok(ShownAs::Virtual);
+        }
         if !self.context.config.shows_mounts() {
-            return Ok(false);
+            return Ok(ShownAs::Files);
         }
         let say = |why: &str| format!("trees are real files instead of mounts: {why}");
         let why = if self.options.is_private {
@@ -82,12 +86,12 @@ impl NpmRun<'_> {
             self.context.ui.warn(&say(&why));
             why
         } else {
-            let Some(why) = mount::refusal() else { return Ok(true) };
+            let Some(why) = mount::refusal() else { return Ok(ShownAs::Mount) };
             self.context.fall_back(&say(&why))?;
             why
         };
         self.reasons.push(format!("not mounted: {why}"));
-        Ok(false)
+        Ok(ShownAs::Files)
     }
 
     fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
@@ -134,7 +138,7 @@ impl NpmRun<'_> {
             words,
             options: run::options(config.threads(), config.verifies_always()),
             has_links: self.context.links(),
-            is_mount: self.is_mount,
+            shown_as: self.shown_as,
             has_cache: config.has_cache(),
             has_script_cache: config.has_script_cache(),
             script_env: config.script_env(),
@@ -338,9 +342,15 @@ pub(super) fn plan(
     };
     let options = ExecOptions { command: command.to_vec(), ..ExecOptions::default() };
     let started = Instant::now();
-    let is_mount = context.config.shows_mounts() && mount::refusal().is_none();
+    let shown_as = if context.config.shows_virtually() {
+        ShownAs::Virtual
+    } else if context.config.shows_mounts() && mount::refusal().is_none() {
+        ShownAs::Mount
+    } else {
+        ShownAs::Files
+    };
     let (options, store, reasons) = (&options, &store, Vec::new());
-    let run = NpmRun { options, context, store, env, started, reasons, is_mount };
+    let run = NpmRun { options, context, store, env, started, reasons, shown_as };
     let request = run.describe(&install, &command[1..], &|_| {});
     writeln!(out, "key        {}", request.key())?;
     for line in run::foresee(&request)? {

@@ -292,6 +292,39 @@ fn with_view(
     }
 }
 
+/// A projection that programs show themselves: held for them, and cleaned up after the last one.
+pub struct Held {
+    view: View,
+    leaving: Leaving,
+}
+
+impl Held {
+    /// Brings the state up to date, and holds the projection until [`Held::leave`].
+    ///
+    /// # Errors
+    /// What the system says, or that it is mounted for everybody.
+    pub fn of(store: &Store, projection: &Projection) -> Result<Self> {
+        let view = join::join(store, projection, Writers::Many)?;
+        let leaving = Leaving::of(&view, store, projection)?;
+        Ok(Self { view, leaving })
+    }
+
+    /// Returns the tree.
+    #[must_use]
+    pub fn tree(&self) -> &OpenTree {
+        &self.view.parts.tree
+    }
+
+    /// Lets go.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn leave(self) -> Result<()> {
+        drop(self.view);
+        self.leaving.leave()
+    }
+}
+
 /// Ends the projection at `directory` with all that it shows.
 ///
 /// # Errors

@@ -29,6 +29,8 @@ pub enum How {
     Written,
     /// It was mounted.
     Mounted,
+    /// Runs see it that ask for it.
+    Projected,
 }
 
 /// What was done to show a tree.
@@ -79,8 +81,8 @@ pub struct Request<'a> {
     pub options: Options,
     /// Whether files may be hard links.
     pub has_links: bool,
-    /// Whether it is mounted.
-    pub is_mount: bool,
+    /// Who is to see it, and by what.
+    pub shown_as: ShownAs,
 }
 
 impl Request<'_> {
@@ -122,13 +124,13 @@ impl Request<'_> {
         let known = match self.store.projection(self.folder) {
             // A damaged record says nothing: the tree is written as if there were none.
             Err(rift_cas::Error::Damaged { .. }) => None,
-            Ok(None) if self.is_mount => mount::find(self.store, self.folder)?,
+            Ok(None) if self.shown_as.has_state() => mount::find(self.store, self.folder)?,
             other => other?,
         };
         let is_alike = |known: &Projection| {
-            let shown_as = if self.is_mount { ShownAs::Mount } else { ShownAs::Files };
+            let has_links = self.has_links && !self.shown_as.has_state();
             let found = (known.umask, known.has_links, known.shown_as);
-            found == (self.options.umask, self.has_links && !self.is_mount, shown_as)
+            found == (self.options.umask, has_links, self.shown_as)
         };
         Ok(known.filter(is_alike))
     }
@@ -139,7 +141,7 @@ impl Request<'_> {
     /// What the system says; see [`materialize::replace`] for what is there then.
     pub fn show(&self, ahead: Option<Ahead>) -> Result<Shown> {
         if let Some(known) = self.shown()? {
-            if self.is_mount
+            if self.shown_as == ShownAs::Mount
                 && let Err(error) = mount::heal(self.store, &known)
             {
                 // It was mounted when that was permitted.
@@ -149,13 +151,13 @@ impl Request<'_> {
             if found.is_empty() {
                 return Ok(Shown::new(How::Unchanged, materialize::Written::default()));
             }
-            if self.is_mount {
-                return self.show_mounted();
+            if self.shown_as.has_state() {
+                return self.show_without_files();
             }
             return self.apply(&known, &found, How::Mended);
         }
-        if self.is_mount {
-            return self.show_mounted();
+        if self.shown_as.has_state() {
+            return self.show_without_files();
         }
         if mount::is_at(self.store, self.folder)? {
             mount::remove(self.store, self.folder, self.options.threads)?;
@@ -175,17 +177,22 @@ impl Request<'_> {
         Ok(Shown::new(How::Written, written))
     }
 
-    /// Mounts the tree afresh; where that fails, it becomes files.
-    fn show_mounted(&self) -> Result<Shown> {
+    /// Shows the tree afresh; where it can't be mounted, it becomes files.
+    fn show_without_files(&self) -> Result<Shown> {
+        let nothing = materialize::Written::default();
+        if self.shown_as == ShownAs::Virtual {
+            mount::show_virtual(self.store, self.tree, self.folder, self.options)?;
+            return Ok(Shown::new(How::Projected, nothing));
+        }
         match mount::show(self.store, self.tree, self.folder, self.options) {
-            Ok(_) => Ok(Shown::new(How::Mounted, materialize::Written::default())),
+            Ok(_) => Ok(Shown::new(How::Mounted, nothing)),
             Err(error) => self.show_files(&error),
         }
     }
 
     /// Writes the tree because it can't be mounted.
     fn show_files(&self, why: &anyhow::Error) -> Result<Shown> {
-        let files = Self { is_mount: false, ..*self };
+        let files = Self { shown_as: ShownAs::Files, ..*self };
         Ok(Shown { unmountable: Some(format!("{why:#}")), ..files.show(None)? })
     }
 
@@ -198,8 +205,8 @@ impl Request<'_> {
         let Some(known) = self.known()? else {
             return self.show(None).map(drop);
         };
-        if known.shown_as == ShownAs::Mount {
-            return self.show_mounted().map(drop);
+        if known.shown_as.has_state() {
+            return self.show_without_files().map(drop);
         }
         self.store.forget_projection(self.folder)?;
         let known = Projection { tree: self.tree.hash(), ..known };

@@ -15,6 +15,7 @@ use rift_cas::Store;
 use rift_cas::ahead::Ahead;
 use rift_cas::import::{Import, Unit};
 use rift_cas::materialize::{self, Options, Written};
+use rift_cas::projection::ShownAs;
 use rift_cas::tree::OpenTree;
 use rift_tree::TreeHash;
 use rift_tree::builder::{Built, Item};
@@ -50,7 +51,7 @@ pub struct Request<'a> {
     /// Whether files may be hard links.
     pub has_links: bool,
     /// Whether trees are mounted.
-    pub is_mount: bool,
+    pub shown_as: ShownAs,
     /// Whether known results are used.
     pub has_cache: bool,
     /// Whether recorded results of install scripts are used and kept.
@@ -274,7 +275,7 @@ fn show_request<'r>(
         folder: target,
         options: request.options,
         has_links: request.has_links,
-        is_mount: request.is_mount,
+        shown_as: request.shown_as,
     }
 }
 
@@ -355,7 +356,7 @@ fn start_ahead(request: &Request<'_>, layout: &Layout) -> Result<BTreeMap<String
         let target = request.install.root.join(&root.dir);
         let has_parent = target.parent().is_some_and(Path::is_dir);
         let is_unknown = matches!(request.store.projection(&target), Ok(None));
-        if has_parent && is_unknown && !request.has_links && !request.is_mount {
+        if has_parent && is_unknown && !request.has_links && !request.shown_as.has_state() {
             let ahead = Ahead::start(request.store, &target, request.options)
                 .with_context(|| format!("could not begin `{}`", root.dir))?;
             started.insert(root.dir.clone(), ahead);

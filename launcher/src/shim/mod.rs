@@ -1,0 +1,310 @@
+//! Runs under the shim: the command and all that it starts see projections that are neither written nor mounted.
+//!
+//! The launcher puts the preload library and a run file where the processes find them, stays until the command has
+//! ended, and holds the projections meanwhile.
+
+mod sites;
+#[path = "../../../shim/src/table.rs"]
+#[allow(dead_code, reason = "the shim asks for more than numbers")]
+mod table;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use object::Endianness;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use rift_cas::Store;
+use rift_cas::projection::Projection;
+use rift_cas::store::LiveFile;
+use rift_tree::run::{self, COUNTS_BYTES, Containers, Count};
+use rift_tree::{EntryId, Kind, Manifest};
+
+use crate::env_vars;
+use crate::exec::child::{self, Ending};
+use crate::mount::Held;
+use crate::ui;
+
+/// The preload library, as the build has made it.
+const LIBRARY: &[u8] = include_bytes!(env!("SHIM_LIBRARY"));
+
+/// The hidden command that becomes another one: it finds programs that only the shim shows.
+pub const BECOME: &str = "become";
+
+/// How a run under the shim went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the command ended.
+    pub ending: Ending,
+    /// What its processes have counted.
+    pub counted: Counted,
+}
+
+/// What the processes of a run have counted together.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted([u64; COUNTS_BYTES / size_of::<u64>()]);
+
+impl Counted {
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).context("could not read what was counted")?;
+        let mut counted = [0; COUNTS_BYTES / size_of::<u64>()];
+        for (number, bytes) in counted.iter_mut().zip(bytes.chunks_exact(size_of::<u64>())) {
+            *number = bytes.try_into().map_or(0, u64::from_le_bytes);
+        }
+        Ok(Self(counted))
+    }
+
+    /// Returns one of the counts.
+    #[must_use]
+    pub fn of(&self, count: Count) -> u64 {
+        self.0.get(count as usize).copied().unwrap_or(0)
+    }
+
+    /// Tells whether every program that was to be intercepted was.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let is_none = |count| self.of(count) == 0;
+        self.of(Count::Expected) <= self.of(Count::Arrived)
+            && is_none(Count::Unpatched)
+            && is_none(Count::Foreign)
+    }
+
+    /// Says it, line by line.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let of = |count| ui::count(self.of(count));
+        let mut lines = vec![
+            format!("{} looks at the tree were answered without the kernel", of(Count::Answered)),
+            format!("{} entries were made real", of(Count::MadeReal)),
+            format!("{} programs had the shim", of(Count::Arrived)),
+        ];
+        let missing = self.of(Count::Expected).saturating_sub(self.of(Count::Arrived));
+        for (number, what) in [
+            (missing, "started without the shim, and may have seen an empty directory"),
+            (self.of(Count::Unpatched), "could not be patched: everything was made real"),
+            (self.of(Count::Foreign), "can't have the shim: everything was made real"),
+        ] {
+            if number > 0 {
+                lines.push(format!("{} programs {what}", ui::count(number)));
+            }
+        }
+        lines
+    }
+}
+
+/// A run whose processes will find all that they need.
+pub struct Prepared {
+    library: PathBuf,
+    file: LiveFile,
+    counts: LiveFile,
+    held: Vec<Held>,
+}
+
+impl Prepared {
+    /// Holds the projections and writes the run file.
+    ///
+    /// # Errors
+    /// What the system says; nothing was started then.
+    pub fn new(store: &Store, projections: &[Projection]) -> Result<Self> {
+        let library =
+            store.publish_tool("librift.so", LIBRARY).context("could not keep the shim")?;
+        let mut writer = run::Writer::default();
+        let mut held = Vec::new();
+        for (number, projection) in (1..).zip(projections) {
+            let one = Held::of(store, projection)?;
+            add(&mut writer, store, projection, &one, number)?;
+            held.push(one);
+        }
+        for path in libraries() {
+            let bytes = std::fs::read(&path)
+                .with_context(|| format!("could not read `{}`", path.display()))?;
+            // Where it can't be patched, everything is made real.
+            let Ok(found) = sites::find(&bytes) else { continue };
+            let wanted = found.sites.iter().filter(|site| is_wanted(site.number)).copied();
+            writer.add_library(&found.build_id, &wanted.collect::<Vec<_>>());
+        }
+        let mut counts = [0; COUNTS_BYTES];
+        // The command itself.
+        counts[Count::Expected as usize * size_of::<u64>()] = 1;
+        let counts = store.live_file(&counts)?;
+        let launcher = std::fs::read_link("/proc/self/exe").context("could not find rift")?;
+        let [shim, counts_path, launcher] =
+            [&library, counts.path(), &launcher].map(|path| path.as_os_str().as_bytes());
+        let files = run::Files { shim, counts: counts_path, launcher };
+        let file = store.live_file(&writer.finish(&files))?;
+        Ok(Self { library, file, counts, held })
+    }
+
+    /// Runs a command that sees the projections.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn run(self, command: &[OsString]) -> Result<Outcome> {
+        // What only the shim shows, or must not be started before all is real, the shim starts.
+        let is_plain =
+            command.first().and_then(|program| child::find(program)).is_some_and(is_plain);
+        let through = ["/proc/self/exe", BECOME, "--"].map(OsString::from);
+        let through = if is_plain { command.to_vec() } else { [&through, command].concat() };
+        let ending = child::run_with(&through, |process: &mut Command| {
+            let mut preload = self.library.clone().into_os_string().into_vec();
+            if let Some(others) = std::env::var_os(env_vars::LD_PRELOAD) {
+                preload.push(b':');
+                preload.extend_from_slice(others.as_bytes());
+            }
+            process.env(env_vars::LD_PRELOAD, OsStr::from_bytes(&preload));
+            process.env(env_vars::RIFT_RUN, self.file.path());
+            // What goes through io_uring passes by everybody who watches system calls.
+            process.env(env_vars::UV_USE_IO_URING, "0");
+        })?;
+        let counted = Counted::read(self.counts.path())?;
+        self.held.into_iter().try_for_each(Held::leave)?;
+        Ok(Outcome { ending, counted })
+    }
+}
+
+/// How much of a program is looked at, in bytes: its header and program headers.
+const HEAD_BYTES: u64 = 4096;
+
+/// Tells whether the loader will load the shim into a program, as far as its first bytes tell.
+fn is_plain(program: PathBuf) -> bool {
+    let mut head = Vec::new();
+    let Ok(file) = File::open(program) else { return false };
+    let has_rights = file.metadata().map_or(true, |stat| stat.mode() & 0o6000 != 0)
+        || rustix::fs::fgetxattr(&file, "security.capability", &mut [0_u8; 0][..]).is_ok();
+    if has_rights || file.take(HEAD_BYTES).read_to_end(&mut head).is_err() {
+        return false;
+    }
+    let Ok(header) = FileHeader64::<Endianness>::parse(&*head) else { return false };
+    let Ok(endian) = header.endian() else { return false };
+    let segments = header.program_headers(endian, &*head).unwrap_or_default();
+    segments.iter().any(|segment| segment.p_type(endian) == object::elf::PT_INTERP)
+}
+
+/// Tells whether the shim has anything to do with a system call.
+fn is_wanted(number: i32) -> bool {
+    usize::try_from(number).map_or(true, |number| table::shape(number) != table::Shape::None)
+}
+
+/// Adds a projection to the run file.
+fn add(
+    writer: &mut run::Writer,
+    store: &Store,
+    projection: &Projection,
+    held: &Held,
+    number: u32,
+) -> Result<()> {
+    let stand_in = store.stand_in(&projection.directory)?;
+    let empty = stand_in.symlink_metadata().context("could not look at a stand-in")?;
+    let own = projection.directory.symlink_metadata().context("could not look at the directory")?;
+    let tree = held.tree();
+    let (manifest, sidecar) = (store.manifest_file(tree.hash()), store.sidecar_file(tree.hash()));
+    let state = store.state_file(&projection.directory);
+    let containers: Vec<&[u8]> =
+        tree.container_files().iter().map(|path| path.as_os_str().as_bytes()).collect();
+    let record = run::Projection {
+        device: own.dev(),
+        inode: own.ino(),
+        stand_in_device: empty.dev(),
+        stand_in_inode: empty.ino(),
+        shown_ns: projection.done_ns,
+        stamp_ns: projection.stamp_ns,
+        uid: own.uid(),
+        gid: own.gid(),
+        umask: projection.umask.into(),
+        number,
+        directory: projection.directory.as_os_str().as_bytes(),
+        manifest: manifest.as_os_str().as_bytes(),
+        sidecar: sidecar.as_os_str().as_bytes(),
+        state: state.as_os_str().as_bytes(),
+        stand_in: stand_in.as_os_str().as_bytes(),
+        is_searchable: is_searchable(&tree.manifest(), projection.umask.into()),
+        containers: Containers::default(),
+    };
+    writer.add_projection(&record, &containers);
+    Ok(())
+}
+
+/// Tells whether the owner may search all directories of a tree that are written with this umask.
+fn is_searchable(manifest: &Manifest<'_>, umask: u32) -> bool {
+    let taken = if manifest.is_stamped() { umask } else { 0 };
+    let is_directory = |id: &EntryId| matches!(manifest.kind(*id), Some(Kind::Directory { .. }));
+    let mut directories = (0..manifest.len()).map(EntryId).filter(is_directory);
+    directories.all(|id| u32::from(manifest.mode(id).unwrap_or_default()) & !taken & 0o100 != 0)
+}
+
+/// Returns the C libraries and loaders that programs of this machine are started with.
+fn libraries() -> Vec<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapped = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let mut found: Vec<PathBuf> =
+        mapped.map(PathBuf::from).filter(|path| is_library(path)).collect();
+    found.dedup();
+    // Older C libraries have threads in a library of their own, which newer ones keep as an empty one.
+    let beside =
+        found.iter().map(|path| path.with_file_name("libpthread.so.0")).collect::<Vec<_>>();
+    found.extend(beside);
+    found.push(PathBuf::from("/lib/ld-musl-x86_64.so.1"));
+    found.retain(|path| path.exists());
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn is_library(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let starts = ["libc.so", "libc-", "ld-linux", "ld-2", "ld-musl", "libpthread"];
+    starts.iter().any(|start| name.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSymbol as _};
+
+    use super::*;
+
+    /// It is loaded at each start of a process, into any C library's, so it has to be small and to need nothing.
+    #[test]
+    fn the_library_is_small_and_needs_nothing() {
+        assert!(LIBRARY.len() <= 300 << 10, "{} bytes", LIBRARY.len());
+        let header = FileHeader64::<Endianness>::parse(LIBRARY).unwrap();
+        let endian = header.endian().unwrap();
+        let segments = header.program_headers(endian, LIBRARY).unwrap();
+        assert!(segments.iter().all(|segment| segment.p_type(endian) != object::elf::PT_TLS));
+        let dynamic = segments.iter().find_map(|one| one.dynamic(endian, LIBRARY).ok().flatten());
+        let needs = |entry: &object::elf::Dyn64<Endianness>| {
+            entry.d_tag.get(endian) == object::elf::DT_NEEDED
+        };
+        assert!(!dynamic.unwrap().iter().any(needs));
+        let file = object::File::parse(LIBRARY).unwrap();
+        let asked: Vec<_> = file
+            .dynamic_symbols()
+            .filter(|symbol| symbol.is_undefined() && !symbol.is_weak())
+            .filter_map(|symbol| symbol.name().ok().map(str::to_owned))
+            .filter(|name| !name.is_empty())
+            .collect();
+        assert!(asked.is_empty(), "{asked:?}");
+        let relocations = file.dynamic_relocations().map_or(0, Iterator::count);
+        assert!(relocations <= 64, "{relocations}");
+    }
+
+    /// The C library's system calls for files can be replaced where they are made.
+    #[test]
+    fn the_c_librarys_calls_are_found() {
+        let library = libraries().into_iter().find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc.so"))
+        });
+        let found = sites::find(&std::fs::read(library.unwrap()).unwrap()).unwrap();
+        let numbers: Vec<i32> = found.sites.iter().map(|site| site.number).collect();
+        // open, stat, openat, newfstatat, getdents64, unlink, execve: see x86_64's unistd.h.
+        for wanted in [257, 262, 217, 87, 59] {
+            assert!(numbers.contains(&wanted), "{wanted} is not among {numbers:?}");
+        }
+        assert!(found.sites.iter().all(|site| (5..=16).contains(&site.len())));
+    }
+}
