@@ -45,16 +45,29 @@ enum Seen {
     ByAll,
     /// The tree is shown there to the suite alone.
     Privately,
+    /// Only the shim shows the tree there.
+    Virtually,
+}
+
+impl Seen {
+    /// The words of rift that let a command see a tree so, if it needs any.
+    fn words(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::ByAll => None,
+            Self::Privately => Some(&["exec", "--as", "mount", "--private", "--tree"]),
+            Self::Virtually => Some(&["exec", "--as", "virtual", "--tree"]),
+        }
+    }
 }
 
 /// Starts a command line that does something with a suite in a folder.
 fn command(sandbox: &Sandbox, words: [&str; 2], folder: &Path, seen: Seen) -> Command {
-    let mut command = match seen {
-        Seen::ByAll => sandbox.command(&sandbox.home(), script()),
-        Seen::Privately => {
+    let mut command = match seen.words() {
+        None => sandbox.command(&sandbox.home(), script()),
+        Some(seen) => {
             let tree = format!("tree={}", folder.display());
             let script = script().display().to_string();
-            let words = ["exec", "--as", "mount", "--private", "--tree", &tree, "--", &script];
+            let words = [seen, &[&tree, "--", &script]].concat();
             sandbox.rift(&sandbox.home(), &words).unwrap()
         }
     };
@@ -123,6 +136,8 @@ fn hold(suite: &str, parts: &[&str], seen: Seen) -> [BTreeMap<String, String>; 2
             .lines()
             .filter_map(|line| line.split(" | ").collect::<Vec<_>>().try_into().ok())
             .filter(|[of, by, ..]: &[&str; 6]| *of == suite && (*by == user || *by == "both"))
+            // Under the shim files are the file system's own.
+            .filter(|_| seen != Seen::Virtually)
             .filter(|[_, _, name, ..]| is_whole || expected.contains_key(*name))
             .map(|[_, _, name, native, mounted, _]| format!("{name} | {native} | {mounted}"))
             .collect();
@@ -194,5 +209,20 @@ fn suites_pass_in_private_views() {
     hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::Privately);
     if rustix::process::geteuid().is_root() {
         hold_pjdfstest(Seen::Privately);
+    }
+}
+
+/// The same under the shim.
+#[test]
+fn suites_pass_under_the_shim() {
+    let name = "suites_pass_under_the_shim";
+    if !full() || !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
+        return;
+    }
+    hold("fsx", &[], Seen::Virtually);
+    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], Seen::Virtually);
+    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::Virtually);
+    if rustix::process::geteuid().is_root() {
+        hold_pjdfstest(Seen::Virtually);
     }
 }

@@ -1,0 +1,367 @@
+//! Projections under the shim, judged by the same tree as real files.
+//!
+//! A program does the same in a projection that only the shim shows, in real files, and in real files beside a projection;
+//! it has to print the same each time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rift_tests::again::as_root_and_nobody;
+use rift_tests::apps::compiled_with;
+use rift_tests::fault::{Dice, kill_at_random};
+use rift_tests::mounts::{assert_same, eventually, mounts_at, rift, run, state, with_tree};
+use rift_tests::need::{Need, have};
+use rift_tests::repository;
+use rift_tests::sandbox::{Ran, Sandbox, clear, rift_binary};
+
+/// The words before `--` that let a command see the tree at `view` of its folder.
+const VIRTUAL: [&str; 5] = ["exec", "--as", "virtual", "--tree", "tree=view"];
+
+/// Runs a command of the home with the tree at `view` there.
+fn virtually(sandbox: &Sandbox, command: &[&str]) -> Ran {
+    run(sandbox, &sandbox.home(), &[&VIRTUAL, &["--"][..], command].concat())
+}
+
+/// The command sees the tree, and changes it; the world sees what was changed, and `close` makes the rest real.
+#[test]
+fn a_projection_is_seen_by_its_run_alone() {
+    let name = "a_projection_is_seen_by_its_run_alone";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("virtual");
+    let view = sandbox.home().join("view");
+    let script = "cat view/a view/lib/x.js && echo new > view/lib/new && rm view/bin/x && exit 7";
+    let ran = virtually(&sandbox, &["sh", "-c", script]);
+    assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(7), "hello\nlib"), "{ran}");
+    assert_eq!(fs::read_to_string(view.join("lib/new")).unwrap(), "new\n");
+    assert!(!view.join("d e").exists() && state(&sandbox, &view) == "virtual");
+    assert_eq!(mounts_at(&view), 0);
+    // Another run sees what the first one did, also without naming the tree, and from inside.
+    let ran = rift(&sandbox, &view.join("lib"), &["exec", "--", "cat", "../a", "new"]);
+    assert_eq!(ran.stdout, "hello\nnew\n");
+    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+    assert_eq!(fs::read_to_string(view.join("lib/new")).unwrap(), "new\n");
+    assert_eq!(fs::read_to_string(view.join("a")).unwrap(), "hello\n");
+    assert!(!view.join("bin/x").exists() && !view.join(".rift-orphans").exists());
+}
+
+/// Who runs `probe`, and how it is linked.
+fn probes() -> [PathBuf; 2] {
+    let quiet = "-Wno-unused-result";
+    [
+        compiled_with("probe", "probe", &[quiet]).unwrap(),
+        compiled_with("probe", "probe-static", &[quiet, "-static", "-w"]).unwrap(),
+    ]
+}
+
+/// All that the kernel and the C library are asked of files has the same answers in real files, in a projection, and in
+/// real files beside one.
+#[test]
+fn everything_asked_has_the_same_answers() {
+    let name = "everything_asked_has_the_same_answers";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let probes = probes();
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    for probe in probes {
+        let sandbox = with_tree("probe");
+        let probe = probe.display().to_string();
+        let [native, beside] = ["native", "beside"].map(|name| sandbox.path(name));
+        for real in [&native, &beside] {
+            let shown = real.display().to_string();
+            rift(&sandbox, &sandbox.home(), &["materialize", "tree", &shown]);
+        }
+        let mut command = sandbox.command(&sandbox.home(), &probe);
+        let expected = sandbox.run(command.arg(&native)).unwrap().success().unwrap().stdout;
+        assert!(expected.lines().count() > 700, "{expected}");
+        let view = sandbox.home().join("view");
+        for place in [&view, &beside] {
+            let found = virtually(&sandbox, &[&probe, &place.display().to_string()]);
+            let found = found.success().unwrap().stdout;
+            for (number, (expected, found)) in expected.lines().zip(found.lines()).enumerate() {
+                assert_eq!(found, expected, "{probe} {}, line {number}", place.display());
+            }
+            assert_eq!(found.lines().count(), expected.lines().count(), "{probe}");
+        }
+        rift(&sandbox, &sandbox.home(), &["close", "view"]);
+    }
+}
+
+/// Random changes have the same results, one by one, and leave the same tree.
+#[test]
+fn random_changes_have_the_same_results_under_the_shim() {
+    let name = "random_changes_have_the_same_results_under_the_shim";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("random-virtual");
+    let program = repository().join("tests/apps/random_files.py").display().to_string();
+    let view = sandbox.home().join("view");
+    let seeds = if rift_tests::full() { 1..=200 } else { 151..=155 };
+    for seed in seeds {
+        let real = sandbox.path("real");
+        let shown = real.display().to_string();
+        rift(&sandbox, &sandbox.home(), &["materialize", "--force", "tree", &shown]);
+        let words = |directory: &Path| {
+            let directory = directory.display().to_string();
+            ["python3".to_owned(), program.clone(), directory, seed.to_string(), "400".to_owned()]
+        };
+        let native = words(&real);
+        let mut native_command = sandbox.command(&sandbox.home(), &native[0]);
+        let expected = sandbox.run(native_command.args(&native[1..])).unwrap().success().unwrap();
+        let inside = words(&view);
+        let inside: Vec<&str> = inside.iter().map(String::as_str).collect();
+        let found = virtually(&sandbox, &inside).success().unwrap();
+        for (expected, found) in expected.stdout.lines().zip(found.stdout.lines()) {
+            assert_eq!(found, expected, "seed {seed}");
+        }
+        assert_eq!(found.stdout.lines().count(), expected.stdout.lines().count(), "seed {seed}");
+        rift(&sandbox, &sandbox.home(), &["close", "view"]);
+        assert_same(&real, &view);
+        clear(&view).unwrap();
+    }
+}
+
+/// Whoever is killed, and whenever: what nobody changed is the tree's.
+#[test]
+fn killed_runs_lose_nothing() {
+    let name = "killed_runs_lose_nothing";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("killed-virtual");
+    let view = sandbox.home().join("view");
+    let read_all = "for i in 1 2 3; do find view -type f -exec cat {} + >/dev/null & done; wait";
+    let mut dice = Dice::new(5);
+    for _ in 0..if rift_tests::full() { 100 } else { 10 } {
+        let words = [&VIRTUAL, &["--", "sh", "-c", read_all][..]].concat();
+        let mut command = sandbox.rift(&sandbox.home(), &words).unwrap();
+        kill_at_random(&mut command, Duration::from_millis(60), &mut dice).unwrap();
+        eventually(|| sandbox.processes().is_empty());
+        // The directory may not be there yet.
+        if state(&sandbox, &view) == "none" {
+            continue;
+        }
+        let ran = virtually(&sandbox, &["cat", "view/lib/x.js", "view/shut/in"]);
+        assert_eq!(ran.success().unwrap().stdout, "libshut");
+        rift(&sandbox, &sandbox.home(), &["close", "view"]);
+        assert_same(&sandbox.path("source"), &view);
+        clear(&view).unwrap();
+    }
+}
+
+/// Many processes at once make the same entries real, and each of them sees all of them.
+#[test]
+fn many_processes_make_one_tree() {
+    let name = "many_processes_make_one_tree";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = Sandbox::new("storm").unwrap();
+    let source = sandbox.path("source");
+    for number in 0..200 {
+        let folder = source.join(format!("{}/{}", number % 10, number % 3));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{number}")), format!("{number}\n").repeat(number)).unwrap();
+    }
+    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    let (processes, rounds) = if rift_tests::full() { (512, 5) } else { (40, 2) };
+    let all = "find view -type f | LC_ALL=C sort | xargs cat | cksum";
+    let storm = format!("for i in $(seq {processes}); do ({all}) & done; wait");
+    for _ in 0..rounds {
+        let ran = virtually(&sandbox, &["sh", "-c", &storm]).success().unwrap();
+        let lines: BTreeSet<&str> = ran.stdout.lines().collect();
+        assert_eq!((ran.stdout.lines().count(), lines.len()), (processes, 1), "{ran}");
+        let view = sandbox.home().join("view");
+        rift(&sandbox, &sandbox.home(), &["close", "view"]);
+        assert_same(&source, &view);
+        clear(&view).unwrap();
+    }
+}
+
+/// Whichever system call fails while entries are made real: an error, or the right bytes, and the next run has all.
+#[test]
+fn a_failing_call_is_an_error_and_no_damage() {
+    let name = "a_failing_call_is_an_error_and_no_damage";
+    if !have(name, &[Need::Strace]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("failing");
+    let view = sandbox.home().join("view");
+    let words = [&VIRTUAL, &["--", "cat", "view/lib/deep/er/numbers", "view/shut/in"][..]].concat();
+    let numbers = fs::read_to_string(sandbox.path("source/lib/deep/er/numbers")).unwrap();
+    for call in ["mkdir", "openat", "write", "renameat2", "utimensat", "statx", "fchmod", "mmap"] {
+        for error in if rift_tests::full() { &["ENOSPC", "EIO"][..] } else { &["EIO"] } {
+            for nth in 1..if rift_tests::full() { 60 } else { 4 } {
+                let mut traced = sandbox.command(&sandbox.home(), "strace");
+                let inject = format!("inject={call}:error={error}:when={nth}");
+                traced.args([
+                    "-f",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &format!("trace={call}"),
+                    "-e",
+                    &inject,
+                ]);
+                let rift_itself = rift_binary().unwrap();
+                let ran = sandbox.run(traced.arg(rift_itself).args(&words)).unwrap();
+                let context = format!("{call} {error} {nth}: {ran}");
+                if ran.status.success() {
+                    assert_eq!(ran.stdout, format!("{numbers}shut"), "{context}");
+                }
+                // What was read is right as far as it goes.
+                assert!(format!("{numbers}shut").contains(&ran.stdout), "{context}");
+                if state(&sandbox, &view) == "virtual" {
+                    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+                    assert_same(&sandbox.path("source"), &view);
+                }
+                clear(&view).unwrap();
+            }
+        }
+    }
+}
+
+/// Blobs that the store has lost give EIO, never other bytes.
+#[test]
+fn what_the_store_lost_is_an_error() {
+    let name = "what_the_store_lost_is_an_error";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("lost-virtual");
+    // Within one run, for a store that is damaged before it is not used at all.
+    let packs = sandbox.store().join("packs").display().to_string();
+    let script = format!(
+        "cat view/a; chmod -R u+w {packs}; find {packs} -type f -exec truncate -s 0 {{}} +; \
+         cat view/a view/lib/deep/er/numbers; stat -c %s view/lib/deep/er/numbers"
+    );
+    let ran = virtually(&sandbox, &["sh", "-c", &script]);
+    assert_eq!(ran.stdout, "hello\nhello\n13890\n", "{ran}");
+    assert!(ran.stderr.contains("view/lib/deep/er/numbers: Input/output error"), "{ran}");
+    assert!(!sandbox.home().join("view/lib/deep/er/numbers").exists());
+}
+
+/// Looking at a tree makes nothing, and asks the kernel nothing about it.
+#[test]
+fn looking_reaches_no_kernel() {
+    let name = "looking_reaches_no_kernel";
+    if !have(name, &[Need::Strace]) {
+        return;
+    }
+    let sandbox = with_tree("looking");
+    let view = sandbox.home().join("view");
+    let trace = sandbox.path("trace");
+    let mut traced = sandbox.command(&sandbox.home(), "strace");
+    traced.args(["-f", "-o"]).arg(&trace).arg(rift_binary().unwrap()).args(VIRTUAL);
+    let looks = "find view -printf '%p %s %m %T@\n' >/dev/null; ls -lR view >/dev/null; \
+                 test -e view/lib/missing; test -d view/lib/deep; readlink view/bin/x >/dev/null";
+    sandbox.run(traced.args(["--", "sh", "-c", looks])).unwrap().success().unwrap();
+    let lines = fs::read_to_string(&trace).unwrap();
+    let asked: Vec<&str> =
+        lines.lines().filter(|line| line.contains("view/") && !line.contains("exec")).collect();
+    let asked: Vec<&&str> = asked.iter().filter(|line| !line.contains(".rift-orphans")).collect();
+    let asked: Vec<_> = asked.iter().filter(|line| !line.contains("write(")).collect();
+    assert!(asked.is_empty(), "{asked:#?}");
+    assert_eq!(fs::read_dir(&view).unwrap().count(), 0);
+}
+
+/// Programs that the shim can't be loaded into, or that become another user's, find real files.
+#[test]
+fn programs_without_the_shim_find_real_files() {
+    let name = "programs_without_the_shim_find_real_files";
+    if !have(name, &[Need::Root, Need::Tool("setpriv"), Need::Tool("cc")]) {
+        return;
+    }
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "cat"];
+    let static_cat = compiled_with("cat", "cat-static", &["-static"]).unwrap();
+    let raw_cat = compiled_with("cat", "cat-raw", &["-DRAW"]).unwrap();
+    for way in ["nobody", "set-user-ID", "static", "raw"] {
+        let sandbox = with_tree("without-shim");
+        let home = sandbox.home();
+        let all_may = || fs::Permissions::from_mode(0o755);
+        for folder in [sandbox.path(""), home.clone()] {
+            fs::set_permissions(folder, all_may()).unwrap();
+        }
+        let marked = home.join("cat");
+        fs::copy(&static_cat, home.join("static")).unwrap();
+        fs::copy("/bin/cat", &marked).unwrap();
+        std::os::unix::fs::chown(&marked, Some(65534), None).unwrap();
+        fs::set_permissions(&marked, fs::Permissions::from_mode(0o4755)).unwrap();
+        let marked = marked.display().to_string();
+        let raw = raw_cat.display().to_string();
+        let words = match way {
+            "nobody" => [&nobody[..], &["view/a"]].concat(),
+            "set-user-ID" => vec![&*marked, "view/a"],
+            "static" => vec!["sh", "-c", "exec ./static view/a"],
+            _ => vec![&*raw, "view/a"],
+        };
+        let ran = virtually(&sandbox, &words);
+        // Who makes system calls without the C library sees the directory as it is.
+        let is_seen = way != "raw";
+        assert_eq!(ran.status.success(), is_seen, "{way}: {ran}");
+        assert_eq!(ran.stdout, if is_seen { "hello\n" } else { "" }, "{way}: {ran}");
+        assert_eq!(home.join("view/d e/b").exists(), is_seen, "{way}");
+    }
+}
+
+/// What a program can tell.
+#[test]
+fn what_differs_under_the_shim() {
+    let name = "what_differs_under_the_shim";
+    if !have(name, &[Need::Tool("python3")]) {
+        return;
+    }
+    let sandbox = with_tree("differs");
+    let python = |text: &str| virtually(&sandbox, &["python3", "-c", text]).success().unwrap();
+    let io_uring = "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+                    print(libc.syscall(425, 1, 0), errno.errorcode[ctypes.get_errno()])";
+    assert_eq!(python(io_uring).stdout, "-1 ENOSYS\n");
+    let variables =
+        "import os\nprint(sorted(set(os.environ) & {'LD_PRELOAD', 'RIFT_RUN', 'UV_USE_IO_URING'}))";
+    assert_eq!(python(variables).stdout, "['LD_PRELOAD', 'RIFT_RUN', 'UV_USE_IO_URING']\n");
+    // A directory that another process has open, and this one takes away.
+    let other = "import os, subprocess, sys\n\
+                 child = subprocess.Popen([sys.executable, '-c', 'import os\\nfd = os.open(\"view/lib\", os.O_RDONLY)\\n\
+                 print(\"open\", flush=True)\\ninput()\\ntry:\\n    print(len(os.listdir(fd)))\\n\
+                 except FileNotFoundError:\\n    print(\"gone\")'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)\n\
+                 child.stdout.readline()\nos.rename('view/lib', 'view/other')\nprint(child.communicate('\\n')[0], end='')";
+    assert_eq!(python(other).stdout, "gone\n");
+}
+
+/// Pointers that lead nowhere give EFAULT; one into memory that was used for paths before may end the program.
+#[test]
+fn a_pointer_into_nowhere_gives_an_error() {
+    let name = "a_pointer_into_nowhere_gives_an_error";
+    if !have(name, &[Need::Tool("python3")]) {
+        return;
+    }
+    let sandbox = with_tree("nowhere");
+    let text = "import ctypes, errno, mmap\nlibc = ctypes.CDLL(None, use_errno=True)\n\
+                for pointer in [0, 8, 1 << 40, (1 << 64) - 1]:\n    pointer = ctypes.c_void_p(pointer)\n    \
+                for call in [libc.access, libc.chmod, libc.unlink, libc.rmdir, libc.open]:\n        \
+                print(call(pointer, 0), errno.errorcode[ctypes.get_errno()])\n\
+                print(libc.syscall(4, b'view/a', ctypes.c_void_p(8)), errno.errorcode[ctypes.get_errno()])\n";
+    let native = sandbox.command(&sandbox.home(), "python3").args(["-c", text]).output().unwrap();
+    let ran = virtually(&sandbox, &["python3", "-c", text]).success().unwrap();
+    let native = String::from_utf8(native.stdout).unwrap();
+    // Natively there is no such file.
+    assert_eq!(ran.stdout, native.replace("ENOENT", "EFAULT"), "{ran}");
+    assert_eq!(ran.stdout.matches("-1 EFAULT").count(), 21, "{ran}");
+    let text = "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\n\
+                page = ctypes.c_void_p(libc.mmap(None, 4096, 3, 34, -1, 0))\n\
+                print(libc.access(page, 0), flush=True)\nlibc.munmap(page, 4096)\nlibc.access(page, 0)";
+    let ran = virtually(&sandbox, &["python3", "-c", text]);
+    assert_eq!(ran.stdout, "-1\n", "{ran}");
+    assert!(matches!(ran.status.signal(), None | Some(libc::SIGSEGV)), "{ran}");
+}
