@@ -417,6 +417,9 @@ impl<'a> Survey<'a> {
                     let is_old = !is_younger(file.changed_secs(), STATE_GRACE);
                     is_old && !live.contains(name.trim_end_matches(".log"))
                 }
+                Item::StandIn(name) => {
+                    !is_younger(file.changed_secs(), STATE_GRACE) && !live.contains(name.as_str())
+                }
                 _ => false,
             };
             if is_leftover {

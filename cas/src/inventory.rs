@@ -31,6 +31,10 @@ pub(crate) enum Item {
     Lease,
     /// The state of a projection of this name, or its log.
     State(String),
+    /// The stand-in for directories of the projection of this name.
+    StandIn(String),
+    /// A program of rift's own, whose content has this hash.
+    Tool(BlobHash),
     Cache,
     /// The folder of a tree as plain files.
     LooseForm(TreeHash),
@@ -146,6 +150,13 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
         let item = match (kind, record) {
             ("quarantine", _) => Item::Quarantined,
             ("tmp", _) => Item::Temporary,
+            ("states", _) if stat.is_dir() => {
+                let projection = name.strip_suffix(".d").unwrap_or_default();
+                match TreeHash::from_hex(projection.as_bytes()) {
+                    Ok(_) => Item::StandIn(projection.to_owned()),
+                    Err(_) => Item::Stray,
+                }
+            }
             _ if !stat.is_file() => Item::Stray,
             (_, Some(record)) => match record::unescape(&name) {
                 Some(name) => Item::Record(record, name),
@@ -165,6 +176,10 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
                 Ok(_) => Item::State(name),
                 Err(_) => Item::Stray,
             },
+            ("tools", _) => {
+                let hash = name.split('-').next().unwrap_or_default();
+                BlobHash::from_hex(hash.as_bytes()).map_or(Item::Stray, Item::Tool)
+            }
             ("index", _) if ["blobs", "stamps", "size"].contains(&name.as_str()) => Item::Cache,
             _ => Item::Stray,
         };

@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 pub const FORMAT: u32 = 1;
 
 /// The folders that every store has.
-pub(crate) const FOLDERS: [&str; 12] = [
+pub(crate) const FOLDERS: [&str; 13] = [
     "packs",
     "blobs",
     "trees",
@@ -49,6 +49,7 @@ pub(crate) const FOLDERS: [&str; 12] = [
     "actions",
     "leases",
     "index",
+    "tools",
     "tmp",
 ];
 
@@ -186,15 +187,13 @@ impl Store {
         }
     }
 
-    /// Keeps a tool's file below `tools`, named by its content; one that is there is as good.
+    /// Keeps a tool's file below `tools`, named by its content; one that is there and whole is as good.
     ///
     /// # Errors
     /// What the system says.
     pub fn publish_tool(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
-        let folder = self.path("tools");
-        make_folder(&folder)?;
-        let path = folder.join(format!("{}-{name}", &blake3::hash(bytes).to_hex()[..32]));
-        if !path.exists() {
+        let path = self.path("tools").join(format!("{}-{name}", blake3::hash(bytes).to_hex()));
+        if fs::read(&path).ok().is_none_or(|found| found != bytes) {
             self.publish_bytes(&path, bytes)?;
         }
         Ok(path)

@@ -392,6 +392,7 @@ impl Check<'_> {
                 }
                 Item::Format => self.format(path)?,
                 Item::State(ref name) if !name.ends_with(".log") => self.state(path)?,
+                Item::Tool(hash) => self.tool(path, hash)?,
                 _ => {}
             }
         }
@@ -409,6 +410,21 @@ impl Check<'_> {
         if !is_whole {
             let cure = "`--repair` removes it; what is real is found again from the directory";
             self.damage(path, "it is no state of a projection".to_owned(), cure);
+            if self.repair {
+                remove(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a program of rift's own.
+    fn tool(&self, path: &Path, hash: BlobHash) -> Result<()> {
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("read", path))?,
+        };
+        if blake3::hash(&bytes).as_bytes() != hash.as_bytes() {
+            self.find(path, Severity::Damage, "its content has changed".to_owned(), REBUILT);
             if self.repair {
                 remove(path)?;
             }

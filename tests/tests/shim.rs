@@ -50,6 +50,12 @@ fn a_projection_is_seen_by_its_run_alone() {
     assert_eq!(fs::read_to_string(view.join("lib/new")).unwrap(), "new\n");
     assert_eq!(fs::read_to_string(view.join("a")).unwrap(), "hello\n");
     assert!(!view.join("bin/x").exists() && !view.join(".rift-orphans").exists());
+    // What runs leave in the store is the store's.
+    let verified = rift(&sandbox, &sandbox.home(), &["store", "verify"]);
+    assert!(
+        !verified.stdout.contains("litter") && !verified.stderr.contains("nothing reads it"),
+        "{verified}"
+    );
 }
 
 /// Who runs `probe`, and how it is linked.
