@@ -197,6 +197,49 @@ fn searches_all(shown: &Shown) -> bool {
     user == 0 || shown.record.is_searchable && user == shown.record.uid
 }
 
+/// Returns the directory of the tree that a path of which the tree has only the last name not is in, written straight.
+fn folder_of_missing(shown: &Shown, path: &[u8]) -> Option<EntryId> {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let (folder, name) =
+        slash.map_or((&b""[..], path), |slash| (&path[..slash], &path[slash + 1..]));
+    if matches!(name, b"" | b"." | b"..") || name.len() > 255 {
+        return None;
+    }
+    let folder = shown.manifest.lookup(folder)?;
+    matches!(shown.manifest.kind(folder), Some(Kind::Directory { .. })).then_some(folder)
+}
+
+/// Tells whether the kernel can follow a path without help: no link or `..` of the tree is on the way.
+pub(crate) fn is_straight(directory: i32, path: &[u8]) -> Result<bool> {
+    let (index, rest) = match path.first() {
+        Some(b'/') => match rooted(path) {
+            Some(found) => found,
+            None => return Ok(true),
+        },
+        _ if directory == CWD => match base(directory)? {
+            Base::Elsewhere => return Ok(true),
+            Base::At(..) => return Ok(false),
+            Base::Above(index, at) => {
+                let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
+                let wanted = record.directory.get(at..).ok_or(Errno::IO)?;
+                match path.strip_prefix(wanted) {
+                    Some([b'/', rest @ ..]) => (index, rest),
+                    _ => return Ok(false),
+                }
+            }
+        },
+        _ => return Ok(false),
+    };
+    let shown = run::shown(index)?;
+    match shown.manifest.lookup(rest) {
+        Some(id) => {
+            let is_link = matches!(shown.manifest.kind(id), Some(Kind::Symlink { .. }));
+            Ok(!(is_link && shown.is_pristine(id)))
+        }
+        None => Ok(folder_of_missing(shown, rest).is_some()),
+    }
+}
+
 /// Follows a path from a directory of the tree; `None` when it leaves the projection.
 fn within(
     shown: &'static Shown,
@@ -210,13 +253,16 @@ fn within(
     let own = |id| if shown.is_pristine(id) { Place::Pristine(id) } else { Place::Detached(id) };
     let up = |id| manifest.parent(id).unwrap_or(EntryId::ROOT);
     let searches_all = searches_all(shown);
-    if start == EntryId::ROOT
-        && searches_all
-        && let Some(id) = manifest.lookup(path)
-    {
-        let is_link = matches!(manifest.kind(id), Some(Kind::Symlink { .. }));
-        if !(is_link && last == Last::Followed && shown.is_pristine(id)) {
-            return spot(own(id), up(id));
+    if start == EntryId::ROOT && searches_all {
+        if let Some(id) = manifest.lookup(path) {
+            let is_link = matches!(manifest.kind(id), Some(Kind::Symlink { .. }));
+            if !(is_link && last == Last::Followed && shown.is_pristine(id)) {
+                return spot(own(id), up(id));
+            }
+        } else if let Some(folder) = folder_of_missing(shown, path) {
+            // Only real directories hold names that the tree does not have.
+            let is_pristine = shown.is_pristine(folder);
+            return spot(if is_pristine { Place::Missing } else { Place::Foreign }, folder);
         }
     }
     let mut id = start;

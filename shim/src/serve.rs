@@ -348,6 +348,18 @@ const LINKS_MAX: u32 = 40;
 
 /// Lets the kernel do a call, whose paths it can follow by now. What is relative to a stand-in is named in full.
 fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
+    let mut is_straight = true;
+    for (name, _) in names {
+        let directory = name.directory.map_or(CWD, |at| call.int(at));
+        is_straight = is_straight && place::is_straight(directory, call.path(name.path)?)?;
+    }
+    if is_straight { Ok(call.pass()) } else { pass_rewritten(call, names) }
+}
+
+/// As [`pass_named`], of paths that need help.
+#[cold]
+#[inline(never)]
+fn pass_rewritten(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
     let mut rewritten = *call;
     let mut texts = [const { Text::new() }; 2];
     for ((name, last), text) in names.iter().zip(&mut texts) {
