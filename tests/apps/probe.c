@@ -406,6 +406,8 @@ static void children(void) {
     printf("popen %s", fgets(line, sizeof line, pipe));
     pclose(pipe);
     SAY(stat("lib/shell", &s));
+    // What is not written yet would be the child's, too.
+    fflush(stdout);
     if ((pid = fork()) == 0) {
         SAY(unlink("lib/shell"));
         SAY(mkdir("lib/of-the-child", 0700));
