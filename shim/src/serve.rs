@@ -173,10 +173,7 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         kernel::__NR_utimensat => change(call, at(0, 1), follow(!flag(3, nofollow))),
         kernel::__NR_name_to_handle_at => change(call, at(0, 1), follow(!flag(4, nofollow))),
         kernel::__NR_open_tree => change(call, at(0, 1), follow(!flag(2, nofollow))),
-        kernel::__NR_mount => {
-            change(call, plain(0), Last::Followed)?;
-            change(call, plain(1), Last::Followed)
-        }
+        kernel::__NR_mount => mount(call),
         kernel::__NR_quotactl => change(call, plain(1), Last::Followed),
         kernel::__NR_fanotify_mark => change(call, at(3, 4), Last::Followed),
         kernel::__NR_inotify_add_watch => watch(call),
@@ -934,6 +931,18 @@ fn watch(call: &Call) -> Result<Option<isize>> {
         _ => need(spot)?,
     }
     pass_named(call, &[(plain(1), last)]).map(Some)
+}
+
+/// Only where something is mounted once more, or elsewhere, is its source a path, see mount(2).
+fn mount(call: &Call) -> Result<Option<isize>> {
+    let source = plain(0);
+    if call.word(3) & (kernel::MS_BIND | kernel::MS_MOVE) != 0
+        && let Where::In(spot) = find_surely(call, source, Last::Followed)?
+    {
+        need(spot)?;
+        make_way(CWD, call.path(source.path)?, Last::Followed, LINKS_MAX)?;
+    }
+    change(call, plain(1), Last::Followed)
 }
 
 fn execute(call: &Call, name: Name) -> Result<Option<isize>> {

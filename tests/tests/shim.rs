@@ -371,3 +371,18 @@ fn a_pointer_into_nowhere_gives_an_error() {
     assert_eq!(ran.stdout, "-1\n", "{ran}");
     assert!(matches!(ran.status.signal(), None | Some(libc::SIGSEGV)), "{ran}");
 }
+
+/// What is mounted from a projection is mounted once, and what is mounted by name is none of its paths.
+#[test]
+fn a_mount_is_made_once() {
+    let name = "a_mount_is_made_once";
+    if !have(name, &[Need::Root, Need::Tool("unshare")]) {
+        return;
+    }
+    let sandbox = with_tree("mounted-once");
+    let script = "mkdir here && mount --bind view/lib here && cat here/x.js && \
+                  grep -c /here /proc/self/mountinfo && cd view/lib/deep && mount -t tmpfs missing er && ls er";
+    let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script];
+    let ran = virtually(&sandbox, &words).success().unwrap();
+    assert_eq!(ran.stdout, "lib1\n", "{ran}");
+}
