@@ -160,7 +160,9 @@ impl States for StateFile {
 }
 
 impl Store {
-    fn state_path(&self, directory: &Path) -> PathBuf {
+    /// Returns where the state of the projection at `directory` is.
+    #[must_use]
+    pub fn state_path(&self, directory: &Path) -> PathBuf {
         self.path("states").join(record_name(directory))
     }
 
@@ -170,10 +172,8 @@ impl Store {
         self.state_path(directory).with_extension("log")
     }
 
-    /// Returns where the state of the projection at `directory` is.
-    #[must_use]
-    pub fn state_file(&self, directory: &Path) -> PathBuf {
-        self.state_path(directory)
+    fn stand_in_path(&self, directory: &Path) -> PathBuf {
+        self.state_path(directory).with_extension("d")
     }
 
     /// Makes an empty directory that stands for those of the projection at `directory` that are not real.
@@ -181,7 +181,7 @@ impl Store {
     /// # Errors
     /// As mkdir(2).
     pub fn stand_in(&self, directory: &Path) -> Result<PathBuf> {
-        let path = self.state_path(directory).with_extension("d");
+        let path = self.stand_in_path(directory);
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(Error::io("make", &path)(error))
@@ -250,7 +250,7 @@ impl Store {
                 _ => {}
             }
         }
-        let stand_in = self.state_path(directory).with_extension("d");
+        let stand_in = self.stand_in_path(directory);
         match fs::remove_dir(&stand_in) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("remove", &stand_in)(error))

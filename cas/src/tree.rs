@@ -233,21 +233,13 @@ impl OpenTree {
 impl Store {
     /// Returns where the manifest of a tree is.
     #[must_use]
-    pub fn manifest_file(&self, hash: TreeHash) -> std::path::PathBuf {
-        self.tree_path(hash)
+    pub fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
+        self.fanned("trees", hash.as_bytes(), "")
     }
 
     /// Returns where the location sidecar of a tree is.
     #[must_use]
-    pub fn sidecar_file(&self, hash: TreeHash) -> std::path::PathBuf {
-        self.sidecar_path(hash)
-    }
-
-    pub(crate) fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
-        self.fanned("trees", hash.as_bytes(), "")
-    }
-
-    pub(crate) fn sidecar_path(&self, hash: TreeHash) -> std::path::PathBuf {
+    pub fn sidecar_path(&self, hash: TreeHash) -> std::path::PathBuf {
         self.fanned("trees", hash.as_bytes(), ".loc")
     }
 

@@ -9,6 +9,7 @@ use rift_tree::run::Count;
 
 use crate::counts;
 use crate::place::{self, Last, Spot, Where};
+use crate::program::{HEAD_BYTES, Program};
 use crate::real;
 use crate::room::{self, ENVIRONMENT_BYTES};
 use crate::run;
@@ -19,20 +20,6 @@ use crate::text::Text;
 pub(crate) const RUN: &[u8] = b"RIFT_RUN=";
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
-/// What the first bytes of a program say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Program {
-    /// The loader starts it, and loads the shim first.
-    Dynamic,
-    /// A script for the interpreter whose path lies here in the bytes.
-    Script(usize, usize),
-    /// The shim gets into it in no way.
-    Foreign,
-}
-
-/// How much of a program is looked at, in bytes: an ELF header with its program headers, mostly.
-const HEAD_BYTES: usize = 1024;
-
 /// Makes ready what a program needs that is about to be started; tells whether the shim will be loaded into it.
 pub(crate) fn prepare(path: &Text) -> Result<bool> {
     let mut script = Text::of(path.bytes())?;
@@ -41,9 +28,9 @@ pub(crate) fn prepare(path: &Text) -> Result<bool> {
         let mut head = [0; HEAD_BYTES];
         let Some((length, is_privileged)) = head_of(&script, &mut head)? else { return Ok(false) };
         let head = head.get(..length).unwrap_or_default();
-        match kind(head) {
-            Program::Dynamic if !is_privileged => return Ok(true),
-            Program::Dynamic | Program::Foreign => {
+        match Program::of(head) {
+            Program::Dynamic | Program::Unknown if !is_privileged => return Ok(true),
+            Program::Dynamic | Program::Unknown | Program::Foreign => {
                 counts::add(Count::Foreign);
                 return make_all_real().map(|()| false);
             }
@@ -73,36 +60,6 @@ fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<(usize, bool)>> {
     let (length, mode) = (read?, stat?.st_mode);
     let is_for_all = mode & (kernel::S_ISUID | kernel::S_ISGID) != 0;
     Ok(Some((length, is_for_all || has_rights)))
-}
-
-fn kind(head: &[u8]) -> Program {
-    if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let start =
-            line.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
-        let word = line.get(start..).unwrap_or_default();
-        let length = word.iter().position(|byte| matches!(byte, b' ' | b'\t' | 0));
-        let start = start + 2;
-        return Program::Script(start, start + length.unwrap_or(word.len()));
-    }
-    // 64 bits, little-endian; anything that is no ELF file is the kernel's, or a shell's.
-    if !head.starts_with(b"\x7fELF") {
-        return Program::Dynamic;
-    }
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return Program::Foreign;
-    }
-    let number = |at: usize, bytes: usize| {
-        let field = head.get(at..at + bytes).unwrap_or_default();
-        field.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
-    };
-    let (start, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-    const PT_INTERP: usize = 3;
-    let is_dynamic = (0..count.min(64)).any(|index| {
-        let at = start.saturating_add(index * size);
-        at < HEAD_BYTES && number(at, 4) == PT_INTERP
-    });
-    if is_dynamic { Program::Dynamic } else { Program::Foreign }
 }
 
 /// Makes everything real that the run sees, and leaves nothing beside it.

@@ -22,6 +22,7 @@ mod counts;
 mod exec;
 mod list;
 mod place;
+mod program;
 mod real;
 mod room;
 mod run;

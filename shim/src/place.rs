@@ -64,32 +64,47 @@ fn rooted(path: &[u8]) -> Option<(u32, &[u8])> {
     })
 }
 
+/// Finds where a path begins.
+fn begin(directory: i32, path: &[u8]) -> Result<Begun<'_>> {
+    if path.first() == Some(&b'/') {
+        return Ok(match rooted(path) {
+            Some((index, rest)) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
+            None => Begun::Outside,
+        });
+    }
+    Ok(match base(directory)? {
+        Base::Elsewhere => Begun::Outside,
+        Base::At(shown, id) => Begun::In(shown, id, path),
+        Base::Above(index, at) => {
+            let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
+            let wanted = record.directory.get(at..).ok_or(Errno::IO)?;
+            let path = path.strip_prefix(b"./").unwrap_or(path);
+            match path.strip_prefix(wanted) {
+                Some([]) => Begun::In(run::shown(index)?, EntryId::ROOT, b""),
+                Some([b'/', rest @ ..]) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
+                _ => Begun::Above,
+            }
+        }
+    })
+}
+
+/// Where a path begins.
+#[derive(Clone, Copy)]
+enum Begun<'p> {
+    /// In nothing of a projection.
+    Outside,
+    /// Above one, which other words may lead into.
+    Above,
+    /// In this directory of a tree, from which the rest goes on.
+    In(&'static Shown, EntryId, &'p [u8]),
+}
+
 /// Finds what a path means, without a system call where that can be.
 pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
-    let mut links = 0;
-    let found = match path.first() {
-        Some(b'/') => match rooted(path) {
-            Some((index, rest)) => {
-                within(run::shown(index)?, EntryId::ROOT, rest, last, &mut links)?
-            }
-            None => return Ok(Where::Outside),
-        },
-        _ => match base(directory)? {
-            Base::Elsewhere => return Ok(Where::Outside),
-            Base::Above(index, rest) => {
-                let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
-                let wanted = record.directory.get(rest..).ok_or(Errno::IO)?;
-                let path = path.strip_prefix(b"./").unwrap_or(path);
-                match path.strip_prefix(wanted) {
-                    Some([]) => within(run::shown(index)?, EntryId::ROOT, b"", last, &mut links)?,
-                    Some([b'/', rest @ ..]) => {
-                        within(run::shown(index)?, EntryId::ROOT, rest, last, &mut links)?
-                    }
-                    _ => None,
-                }
-            }
-            Base::At(shown, id) => within(shown, id, path, last, &mut links)?,
-        },
+    let found = match begin(directory, path)? {
+        Begun::Outside => return Ok(Where::Outside),
+        Begun::Above => None,
+        Begun::In(shown, id, rest) => within(shown, id, rest, last, &mut 0)?,
     };
     match found {
         Some(spot) => Ok(Where::In(spot)),
@@ -100,8 +115,8 @@ pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
 /// Finds where a relative path begins.
 fn base(directory: i32) -> Result<Base> {
     if directory != CWD {
-        return Ok(match directory_of(directory)? {
-            Some((shown, id)) => Base::At(shown, id),
+        return Ok(match entry_of(directory)? {
+            Some((shown, id, _)) => Base::At(shown, id),
             None => Base::Elsewhere,
         });
     }
@@ -150,17 +165,11 @@ fn look_where() -> Result<Working> {
     }
 }
 
-/// Finds the directory of a tree that a descriptor is open on; `None` for everything else.
-pub(crate) fn directory_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId)>> {
+/// Finds the entry that a descriptor is open on, and whether only a stand-in is.
+pub(crate) fn entry_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
     if caches::known(descriptor) == Known::Outside {
         return Ok(None);
     }
-    let found = entry_of(descriptor)?;
-    Ok(found.map(|(shown, id, _)| (shown, id)))
-}
-
-/// Finds the entry that a descriptor is open on, and whether only a stand-in is.
-pub(crate) fn entry_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
     let stat = sys::stat_of(descriptor)?;
     for shown in run::each_shown() {
         let record = &shown.record;
@@ -211,26 +220,13 @@ fn folder_of_missing(shown: &Shown, path: &[u8]) -> Option<EntryId> {
 
 /// Tells whether the kernel can follow a path without help: no link or `..` of the tree is on the way.
 pub(crate) fn is_straight(directory: i32, path: &[u8]) -> Result<bool> {
-    let (index, rest) = match path.first() {
-        Some(b'/') => match rooted(path) {
-            Some(found) => found,
-            None => return Ok(true),
-        },
-        _ if directory == CWD => match base(directory)? {
-            Base::Elsewhere => return Ok(true),
-            Base::At(..) => return Ok(false),
-            Base::Above(index, at) => {
-                let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
-                let wanted = record.directory.get(at..).ok_or(Errno::IO)?;
-                match path.strip_prefix(wanted) {
-                    Some([b'/', rest @ ..]) => (index, rest),
-                    _ => return Ok(false),
-                }
-            }
-        },
-        _ => return Ok(false),
+    let (shown, rest) = match begin(directory, path)? {
+        Begun::Outside => return Ok(true),
+        Begun::In(shown, EntryId::ROOT, rest) if directory == CWD || path.starts_with(b"/") => {
+            (shown, rest)
+        }
+        Begun::Above | Begun::In(..) => return Ok(false),
     };
-    let shown = run::shown(index)?;
     match shown.manifest.lookup(rest) {
         Some(id) => {
             let is_link = matches!(shown.manifest.kind(id), Some(Kind::Symlink { .. }));
@@ -274,7 +270,6 @@ fn within(
             None => (rest, None),
         };
         // Slashes at the end ask for a directory, and follow a link.
-        let after = after.filter(|after| !after.is_empty()).or(after);
         let is_last = after.is_none_or(|after| after.iter().all(|byte| *byte == b'/'));
         if !searches_all && !name.is_empty() && shown.is_pristine(id) {
             answer::access(shown, id, kernel::X_OK, true)?;
@@ -388,7 +383,7 @@ pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Res
         done.push(b"/")?;
     } else if directory == CWD {
         sys::working_directory(&mut done)?;
-    } else if let Some((shown, id)) = directory_of(directory)? {
+    } else if let Some((shown, id, _)) = entry_of(directory)? {
         shown.path(id, &mut done)?;
     } else {
         let mut link = Text::of(b"/proc/self/fd/")?;

@@ -16,8 +16,8 @@ use crate::run::Shown;
 use crate::sys::{self, Errno, Result};
 use crate::text::Text;
 
-/// Where scratch files are, below the directory of the projection; it is in nobody's listing.
-pub(crate) const ORPHANS: &[u8] = b".rift-orphans";
+/// Where scratch files are, below the directory of the projection.
+pub(crate) const ORPHANS: &[u8] = rift_tree::state::ORPHANS.as_bytes();
 
 /// How long somebody else's claim is waited for between looks, in nanoseconds.
 const PAUSE_NS: i64 = 50_000;

@@ -192,7 +192,7 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         kernel::__NR_fsetxattr
         | kernel::__NR_fgetxattr
         | kernel::__NR_flistxattr
-        | kernel::__NR_fremovexattr => change_descriptor(call),
+        | kernel::__NR_fremovexattr => change_open(call, 0),
         _ => Ok(None),
     }
 }
@@ -369,7 +369,7 @@ fn pass_rewritten(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
         if path.first() == Some(&b'/') || call.int(at) == CWD {
             continue;
         }
-        if let Some((shown, id, true)) = stand_in(call.int(at))? {
+        if let Some((shown, id, true)) = place::entry_of(call.int(at))? {
             match place::find(call.int(at), path, *last)? {
                 Where::In(Spot {
                     shown, place: Place::Pristine(id) | Place::Detached(id), ..
@@ -391,23 +391,11 @@ fn pass_rewritten(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
     Ok(rewritten.pass())
 }
 
-/// Finds the entry of a stand-in, or of a real directory.
-fn stand_in(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
-    if caches::known(descriptor) == Known::Outside {
-        return Ok(None);
-    }
-    place::entry_of(descriptor)
-}
-
 /// Makes the file that is meant real, following links, and lets the kernel do the rest.
 fn change(call: &Call, name: Name, last: Last) -> Result<Option<isize>> {
     if !sys::may_read(call.args[name.path]) || call.path(name.path)?.is_empty() {
-        return match name.directory {
-            Some(at) if sys::may_read(call.args[name.path]) => change_open(call, at),
-            // utimensat(2) of the descriptor itself.
-            Some(at) => change_open(call, at),
-            None => Ok(None),
-        };
+        // The descriptor itself is meant, as utimensat(2) has it.
+        return name.directory.map_or(Ok(None), |at| change_open(call, at));
     }
     match find_surely(call, name, last)? {
         Where::Outside => Ok(None),
@@ -422,11 +410,10 @@ fn change(call: &Call, name: Name, last: Last) -> Result<Option<isize>> {
 /// be nothing left to make real.
 fn become_another(call: &Call) -> Result<Option<isize>> {
     let user = caches::user();
-    let users = if call.number as u32 == kernel::__NR_setresuid { 3 } else { 2 };
-    let users = if matches!(call.number as u32, kernel::__NR_setuid | kernel::__NR_setfsuid) {
-        1
-    } else {
-        users
+    let users = match call.number as u32 {
+        kernel::__NR_setresuid => 3,
+        kernel::__NR_setreuid => 2,
+        _ => 1,
     };
     let is_another = |at: usize| call.word(at) != u32::MAX && call.word(at) != user;
     if (0..users).any(is_another) {
@@ -452,10 +439,10 @@ fn change_rights(call: &Call, name: Name, last: Last, mode: Option<u32>) -> Resu
 
 /// As [`change_rights`], of what a descriptor is open on.
 fn change_rights_open(call: &Call, mode: Option<u32>) -> Result<Option<isize>> {
-    if let Some((shown, id, _)) = stand_in(call.int(0))? {
+    if let Some((shown, id, _)) = place::entry_of(call.int(0))? {
         close_off(shown, id, mode)?;
     }
-    change_descriptor(call)
+    change_open(call, 0)
 }
 
 /// Makes what is in a directory real that will have this mode, or another owner.
@@ -538,7 +525,7 @@ fn show_what_is_wrong(spot: Spot) -> Result<()> {
 
 /// As [`change`], of what a descriptor is open on: a stand-in has to become the directory.
 fn change_open(call: &Call, at: usize) -> Result<Option<isize>> {
-    let Some((shown, id, true)) = stand_in(call.int(at))? else { return Ok(None) };
+    let Some((shown, id, true)) = place::entry_of(call.int(at))? else { return Ok(None) };
     real::make_real(shown, id)?;
     if put_in_place(shown, id, call.int(at))? {
         return Ok(Some(call.pass()));
@@ -555,10 +542,6 @@ fn open_real(shown: &Shown, id: EntryId) -> Result<i32> {
     let mut path = Text::new();
     shown.path(id, &mut path)?;
     sys::open(&path, kernel::O_RDONLY | kernel::O_DIRECTORY, 0)
-}
-
-fn change_descriptor(call: &Call) -> Result<Option<isize>> {
-    change_open(call, 0)
 }
 
 // ---- what is answered
@@ -651,7 +634,7 @@ fn fix(stat: &mut sys::Stat) -> Result<bool> {
 }
 
 fn stat_descriptor(call: &Call, descriptor: i32) -> Result<Option<isize>> {
-    match stand_in(descriptor) {
+    match place::entry_of(descriptor) {
         Ok(Some((shown, id, true))) if shown.is_pristine(id) => {
             give_stat(call, shown, id).map(Some)
         }
@@ -695,7 +678,7 @@ fn access(call: &Call, name: Name, mode: u32, flags: u32, asked: Asked) -> Resul
 
 fn read_link(call: &Call, name: Name, room: usize, asked: Asked) -> Result<Option<isize>> {
     if let Some(path) = own_descriptor(call.path(name.path)?)
-        && let Ok(Some((shown, id, true))) = stand_in(path)
+        && let Ok(Some((shown, id, true))) = place::entry_of(path)
     {
         let mut text = Text::new();
         shown.path(id, &mut text)?;
@@ -810,7 +793,7 @@ fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isiz
     let is_followed = !(has(kernel::O_NOFOLLOW) || makes && has(kernel::O_EXCL));
     let last = if is_followed { Last::Followed } else { Last::Itself };
     if let Some(descriptor) = own_descriptor(call.path(name.path)?)
-        && let Ok(Some((shown, id, true))) = stand_in(descriptor)
+        && let Ok(Some((shown, id, true))) = place::entry_of(descriptor)
     {
         return open_stand_in(shown, id, flags).map(Some);
     }
@@ -865,7 +848,7 @@ fn open_stand_in(shown: &'static Shown, id: EntryId, flags: u32) -> Result<isize
 
 fn list(call: &Call) -> Result<Option<isize>> {
     let room = sys::room(call.args[1], call.args[2].min(1 << 20))?;
-    match stand_in(call.int(0)) {
+    match place::entry_of(call.int(0)) {
         Ok(Some((shown, _, true))) => {
             list::list_stand_in(shown, call.int(0), room).map(|used| Some(used as isize))
         }
@@ -886,7 +869,7 @@ fn seek(call: &Call) -> Result<Option<isize>> {
         return Ok(None);
     }
     // To the start: but the entry must not be lost.
-    match stand_in(call.int(0)) {
+    match place::entry_of(call.int(0)) {
         Ok(Some((_, id, true))) => {
             sys::seek(call.int(0), list::offset_of(id, 0), kernel::SEEK_SET)?;
             Ok(Some(0))
@@ -905,7 +888,7 @@ fn change_directory(call: &Call) -> Result<Option<isize>> {
 }
 
 fn change_directory_to(call: &Call) -> Result<Option<isize>> {
-    let result = match stand_in(call.int(0)) {
+    let result = match place::entry_of(call.int(0)) {
         Ok(Some((shown, id, true))) => {
             real::make_real(shown, id)?;
             let mut path = Text::new();

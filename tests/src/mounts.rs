@@ -128,6 +128,26 @@ pub fn assert_same(expected: &Path, found: &Path) {
     assert!(lines.is_empty(), "{expected:?} and {found:?} differ:\n{}", lines.join("\n"));
 }
 
+/// Two programs have said the same, line by line.
+#[track_caller]
+pub fn assert_lines(found: &str, expected: &str, context: &str) {
+    for (number, (expected, found)) in expected.lines().zip(found.lines()).enumerate() {
+        assert_eq!(found, expected, "{context}, line {number}");
+    }
+    assert_eq!(found.lines().count(), expected.lines().count(), "{context}");
+}
+
+/// Takes files in as `tree`, each with its path and its text.
+pub fn take_files_in(sandbox: &Sandbox, files: impl Iterator<Item = (String, String)>) {
+    let source = sandbox.path("source");
+    for (path, text) in files {
+        let path = source.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    rift(sandbox, &source, &["ingest", ".", "--name", "tree"]);
+}
+
 /// Kills a process; one that has ended is as good.
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();

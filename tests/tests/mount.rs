@@ -15,8 +15,8 @@ use rift_tests::again::as_root_and_nobody;
 use rift_tests::fault::{Dice, kill_at_random};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
-    assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state, uncover,
-    with_tree,
+    assert_lines, assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state,
+    take_files_in, uncover, with_tree,
 };
 use rift_tests::repository;
 use rift_tests::sandbox::{Sandbox, clear};
@@ -45,10 +45,7 @@ fn random_changes_have_the_same_results() {
             sandbox.run(&mut command).unwrap().success().unwrap().stdout
         };
         let (expected, found) = (lines(&real), lines(&mount));
-        for (expected, found) in expected.lines().zip(found.lines()) {
-            assert_eq!(found, expected, "seed {seed}");
-        }
-        assert_eq!(found.lines().count(), expected.lines().count(), "seed {seed}");
+        assert_lines(&found, &expected, &format!("seed {seed}"));
         // What is written out is what was shown; and nothing but it.
         rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
         assert_eq!(mounts_at(&mount), 0);
@@ -610,12 +607,8 @@ fn a_manifest_that_is_cut_under_close_gives_an_error() {
     }
     let sandbox = Sandbox::new("cut-close").unwrap();
     let source = sandbox.path("source");
-    for number in 0..1_500 {
-        let folder = source.join(format!("{}", number % 50));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{number}")), format!("{}", number % 7)).unwrap();
-    }
-    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    let file = |number: u32| (format!("{}/{number}", number % 50), format!("{}", number % 7));
+    take_files_in(&sandbox, (0..1_500).map(file));
     let mount = open(&sandbox, "mount");
     fs::write(mount.join("own"), "own").unwrap();
     uncover(&sandbox, &mount);

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use rift_tests::fault::{CrashDisk, Dice};
 use rift_tests::mounts::{
-    eventually, kill, mounts_at, open, rift, servers_of, state, take_tree_in, uncover, with_tree,
+    eventually, kill, mounts_at, open, rift, servers_of, state, take_files_in, take_tree_in,
+    uncover, with_tree,
 };
 use rift_tests::need::{Need, have};
 use rift_tests::repository;
@@ -185,14 +186,11 @@ fn a_state_on_another_disk_survives_power_losses() {
     let program = repository().join("tests/apps/before_power_loss.py").display().to_string();
     let sandbox = Sandbox::new("power-apart").unwrap();
     let disk = CrashDisk::new(&sandbox.path("power"), 256 << 20).unwrap();
-    let source = sandbox.path("many");
-    for number in 0..60_usize {
-        let folder = source.join(format!("{}/{}", number % 5, number % 3));
-        fs::create_dir_all(&folder).unwrap();
-        let text = format!("{number}\n").repeat(number * number * 3);
-        fs::write(folder.join(format!("file-{number}")), text).unwrap();
-    }
-    rift(&sandbox, &source, &["ingest", ".", "--name", "many"]);
+    let file = |number: usize| {
+        let path = format!("{}/{}/file-{number}", number % 5, number % 3);
+        (path, format!("{number}\n").repeat(number * number * 3))
+    };
+    take_files_in(&sandbox, (0..60).map(file));
     let (view, notes) = (disk.path().join("view"), sandbox.path("notes"));
     let [shown, notes] = [&view, &notes].map(|path| path.display().to_string());
     let python = |words: &[&str]| {
@@ -203,7 +201,7 @@ fn a_state_on_another_disk_survives_power_losses() {
     let mut dice = Dice::new(seed);
     for round in 0..if rift_tests::full() { 120 } else { 6 } {
         let context = format!("seed {seed}, round {round}");
-        rift(&sandbox, &sandbox.home(), &["open", "many", &shown]);
+        rift(&sandbox, &sandbox.home(), &["open", "tree", &shown]);
         rustix::fs::syncfs(fs::File::open(disk.path()).unwrap()).unwrap();
         let round_seed = dice.below(1 << 32).to_string();
         python(&["change", &shown, &notes, &round_seed, "40"]);
@@ -212,7 +210,7 @@ fn a_state_on_another_disk_survives_power_losses() {
         uncover(&sandbox, &view);
         disk.bring_back().unwrap();
         be_another_boot(&sandbox);
-        let tree = format!("many={shown}");
+        let tree = format!("tree={shown}");
         rift(&sandbox, &sandbox.home(), &["exec", "--as", "mount", "--tree", &tree, "true"]);
         assert_eq!(python(&["check", &shown, &notes]), "\n", "{context}, mounted");
         rift(&sandbox, &sandbox.home(), &["close", &shown]);

@@ -204,11 +204,15 @@ fn suites_pass_in_private_views() {
     if !full() || !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
         return;
     }
-    hold("fsx", &[], Seen::Privately);
-    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], Seen::Privately);
-    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::Privately);
+    hold_all(Seen::Privately);
+}
+
+fn hold_all(seen: Seen) {
+    hold("fsx", &[], seen);
+    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], seen);
+    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], seen);
     if rustix::process::geteuid().is_root() {
-        hold_pjdfstest(Seen::Privately);
+        hold_pjdfstest(seen);
     }
 }
 
@@ -219,10 +223,5 @@ fn suites_pass_under_the_shim() {
     if !full() || !is_prepared(name, "bin/fsx") || !as_root_and_nobody(name) {
         return;
     }
-    hold("fsx", &[], Seen::Virtually);
-    hold("busybox", &["cp", "mv", "rm", "ln", "mkdir", "rmdir", "touch"], Seen::Virtually);
-    hold("node-fs", &["fs-rename", "fs-sym", "fs-stat"], Seen::Virtually);
-    if rustix::process::geteuid().is_root() {
-        hold_pjdfstest(Seen::Virtually);
-    }
+    hold_all(Seen::Virtually);
 }

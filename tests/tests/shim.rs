@@ -15,7 +15,9 @@ use std::time::Duration;
 use rift_tests::again::as_root_and_nobody;
 use rift_tests::apps::compiled_with;
 use rift_tests::fault::{Dice, kill_at_random};
-use rift_tests::mounts::{assert_same, eventually, mounts_at, rift, run, state, with_tree};
+use rift_tests::mounts::{
+    assert_lines, assert_same, eventually, mounts_at, rift, run, state, take_files_in, with_tree,
+};
 use rift_tests::need::{Need, have};
 use rift_tests::repository;
 use rift_tests::sandbox::{Ran, Sandbox, clear, rift_binary};
@@ -94,10 +96,7 @@ fn everything_asked_has_the_same_answers() {
         for place in [&view, &beside] {
             let found = virtually(&sandbox, &[&probe, &place.display().to_string()]);
             let found = found.success().unwrap().stdout;
-            for (number, (expected, found)) in expected.lines().zip(found.lines()).enumerate() {
-                assert_eq!(found, expected, "{probe} {}, line {number}", place.display());
-            }
-            assert_eq!(found.lines().count(), expected.lines().count(), "{probe}");
+            assert_lines(&found, &expected, &format!("{probe} {}", place.display()));
         }
         rift(&sandbox, &sandbox.home(), &["close", "view"]);
     }
@@ -128,10 +127,7 @@ fn random_changes_have_the_same_results_under_the_shim() {
         let inside = words(&view);
         let inside: Vec<&str> = inside.iter().map(String::as_str).collect();
         let found = virtually(&sandbox, &inside).success().unwrap();
-        for (expected, found) in expected.stdout.lines().zip(found.stdout.lines()) {
-            assert_eq!(found, expected, "seed {seed}");
-        }
-        assert_eq!(found.stdout.lines().count(), expected.stdout.lines().count(), "seed {seed}");
+        assert_lines(&found.stdout, &expected.stdout, &format!("seed {seed}"));
         rift(&sandbox, &sandbox.home(), &["close", "view"]);
         assert_same(&real, &view);
         clear(&view).unwrap();
@@ -174,13 +170,10 @@ fn many_processes_make_one_tree() {
         return;
     }
     let sandbox = Sandbox::new("storm").unwrap();
-    let source = sandbox.path("source");
-    for number in 0..200 {
-        let folder = source.join(format!("{}/{}", number % 10, number % 3));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{number}")), format!("{number}\n").repeat(number)).unwrap();
-    }
-    rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    let file = |number: usize| {
+        (format!("{}/{}/{number}", number % 10, number % 3), format!("{number}\n").repeat(number))
+    };
+    take_files_in(&sandbox, (0..200).map(file));
     let (processes, rounds) = if rift_tests::full() { (512, 5) } else { (40, 2) };
     let all = "find view -type f | LC_ALL=C sort | xargs cat | cksum";
     let storm = format!("for i in $(seq {processes}); do ({all}) & done; wait");
@@ -190,7 +183,7 @@ fn many_processes_make_one_tree() {
         assert_eq!((ran.stdout.lines().count(), lines.len()), (processes, 1), "{ran}");
         let view = sandbox.home().join("view");
         rift(&sandbox, &sandbox.home(), &["close", "view"]);
-        assert_same(&source, &view);
+        assert_same(&sandbox.path("source"), &view);
         clear(&view).unwrap();
     }
 }

@@ -3,6 +3,34 @@
 //! Every getter is checked and answers `None` outside the slice, which is what lets the readers of
 //! this crate promise that no input makes them panic.
 
+use crate::FormatError;
+
+/// Splits a file into its header and the rest, if it begins with this magic and then this version.
+///
+/// # Errors
+/// What of it is wrong.
+pub(crate) fn split_header(
+    bytes: &[u8],
+    header_bytes: usize,
+    magic: [u8; 8],
+    version: u32,
+) -> Result<(&[u8], &[u8]), FormatError> {
+    let (head, rest) =
+        bytes.split_at_checked(header_bytes).ok_or_else(|| truncated(bytes, header_bytes))?;
+    if !head.starts_with(&magic) {
+        return Err(FormatError::Magic);
+    }
+    match u32_at(head, 2) {
+        Some(found) if found == version => Ok((head, rest)),
+        found => Err(FormatError::Version { readable: version, found: found.unwrap_or_default() }),
+    }
+}
+
+/// Says that a file has fewer bytes than `wanted`, or more.
+pub(crate) fn truncated(bytes: &[u8], wanted: usize) -> FormatError {
+    FormatError::Truncated { offset: bytes.len() as u64, wanted: wanted as u64 }
+}
+
 /// Returns the `u16` number `index` of a column.
 #[inline]
 pub(crate) fn u16_at(column: &[u8], index: usize) -> Option<u16> {

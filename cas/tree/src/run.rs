@@ -22,7 +22,7 @@
 //! belongs to one machine and to processes that live: nobody keeps it.
 
 use crate::FormatError;
-use crate::bytes::{u32_at, u64_at};
+use crate::bytes::{split_header, truncated, u32_at, u64_at};
 
 /// The first eight bytes of every run file.
 pub const MAGIC: [u8; 8] = *b"RIFTRUN\0";
@@ -32,6 +32,9 @@ pub const VERSION: u32 = 1;
 pub const BUILD_ID_MAX: usize = 20;
 /// The longest run of instructions that a patch replaces, in bytes.
 pub const SITE_MAX: usize = 16;
+
+/// What the launcher is called to do when it becomes another program, and has to find it as the run sees it.
+pub const BECOME: &str = "become";
 
 const SEARCHABLE: u32 = 1;
 const HEADER_BYTES: usize = 64;
@@ -168,19 +171,8 @@ impl<'r> Run<'r> {
     /// # Errors
     /// What is wrong with the first part that is wrong.
     pub fn parse(bytes: &'r [u8]) -> Result<Self, FormatError> {
-        let truncated = |wanted: usize| FormatError::Truncated {
-            offset: bytes.len() as u64,
-            wanted: wanted as u64,
-        };
-        let (head, body) =
-            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| truncated(HEADER_BYTES))?;
-        if !head.starts_with(&MAGIC) {
-            return Err(FormatError::Magic);
-        }
+        let (head, body) = split_header(bytes, HEADER_BYTES, MAGIC, VERSION)?;
         let word = |index: usize| u32_at(head, index).unwrap_or(0);
-        if word(2) != VERSION {
-            return Err(FormatError::Version { readable: VERSION, found: word(2) });
-        }
         let lengths = [
             (word(3) as usize).saturating_mul(PROJECTION_BYTES),
             (word(4) as usize).saturating_mul(STRING_BYTES),
@@ -190,15 +182,14 @@ impl<'r> Run<'r> {
         ];
         let wanted = lengths.iter().fold(0_usize, |sum, length| sum.saturating_add(*length));
         if body.len() != wanted {
-            return Err(truncated(wanted.saturating_add(HEADER_BYTES)));
+            return Err(truncated(bytes, wanted.saturating_add(HEADER_BYTES)));
         }
         let (projections, rest) = body.split_at(lengths[0]);
         let (containers, rest) = rest.split_at(lengths[1]);
         let (libraries, rest) = rest.split_at(lengths[2]);
         let (sites, strings) = rest.split_at(lengths[3]);
-        let shim = string(strings, head, 8).ok_or_else(|| truncated(wanted))?;
-        let counts = string(strings, head, 10).ok_or_else(|| truncated(wanted))?;
-        let launcher = string(strings, head, 12).ok_or_else(|| truncated(wanted))?;
+        let file = |at: usize| string(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
+        let (shim, counts, launcher) = (file(8)?, file(10)?, file(12)?);
         Ok(Self { projections, containers, libraries, sites, strings, shim, counts, launcher })
     }
 

@@ -14,7 +14,7 @@
 //! the store checks content again before it serves from it. The shim and FUSE find bytes here without
 //! a database. A sidecar belongs to one machine and is never part of a tree's identity.
 
-use crate::bytes::{hash_at, u32_at, u64_at};
+use crate::bytes::{hash_at, split_header, truncated, u32_at, u64_at};
 use crate::{FormatError, TreeHash};
 
 /// The first eight bytes of every sidecar.
@@ -95,24 +95,13 @@ impl<'a> Sidecar<'a> {
     /// # Errors
     /// What is wrong with the first part that is wrong.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let truncated = |wanted: usize| FormatError::Truncated {
-            offset: bytes.len() as u64,
-            wanted: wanted as u64,
-        };
-        let (head, body) =
-            bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| truncated(HEADER_BYTES))?;
-        if !head.starts_with(&MAGIC) {
-            return Err(FormatError::Magic);
-        }
+        let (head, body) = split_header(bytes, HEADER_BYTES, MAGIC, VERSION)?;
         let word = |index: usize| u32_at(head, index).unwrap_or(0);
-        if word(2) != VERSION {
-            return Err(FormatError::Version { readable: VERSION, found: word(2) });
-        }
         let (containers, blobs) = (word(3) as usize, word(4) as usize);
         let middle = containers.saturating_mul(CONTAINER_BYTES);
         let wanted = middle.saturating_add(blobs.saturating_mul(8));
         if body.len() != wanted {
-            return Err(truncated(wanted.saturating_add(HEADER_BYTES)));
+            return Err(truncated(bytes, wanted.saturating_add(HEADER_BYTES)));
         }
         let (containers, locations) = body.split_at(middle);
         let tree = head.get(24..).and_then(|rest| hash_at(rest, 0)).unwrap_or_default();

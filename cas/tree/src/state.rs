@@ -21,7 +21,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::bytes::{u32_at, u64_at};
+use crate::bytes::{split_header, u32_at, u64_at};
 use crate::error::FormatError;
 use crate::hash::TreeHash;
 use crate::manifest::EntryId;
@@ -86,20 +86,7 @@ impl Header {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let header = bytes.get(..HEADER_BYTES).ok_or(FormatError::Truncated {
-            offset: bytes.len() as u64,
-            wanted: HEADER_BYTES as u64,
-        })?;
-        if header[..8] != MAGIC {
-            return Err(FormatError::Magic);
-        }
-        match u32_at(header, 2) {
-            Some(VERSION) => {}
-            found => {
-                let (readable, found) = (VERSION, found.unwrap_or_default());
-                return Err(FormatError::Version { readable, found });
-            }
-        }
+        let (header, _) = split_header(bytes, HEADER_BYTES, MAGIC, VERSION)?;
         let mut tree = [0; 32];
         tree.copy_from_slice(&header[16..48]);
         Ok(Self {
@@ -129,6 +116,10 @@ impl Header {
         HEADER_BYTES + self.entries as usize * WORD_BYTES
     }
 }
+
+/// Where files are that were made real and are on their way to their place, below the directory of a projection; it is in
+/// nobody's listing and can't be looked up.
+pub const ORPHANS: &str = ".rift-orphans";
 
 const PRISTINE: u64 = 0;
 const CLAIMED: u64 = 1;

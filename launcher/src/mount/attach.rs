@@ -20,9 +20,10 @@ use rift_tree::{EntryId, Kind, Manifest};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::identity::Identity;
 use super::modes::noted;
 use super::nodes::{self, ORPHANS};
-use super::view::{identify, path_of};
+use super::view::path_of;
 
 /// What has happened since the state was up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(super) fn attach(
     put_modes_back(real)?;
     let root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
-    detach(state, EntryId::ROOT, identify(real, b"")?, owner);
+    detach(state, EntryId::ROOT, Identity::of(real, b"")?.real, owner);
     let mut places = HashMap::from([(EntryId::ROOT, Place::Folder)]);
     let mut folders = vec![(EntryId::ROOT, root)];
     while let Some((directory, folder)) = folders.pop() {
@@ -56,7 +57,7 @@ pub(super) fn attach(
         for (name, kind) in names(opened)? {
             let Some(id) = manifest.child_named(directory, &name) else { continue };
             if !state.is_detached(id) {
-                detach(state, id, identify(opened.as_fd(), &name)?, owner);
+                detach(state, id, Identity::of(opened.as_fd(), &name)?.real, owner);
                 if kind != FileType::Directory {
                     take_below_away(manifest, state, id, owner);
                 }
@@ -156,7 +157,7 @@ type Births = HashMap<u64, Birth>;
 fn files(real: BorrowedFd<'_>) -> Result<(Births, Births), Errno> {
     let (mut named, mut orphans) = (Births::new(), Births::new());
     visit(real, |file, name, part| {
-        let Real { inode, birth } = identify(file.as_fd(), b"")?;
+        let Real { inode, birth } = Identity::of(file.as_fd(), b"")?.real;
         match part {
             Part::Shown => {
                 named.insert(inode, birth);

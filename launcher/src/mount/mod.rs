@@ -10,6 +10,7 @@
 //!   become one of those that show a projection.
 
 mod attach;
+mod identity;
 mod join;
 mod kernel;
 mod linger;
@@ -279,12 +280,9 @@ fn with_view(
     work: impl FnOnce(&View) -> Result<()>,
 ) -> Result<()> {
     crate::sys::survive_lost_pages().context("could not set a handler")?;
-    let joined = join::join(store, projection, Writers::Many);
-    let done = joined.and_then(|view| {
-        let leaving = Leaving::of(&view, store, projection)?;
-        work(&view)?;
-        drop(view);
-        leaving.leave()
+    let done = Held::of(store, projection).and_then(|held| {
+        work(&held.view)?;
+        held.leave()
     });
     match crate::sys::has_lost_pages() {
         true => bail!("a file of the store was cut while it was read"),

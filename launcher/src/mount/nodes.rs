@@ -18,8 +18,8 @@ pub(super) type Node = u64;
 
 /// The node of the root, see fuse(4).
 pub(super) const ROOT: Node = 1;
-/// Where orphans are, below the real directory; it is in nobody's listing and can't be looked up.
-pub(super) const ORPHANS: &[u8] = b".rift-orphans";
+/// Where orphans are, below the real directory.
+pub(super) const ORPHANS: &[u8] = rift_tree::state::ORPHANS.as_bytes();
 /// Returns the name of a file among the orphans.
 pub(super) fn orphan_name(node: Node) -> Vec<u8> {
     format!("{node:x}").into_bytes()

@@ -19,11 +19,12 @@ use rift_cas::materialize::{Options, Writer};
 use rift_cas::state::StateFile;
 use rift_cas::tree::OpenTree;
 use rift_tree::merge::{self, States as _};
-use rift_tree::state::{Attempt, Birth, Claim, Owner, REPLACED, Real, State, StateWord};
+use rift_tree::state::{Attempt, Claim, Owner, REPLACED, Real, State, StateWord};
 use rift_tree::{EntryId, Kind, Manifest};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::identity::Identity;
 use super::modes::{Modes, Way};
 use super::nodes::{self, Known, Link, Node, Nodes, ORPHANS, ROOT};
 use super::opened::Opened;
@@ -594,7 +595,7 @@ impl View {
             self.discard(&scratch);
             match error {
                 // Made from outside, or by a server that died before it could say so.
-                Errno::EXIST => identify(self.real(), &place),
+                Errno::EXIST => Identity::of(self.real(), &place).map(|found| found.real),
                 error => Err(error),
             }
         })
@@ -621,11 +622,11 @@ impl View {
                     .map_err(|error| errno(&error))?;
             }
         }
-        let stat = self.stat(scratch)?;
-        if (stat.st_uid, stat.st_gid) != (self.parts.uid, self.parts.gid) {
+        let made = Identity::of(self.real(), scratch)?;
+        if (made.uid, made.gid) != (self.parts.uid, self.parts.gid) {
             self.give(scratch, self.parts.uid, self.parts.gid)?;
         }
-        identify(self.real(), scratch)
+        Ok(made.real)
     }
 
     fn give(&self, path: &[u8], uid: u32, gid: u32) -> Result<()> {
@@ -1435,32 +1436,6 @@ fn real_cookie(offset: u64) -> Option<u64> {
 /// Returns a path that leads to an open file; it is a symbolic link, to be followed.
 pub(super) fn path_of(file: impl AsFd) -> Vec<u8> {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()).into_bytes()
-}
-
-/// Returns what tells a file from all others, also from those that come after it; a symbolic link is one itself, and
-/// `folder` the file where the path is empty.
-///
-/// # Errors
-/// As statx(2).
-pub(super) fn identify(folder: BorrowedFd<'_>, path: &[u8]) -> Result<Real> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let wanted = StatxFlags::INO | StatxFlags::BTIME;
-    match rustix::fs::statx(folder, path, flags, wanted) {
-        Ok(stat) => {
-            let tells = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
-            let birth = match stat.stx_btime {
-                time if tells => Birth::new(time.tv_sec, time.tv_nsec),
-                _ => Birth::UNKNOWN,
-            };
-            Ok(Real { inode: stat.stx_ino, birth })
-        }
-        // An old kernel, or a container's filter.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            let inode = rustix::fs::statat(folder, path, flags)?.st_ino;
-            Ok(Real { inode, birth: Birth::UNKNOWN })
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// Returns how to work on the file that a path of ours leads to.

@@ -3,6 +3,9 @@
 //! The launcher puts the preload library and a run file where the processes find them, stays until the command has
 //! ended, and holds the projections meanwhile.
 
+#[path = "../../../shim/src/program.rs"]
+#[allow(dead_code, reason = "the shim asks for interpreters, too")]
+mod program;
 mod sites;
 #[path = "../../../shim/src/table.rs"]
 #[allow(dead_code, reason = "the shim asks for more than numbers")]
@@ -17,9 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use object::Endianness;
-use object::elf::FileHeader64;
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use rift_cas::Store;
 use rift_cas::projection::Projection;
 use rift_cas::store::LiveFile;
@@ -31,11 +31,13 @@ use crate::exec::child::{self, Ending};
 use crate::mount::Held;
 use crate::ui;
 
+use self::program::Program;
+
 /// The preload library, as the build has made it.
 const LIBRARY: &[u8] = include_bytes!(env!("SHIM_LIBRARY"));
 
 /// The hidden command that becomes another one: it finds programs that only the shim shows.
-pub const BECOME: &str = "become";
+pub use rift_tree::run::BECOME;
 
 /// How a run under the shim went.
 #[derive(Debug)]
@@ -168,22 +170,14 @@ impl Prepared {
     }
 }
 
-/// How much of a program is looked at, in bytes: its header and program headers.
-const HEAD_BYTES: u64 = 4096;
-
-/// Tells whether the loader will load the shim into a program, as far as its first bytes tell.
+/// Tells whether the loader will load the shim into a program.
 fn is_plain(program: PathBuf) -> bool {
     let mut head = Vec::new();
     let Ok(file) = File::open(program) else { return false };
     let has_rights = file.metadata().map_or(true, |stat| stat.mode() & 0o6000 != 0)
         || rustix::fs::fgetxattr(&file, "security.capability", &mut [0_u8; 0][..]).is_ok();
-    if has_rights || file.take(HEAD_BYTES).read_to_end(&mut head).is_err() {
-        return false;
-    }
-    let Ok(header) = FileHeader64::<Endianness>::parse(&*head) else { return false };
-    let Ok(endian) = header.endian() else { return false };
-    let segments = header.program_headers(endian, &*head).unwrap_or_default();
-    segments.iter().any(|segment| segment.p_type(endian) == object::elf::PT_INTERP)
+    let is_read = file.take(program::HEAD_BYTES as u64).read_to_end(&mut head).is_ok();
+    is_read && !has_rights && Program::of(&head) == Program::Dynamic
 }
 
 /// Tells whether the shim has anything to do with a system call.
@@ -203,8 +197,8 @@ fn add(
     let empty = stand_in.symlink_metadata().context("could not look at a stand-in")?;
     let own = projection.directory.symlink_metadata().context("could not look at the directory")?;
     let tree = held.tree();
-    let (manifest, sidecar) = (store.manifest_file(tree.hash()), store.sidecar_file(tree.hash()));
-    let state = store.state_file(&projection.directory);
+    let (manifest, sidecar) = (store.tree_path(tree.hash()), store.sidecar_path(tree.hash()));
+    let state = store.state_path(&projection.directory);
     let containers: Vec<&[u8]> =
         tree.container_files().iter().map(|path| path.as_os_str().as_bytes()).collect();
     let record = run::Projection {
@@ -264,7 +258,9 @@ fn is_library(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use object::{Object as _, ObjectSymbol as _};
+    use object::elf::FileHeader64;
+    use object::read::elf::{FileHeader as _, ProgramHeader as _};
+    use object::{Endianness, Object as _, ObjectSymbol as _};
 
     use super::*;
 

@@ -230,17 +230,11 @@ extern "C" fn glance(call: &Call) -> usize {
         Shape::At(at) => glance_at(call, Some(at - 1), at, PASS_AND_LOOK),
         Shape::Stat(at) => glance_at(call, None, at, PASS_AND_FIX),
         Shape::StatAt(at) => glance_at(call, Some(at - 1), at, PASS_AND_FIX),
-        Shape::Open(at) => {
-            // Every open may give a descriptor another meaning.
-            match call.args[usize::from(at & 7) + 1] as u32 & kernel::O_CREAT {
-                0 => match glance_at(call, at.checked_sub(1), at, PASS_AND_LOOK) {
-                    SERVE => SERVE,
-                    found => found,
-                },
-                _ => SERVE,
-            }
-        }
-        Shape::Change => SERVE,
+        Shape::Open(at) => match call.args[usize::from(at & 7) + 1] as u32 & kernel::O_CREAT {
+            0 => glance_at(call, at.checked_sub(1), at, PASS_AND_LOOK),
+            _ => SERVE,
+        },
+        Shape::Change | Shape::Becoming => SERVE,
         Shape::Descriptor(at) => match caches::known(call.args[usize::from(at & 7)] as i32) {
             Known::Outside => PASS,
             _ => SERVE,
@@ -249,7 +243,6 @@ extern "C" fn glance(call: &Call) -> usize {
             close(call);
             PASS
         }
-        Shape::Becoming => SERVE,
         Shape::Ending => {
             counts::flush();
             PASS

@@ -32,12 +32,10 @@ pub(super) fn patch(run: &Run<'_>, library: &Library, base: usize) -> Result<usi
     }
     let bytes = (count * STUB_BYTES).next_multiple_of(PAGE);
     let stubs = near(base + first, base + last, bytes)?;
-    let mut stub = Stub { start: stubs, used: 0 };
     for (number, site) in sites().enumerate() {
-        stub = Stub { start: stubs + number * STUB_BYTES, used: 0 };
+        let mut stub = Stub { start: stubs + number * STUB_BYTES, used: 0 };
         write_stub(&mut stub, base, &site);
     }
-    let _last = stub;
     protect(stubs, bytes, kernel::PROT_READ | kernel::PROT_EXEC)?;
     let start = (base + first) & !(PAGE - 1);
     let length = (base + last).next_multiple_of(PAGE) - start;

@@ -5,7 +5,7 @@
 use core::arch::asm;
 use core::ffi::c_char;
 
-use rift_tree::run::{Count, Run};
+use rift_tree::run::{BECOME, Count, Run};
 
 use super::{entry, patch};
 use crate::counts;
@@ -45,9 +45,6 @@ extern "C" fn start() {
     }
 }
 
-/// What the launcher is called to do when it becomes another program, and has to find it as the run sees it.
-const BECOME: &[u8] = b"become";
-
 /// Tells whether this process is the launcher, which looks at what is real. It makes some system calls itself, and would see
 /// two things at once.
 fn is_launcher(launcher: &[u8]) -> bool {
@@ -64,7 +61,7 @@ fn is_launcher(launcher: &[u8]) -> bool {
     let read = sys::read(file, &mut words).unwrap_or(0);
     sys::close(file);
     let mut words = words.get(..read).unwrap_or_default().split(|byte| *byte == 0);
-    words.nth(1) != Some(BECOME)
+    words.nth(1) != Some(BECOME.as_bytes())
 }
 
 /// Returns the value of an environment variable.

@@ -50,7 +50,7 @@ pub struct Request<'a> {
     pub options: Options,
     /// Whether files may be hard links.
     pub has_links: bool,
-    /// Whether trees are mounted.
+    /// Who is to see trees, and by what.
     pub shown_as: ShownAs,
     /// Whether known results are used.
     pub has_cache: bool,
