@@ -9,7 +9,7 @@ use rift_tree::run::Count;
 
 use crate::counts;
 use crate::place::{self, Last, Spot, Where};
-use crate::program::{HEAD_BYTES, Program};
+use crate::program::{HEAD_BYTES, Program, SANITIZER};
 use crate::real;
 use crate::room::{self, ENVIRONMENT_BYTES};
 use crate::run;
@@ -19,20 +19,49 @@ use crate::text::Text;
 /// The environment variable with the path of the run file, up to its value.
 pub(crate) const RUN: &[u8] = b"RIFT_RUN=";
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// How many other libraries an `LD_PRELOAD` may have that the shim is taken out of.
+const LIBRARIES_MAX: usize = 64;
+const SANITIZER_OPTIONS: &[u8] = b"ASAN_OPTIONS=";
 
-/// Makes ready what a program needs that is about to be started; tells whether the shim will be loaded into it.
-pub(crate) fn prepare(path: &Text) -> Result<bool> {
+/// The option that lets the address sanitizer start where another library was loaded before its own.
+const ANY_ORDER: &[u8] = b"verify_asan_link_order=0";
+
+/// What a program that is about to be started does with the shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loads {
+    /// It has it loaded.
+    Shim,
+    /// As [`Loads::Shim`], and the address sanitizer, which looks at what was loaded first.
+    Sanitizer,
+    /// Nothing is loaded into it; what it starts itself may have the shim again.
+    Nothing,
+    /// Its loader can't, and would say so.
+    Refuses,
+}
+
+/// Makes ready what a program needs that is about to be started.
+pub(crate) fn prepare(path: &Text) -> Result<Loads> {
     let mut script = Text::of(path.bytes())?;
     // Interpreters may be scripts themselves, see execve(2).
     for _ in 0..5 {
         let mut head = [0; HEAD_BYTES];
-        let Some((length, is_privileged)) = head_of(&script, &mut head)? else { return Ok(false) };
-        let head = head.get(..length).unwrap_or_default();
-        match Program::of(head) {
-            Program::Dynamic | Program::Unknown if !is_privileged => return Ok(true),
-            Program::Dynamic | Program::Unknown | Program::Foreign => {
+        let Some(found) = head_of(&script, &mut head)? else { return Ok(Loads::Nothing) };
+        let head = head.get(..found.length).unwrap_or_default();
+        let program = Program::of(head);
+        match program {
+            Program::Dynamic | Program::Unknown if !found.is_privileged => {
+                return Ok(match () {
+                    // Of another user's store, or outside of a changed root.
+                    () if !is_in_reach() => Loads::Refuses,
+                    () if found.is_checked => Loads::Sanitizer,
+                    () => Loads::Shim,
+                });
+            }
+            Program::Dynamic | Program::Unknown | Program::Foreign | Program::OtherClass => {
                 counts::add(Count::Foreign);
-                return make_all_real().map(|()| false);
+                let is_other = program == Program::OtherClass || !is_in_reach();
+                let loads = if is_other { Loads::Refuses } else { Loads::Nothing };
+                return make_all_real().map(|()| loads);
             }
             Program::Script(start, end) => {
                 let interpreter = Text::of(head.get(start..end).unwrap_or_default())?;
@@ -46,20 +75,40 @@ pub(crate) fn prepare(path: &Text) -> Result<bool> {
             }
         }
     }
-    Ok(false)
+    Ok(Loads::Nothing)
 }
 
-/// Reads the start of a program, and tells whether it gets rights that its caller has not; `None` where the kernel is
-/// left to say what is wrong.
-fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<(usize, bool)>> {
+/// Tells whether a program that this process becomes can read the shim.
+fn is_in_reach() -> bool {
+    let shim = run::run().map_or(&b""[..], |run| run.shim());
+    Text::of(shim).and_then(|shim| sys::may(&shim, kernel::R_OK)).is_ok()
+}
+
+/// What the start of a program says.
+struct Head {
+    /// How much of it was read.
+    length: usize,
+    /// It gets rights that its caller has not.
+    is_privileged: bool,
+    /// It has the address sanitizer loaded.
+    is_checked: bool,
+}
+
+/// Reads the start of a program; `None` where the kernel is left to say what is wrong.
+fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<Head>> {
     let Ok(file) = sys::open(path, kernel::O_RDONLY, 0) else { return Ok(None) };
     let read = sys::read(file, head);
     let stat = sys::stat_of(file);
     let has_rights = sys::has_attribute(file, c"security.capability");
+    let known = head.get(..*read.as_ref().unwrap_or(&0)).unwrap_or_default();
+    let is_checked = Program::of(known) == Program::Dynamic
+        && Program::needs(known, SANITIZER, |offset, bytes| {
+            sys::read_at(file, bytes, offset).unwrap_or(0)
+        });
     sys::close(file);
     let (length, mode) = (read?, stat?.st_mode);
     let is_for_all = mode & (kernel::S_ISUID | kernel::S_ISGID) != 0;
-    Ok(Some((length, is_for_all || has_rights)))
+    Ok(Some(Head { length, is_privileged: is_for_all || has_rights, is_checked }))
 }
 
 /// Makes everything real that the run sees, and leaves nothing beside it.
@@ -72,11 +121,10 @@ pub(crate) fn make_all_real() -> Result<()> {
     })
 }
 
-/// Returns the environment that a program is to be started with, where the one that was given lacks what the shim
-/// needs.
-pub(crate) fn environment(given: usize) -> Result<Option<Environment>> {
+/// Returns the environment that a program is to be started with, where the one that was given is not what it needs.
+pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environment>> {
     let Some(run) = run::run() else { return Ok(None) };
-    let (mut count, mut preload, mut has_run) = (0, None, false);
+    let (mut count, mut preload, mut options, mut has_run) = (0, None, None, false);
     loop {
         if given == 0 {
             break;
@@ -89,34 +137,54 @@ pub(crate) fn environment(given: usize) -> Result<Option<Environment>> {
         if let Some(value) = text.strip_prefix(PRELOAD) {
             preload = Some((count, value));
         }
+        if let Some(value) = text.strip_prefix(SANITIZER_OPTIONS) {
+            options = Some((count, value));
+        }
         has_run |= text.starts_with(RUN);
         count += 1;
     }
     let shim = run.shim();
-    let is_named =
-        |value: &[u8]| value.split(|byte| matches!(byte, b':' | b' ')).any(|one| one == shim);
-    let has_shim = preload.is_some_and(|(_, value)| is_named(value));
-    if has_run && has_shim {
+    let mut libraries = preload.iter().flat_map(|(_, value)| names(value));
+    let is_preloaded = libraries.any(|one| one == shim) != (loads == Loads::Refuses);
+    let is_in_order = loads != Loads::Sanitizer
+        || options.is_some_and(|(_, value)| value.ends_with(ANY_ORDER));
+    if has_run && is_preloaded && is_in_order {
         return Ok(None);
     }
     let mut environment = Environment { start: room::for_environment()?, at: 0 };
-    let mut text_at = (count + 3) * size_of::<usize>();
+    let mut text_at = (count + 4) * size_of::<usize>();
     for index in 0..count {
         let entry: usize = sys::value(given + index * size_of::<usize>())?;
-        if preload.is_none_or(|(at, _)| at != index) || has_shim {
+        let is_changed = preload.is_some_and(|(at, _)| at == index) && !is_preloaded
+            || options.is_some_and(|(at, _)| at == index) && !is_in_order;
+        if !is_changed {
             environment.add(entry)?;
         }
     }
-    if !has_shim {
-        let others = preload.map_or(&b""[..], |(_, value)| value);
+    let others = preload.map_or(&b""[..], |(_, value)| value);
+    if !is_preloaded && loads == Loads::Refuses {
+        text_at = environment.write_without(text_at, others, shim)?;
+    } else if !is_preloaded {
+        // Behind the program's own, which may look at who comes first.
         let separator = if others.is_empty() { &b""[..] } else { b":" };
-        text_at = environment.write(text_at, &[PRELOAD, shim, separator, others])?;
+        text_at = environment.write(text_at, &[PRELOAD, others, separator, shim])?;
+    }
+    if !is_in_order {
+        let others = options.map_or(&b""[..], |(_, value)| value);
+        let separator = if others.is_empty() { &b""[..] } else { b":" };
+        text_at =
+            environment.write(text_at, &[SANITIZER_OPTIONS, others, separator, ANY_ORDER])?;
     }
     if !has_run {
         environment.write(text_at, &[RUN, run::path()])?;
     }
     environment.add(0)?;
     Ok(Some(environment))
+}
+
+/// Returns the libraries of an `LD_PRELOAD`, see ld.so(8).
+fn names(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| matches!(byte, b':' | b' ')).filter(|name| !name.is_empty())
 }
 
 /// An environment that was made here.
@@ -139,6 +207,23 @@ impl Environment {
         } else {
             Ok(())
         }
+    }
+
+    /// Adds an `LD_PRELOAD` without the shim, or none where nothing is left of it.
+    fn write_without(&mut self, at: usize, value: &[u8], shim: &[u8]) -> Result<usize> {
+        if names(value).all(|name| name == shim) {
+            return Ok(at);
+        }
+        let mut parts = [&b""[..]; 2 * LIBRARIES_MAX];
+        let mut places = parts.iter_mut();
+        for name in names(value).filter(|name| *name != shim) {
+            for part in [&b":"[..], name] {
+                *places.next().ok_or(Errno(linux_raw_sys::errno::E2BIG))? = part;
+            }
+        }
+        // Before the first is no separator.
+        parts[0] = PRELOAD;
+        self.write(at, &parts)
     }
 
     /// Adds an entry whose text goes to `at`; returns where the next one may go.

@@ -12,7 +12,7 @@ use rift_tree::{EntryId, Kind};
 use crate::answer;
 use crate::caches::{self, Known, Working};
 use crate::counts;
-use crate::exec;
+use crate::exec::{self, Loads};
 use crate::list;
 use crate::place::{self, Last, Spot, Where};
 use crate::real;
@@ -936,9 +936,10 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         need(spot)?;
         make_way(name.directory.map_or(CWD, |at| call.int(at)), path, Last::Followed, LINKS_MAX)?;
     }
-    let is_expected = exec::prepare(&program(call, name, path)?)?;
+    let loads = exec::prepare(&program(call, name, path)?)?;
+    let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
     let at = if name.directory.is_some() { 3 } else { 2 };
-    let environment = exec::environment(call.args[at])?;
+    let environment = exec::environment(call.args[at], loads)?;
     let mut started = *call;
     if let Some(environment) = &environment {
         started.args[at] = environment.address();

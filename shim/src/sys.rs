@@ -241,6 +241,11 @@ pub(crate) fn read(descriptor: i32, bytes: &mut [u8]) -> Result<usize> {
     ask!(__NR_read, descriptor, bytes.as_mut_ptr(), bytes.len())
 }
 
+/// As pread64(2).
+pub(crate) fn read_at(descriptor: i32, bytes: &mut [u8], offset: usize) -> Result<usize> {
+    ask!(__NR_pread64, descriptor, bytes.as_mut_ptr(), bytes.len(), offset)
+}
+
 /// As getdents64(2).
 pub(crate) fn entries(descriptor: i32, bytes: &mut [u8]) -> Result<usize> {
     ask!(__NR_getdents64, descriptor, bytes.as_mut_ptr(), bytes.len())

@@ -15,7 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -154,11 +154,11 @@ impl Prepared {
         let through = ["/proc/self/exe", BECOME, "--"].map(OsString::from);
         let through = if is_plain { command.to_vec() } else { [&through, command].concat() };
         let ending = child::run_with(&through, |process: &mut Command| {
-            let mut preload = self.library.clone().into_os_string().into_vec();
-            if let Some(others) = std::env::var_os(env_vars::LD_PRELOAD) {
+            let mut preload = std::env::var_os(env_vars::LD_PRELOAD).unwrap_or_default().into_vec();
+            if !preload.is_empty() {
                 preload.push(b':');
-                preload.extend_from_slice(others.as_bytes());
             }
+            preload.extend_from_slice(self.library.as_os_str().as_bytes());
             process.env(env_vars::LD_PRELOAD, OsStr::from_bytes(&preload));
             process.env(env_vars::RIFT_RUN, self.file.path());
             // What goes through io_uring passes by everybody who watches system calls.
@@ -176,8 +176,11 @@ fn is_plain(program: PathBuf) -> bool {
     let Ok(file) = File::open(program) else { return false };
     let has_rights = file.metadata().map_or(true, |stat| stat.mode() & 0o6000 != 0)
         || rustix::fs::fgetxattr(&file, "security.capability", &mut [0_u8; 0][..]).is_ok();
-    let is_read = file.take(program::HEAD_BYTES as u64).read_to_end(&mut head).is_ok();
-    is_read && !has_rights && Program::of(&head) == Program::Dynamic
+    let is_read = (&file).take(program::HEAD_BYTES as u64).read_to_end(&mut head).is_ok();
+    let is_checked = Program::needs(&head, program::SANITIZER, |offset, bytes| {
+        file.read_at(bytes, offset as u64).unwrap_or(0)
+    });
+    is_read && !has_rights && !is_checked && Program::of(&head) == Program::Dynamic
 }
 
 /// Tells whether the shim has anything to do with a system call.
