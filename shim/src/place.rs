@@ -12,6 +12,7 @@ use rift_tree::{EntryId, Kind};
 
 use crate::answer;
 use crate::caches::{self, Known, Working};
+use crate::real;
 use crate::run::{self, Shown};
 use crate::sys::{self, CWD, Errno, Result};
 use crate::text::Text;
@@ -101,14 +102,32 @@ enum Begun<'p> {
 
 /// Finds what a path means, without a system call where that can be.
 pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
-    let found = match begin(directory, path)? {
-        Begun::Outside => return Ok(Where::Outside),
-        Begun::Above => None,
-        Begun::In(shown, id, rest) => within(shown, id, rest, last, &mut 0)?,
-    };
-    match found {
-        Some(spot) => Ok(Where::In(spot)),
-        None => find_through_links(directory, path, last),
+    match begin(directory, path)? {
+        Begun::Outside => Ok(Where::Outside),
+        Begun::Above => find_through_links(directory, path, last),
+        Begun::In(shown, id, rest) => match within(shown, id, rest, last, &mut 0)? {
+            Some(spot) => Ok(Where::In(spot)),
+            None => find_beyond(shown, id, directory, path, last),
+        },
+    }
+}
+
+/// Finds what a path means that leads out of the projection it begins in.
+#[cold]
+#[inline(never)]
+fn find_beyond(
+    shown: &'static Shown,
+    begun: EntryId,
+    directory: i32,
+    path: &[u8],
+    last: Last,
+) -> Result<Where> {
+    match find_through_links(directory, path, last)? {
+        // What is open may be a stand-in, which is in no directory of the tree.
+        Where::Outside if directory != CWD && path.first() != Some(&b'/') => {
+            Ok(Where::In(Spot { shown, place: Place::Foreign, directory: begun }))
+        }
+        found => Ok(found),
     }
 }
 
@@ -377,7 +396,27 @@ fn key_of(shown: &Shown, id: EntryId) -> Result<PathKey> {
 }
 
 /// Finds what a path means, following links outside of projections as well, as the kernel would do.
+///
+/// What the way leads through of a tree and out of it becomes real, for the kernel has to go it; the result is
+/// [`Place::Foreign`] then, and the kernel is to be asked, again if it was.
 pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    let mut passed = None;
+    let found = walk(directory, path, last, &mut passed)?;
+    Ok(match (found, passed) {
+        (Where::Outside, Some(shown)) => {
+            Where::In(Spot { shown, place: Place::Foreign, directory: EntryId::ROOT })
+        }
+        (found, _) => found,
+    })
+}
+
+/// As [`find_through_links`]; tells which tree the way led through and out of.
+fn walk(
+    directory: i32,
+    path: &[u8],
+    last: Last,
+    passed: &mut Option<&'static Shown>,
+) -> Result<Where> {
     let mut done = Text::new();
     let mut to_do = Text::of(path)?;
     if path.first() == Some(&b'/') {
@@ -434,6 +473,10 @@ pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Res
         let is_followed = !after.is_empty() || last == Last::Followed;
         if name == b"." || name == b".." {
             if name == b".." {
+                if let Some((shown, id)) = pristine(done.bytes())? {
+                    *passed = Some(shown);
+                    real::make_real(shown, id)?;
+                }
                 done.pop();
             }
             to_do = Text::of(after)?;
@@ -442,9 +485,17 @@ pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Res
         done.push_name(name)?;
         let mut target = Text::new();
         match pristine_link(done.bytes(), &mut target)? {
-            true => {}
-            false => match sys::link_target(&done, &mut target) {
-                Ok(()) => {}
+            Some((shown, id)) => {
+                *passed = Some(shown);
+                real::make_real(shown, id)?;
+            }
+            None => match sys::link_target(&done, &mut target) {
+                // Another process may have made it real after the kernel was asked.
+                Ok(()) => {
+                    if let Some((index, _)) = rooted(done.bytes()) {
+                        *passed = Some(run::shown(index)?);
+                    }
+                }
                 Err(Errno::INVAL) => {
                     to_do = Text::of(after)?;
                     if let Some(path) = aliased(&done)? {
@@ -483,20 +534,24 @@ fn is_real_directory(shown: &Shown, id: EntryId) -> bool {
         && shown.state(id) != State::Detached { inode: 0 }
 }
 
-/// Reads a link of a tree.
-fn pristine_link(path: &[u8], target: &mut Text) -> Result<bool> {
-    let Some((index, rest)) = rooted(path) else { return Ok(false) };
+/// Returns the entry of a path that the tree answers for.
+fn pristine(path: &[u8]) -> Result<Option<(&'static Shown, EntryId)>> {
+    let Some((index, rest)) = rooted(path) else { return Ok(None) };
     let shown = run::shown(index)?;
-    let Some(id) = shown.manifest.lookup(rest).filter(|id| shown.is_pristine(*id)) else {
-        return Ok(false);
-    };
+    let found = shown.manifest.lookup(rest).filter(|id| shown.is_pristine(*id));
+    Ok(found.map(|id| (shown, id)))
+}
+
+/// Reads a link of a tree, and returns which it is.
+fn pristine_link(path: &[u8], target: &mut Text) -> Result<Option<(&'static Shown, EntryId)>> {
+    let Some((shown, id)) = pristine(path)? else { return Ok(None) };
     match shown.manifest.kind(id) {
         Some(Kind::Symlink { target: found }) => {
             target.cut(0);
             target.push(found)?;
-            Ok(true)
+            Ok(Some((shown, id)))
         }
-        _ => Ok(false),
+        _ => Ok(None),
     }
 }
 
