@@ -81,7 +81,7 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
 /// Tells whether a program that this process becomes can read the shim.
 fn is_in_reach() -> bool {
     let shim = run::run().map_or(&b""[..], |run| run.shim());
-    Text::of(shim).and_then(|shim| sys::may(&shim, kernel::R_OK)).is_ok()
+    Text::of(shim).and_then(|shim| sys::may_plainly(&shim, kernel::R_OK)).is_ok()
 }
 
 /// What the start of a program says.
@@ -146,8 +146,8 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
     let shim = run.shim();
     let mut libraries = preload.iter().flat_map(|(_, value)| names(value));
     let is_preloaded = libraries.any(|one| one == shim) != (loads == Loads::Refuses);
-    let is_in_order = loads != Loads::Sanitizer
-        || options.is_some_and(|(_, value)| value.ends_with(ANY_ORDER));
+    let is_in_order =
+        loads != Loads::Sanitizer || options.is_some_and(|(_, value)| value.ends_with(ANY_ORDER));
     if has_run && is_preloaded && is_in_order {
         return Ok(None);
     }
@@ -172,8 +172,7 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
     if !is_in_order {
         let others = options.map_or(&b""[..], |(_, value)| value);
         let separator = if others.is_empty() { &b""[..] } else { b":" };
-        text_at =
-            environment.write(text_at, &[SANITIZER_OPTIONS, others, separator, ANY_ORDER])?;
+        text_at = environment.write(text_at, &[SANITIZER_OPTIONS, others, separator, ANY_ORDER])?;
     }
     if !has_run {
         environment.write(text_at, &[RUN, run::path()])?;

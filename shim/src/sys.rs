@@ -313,6 +313,12 @@ pub(crate) fn may(path: &Text, mode: u32) -> Result<()> {
     ask!(__NR_faccessat2, CWD, path.pointer(), mode, kernel::AT_EACCESS).map(drop)
 }
 
+/// As [`may`], for the real user, and without the rights beyond those of an ordinary one: access(2) asks so, and so will
+/// the next program be asked.
+pub(crate) fn may_plainly(path: &Text, mode: u32) -> Result<()> {
+    ask!(__NR_faccessat, CWD, path.pointer(), mode).map(drop)
+}
+
 /// As getcwd(2).
 pub(crate) fn working_directory(text: &mut Text) -> Result<()> {
     text.fill(|room| match ask!(__NR_getcwd, room.as_mut_ptr(), room.len()) {

@@ -19,6 +19,19 @@ pub fn compiled(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`compiled`].
 pub fn compiled_with(name: &str, program_name: &str, words: &[&str]) -> Result<PathBuf> {
+    compiled_by("cc", name, program_name, words)
+}
+
+/// As [`compiled_with`], by another compiler.
+///
+/// # Errors
+/// As [`compiled`].
+pub fn compiled_by(
+    compiler: &str,
+    name: &str,
+    program_name: &str,
+    words: &[&str],
+) -> Result<PathBuf> {
     let folder = crate::target_folder()?.join("apps");
     fs::create_dir_all(&folder)?;
     let source = crate::repository().join("tests/apps").join(format!("{name}.c"));
@@ -29,7 +42,7 @@ pub fn compiled_with(name: &str, program_name: &str, words: &[&str]) -> Result<P
     }
     // Tests run at once: each makes its own, and a name leads to a whole one at any time.
     let own = folder.join(format!("{program_name}.{}", std::process::id()));
-    let mut cc = Command::new("cc");
+    let mut cc = Command::new(compiler);
     cc.args(["-O1", "-Wall", "-Wextra"]).args(words);
     let status = cc.arg("-o").arg(&own).arg(&source).status()?;
     ensure!(status.success(), "{} does not compile", source.display());

@@ -1,4 +1,4 @@
-//! Real npm projects, as ordinary users have them: `tests/fixtures/{small,medium}`.
+//! Real npm projects, as ordinary users have them: `tests/fixtures/{small,medium,tools}`.
 //!
 //! The committed lockfiles name no registry; preparing a project fills each `resolved` with the address that npm's
 //! configured registry gives the package, exactly as an ordinary lockfile has it. Called by the end-to-end tests, the
@@ -20,6 +20,8 @@ pub enum Fixture {
     Small,
     /// next, tailwind, jest, storybook, sharp, better-sqlite3: 1,220 packages, 38,600 files.
     Medium,
+    /// webpack, jest, typescript, and a package with its own tests and what they need: 503 packages, 11,800 files.
+    Tools,
 }
 
 impl Fixture {
@@ -31,7 +33,8 @@ impl Fixture {
         match name {
             "small" => Ok(Self::Small),
             "medium" => Ok(Self::Medium),
-            _ => bail!("no fixture `{name}`: there are `small` and `medium`"),
+            "tools" => Ok(Self::Tools),
+            _ => bail!("no fixture `{name}`: there are `small`, `medium` and `tools`"),
         }
     }
 
@@ -41,6 +44,7 @@ impl Fixture {
         match self {
             Self::Small => "small",
             Self::Medium => "medium",
+            Self::Tools => "tools",
         }
     }
 
@@ -167,7 +171,7 @@ mod tests {
     /// The lockfile differs from the committed one by its addresses only, for every package that has bytes.
     #[test]
     fn only_addresses_are_filled_in() {
-        for fixture in [Fixture::Small, Fixture::Medium] {
+        for fixture in [Fixture::Small, Fixture::Medium, Fixture::Tools] {
             let committed = fs::read_to_string(fixture.source().join("package-lock.json")).unwrap();
             let filled = fill_resolved(&committed, "https://registry.example/").unwrap();
             let mut lock: Value = serde_json::from_str(&filled).unwrap();

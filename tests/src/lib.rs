@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod mounts;
 pub mod need;
 pub mod npm_project;
+pub mod pair;
 pub mod refused;
 pub mod sandbox;
 pub mod sys;

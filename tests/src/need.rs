@@ -23,6 +23,10 @@ pub enum Need {
     Fuse,
     /// A namespace in which `nobody` may mount with fusermount3; see [`crate::again`].
     Nobody,
+    /// A library that `cc -l` links with.
+    Library(&'static str),
+    /// A compiler and a C library for programs of 32 bits.
+    Narrow,
     /// `strace` that may trace.
     Strace,
     /// A PID namespace of its own for a process (`unshare --user --pid`).
@@ -68,6 +72,9 @@ impl Need {
                 .is_err()
                 .then(|| "needs /dev/fuse".to_owned()),
             Self::Nobody => crate::again::missing(),
+            Self::Library(name) => (!links(&[&format!("-l{name}")]))
+                .then(|| format!("needs the library {name} for cc")),
+            Self::Narrow => (!links(&["-m32"])).then(|| "needs a compiler for 32 bits".to_owned()),
             Self::Strace => fails(
                 Command::new("strace").args(["-f", "-qqq", "-e", "trace=none", "true"]),
                 "needs strace(1)",
@@ -79,6 +86,12 @@ impl Need {
 fn fails(command: &mut Command, reason: &str) -> Option<String> {
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     (!status.is_ok_and(|status| status.success())).then(|| reason.to_owned())
+}
+
+/// Returns whether `cc` makes a program with these words.
+fn links(words: &[&str]) -> bool {
+    let program = "echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null \"$@\"";
+    fails(Command::new("sh").args(["-c", program, "sh"]).args(words), "").is_none()
 }
 
 /// Returns the first program of that name in `PATH`, `/usr/sbin` and `/sbin`.

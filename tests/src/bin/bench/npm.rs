@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rift_tests::fixture::Fixture;
 use rift_tests::sandbox::clear;
 
@@ -170,6 +170,7 @@ impl Suite<'_> {
         let (name, range, series, end) = match self.fixture {
             Fixture::Small => ("globals", "^15.0.0", "15", ".0"),
             Fixture::Medium => ("zod", "^3.23.0", "3.23", ""),
+            Fixture::Tools => bail!("there are no variants for this fixture"),
         };
         let variants = self.folder("variants");
         for round in 0..=self.wanted.runs.min(8) {

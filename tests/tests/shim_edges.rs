@@ -1,0 +1,355 @@
+//! The edges of processes: programs that clear or use the environment, that have a runtime or rights of their own, or
+//! that are built for another C library or processor. Each says the same with real files and under the shim.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use rift_tests::again::{Again, NOBODY, is_again, run};
+use rift_tests::apps::{compiled, compiled_by, compiled_with};
+use rift_tests::need::{Need, find_in_path, have};
+use rift_tests::pair::Pair;
+
+/// A small tree with programs in it.
+fn small(name: &str, programs: &[&Path]) -> Pair {
+    let pair = Pair::new(name, |sandbox, source| {
+        for folder in ["bin", "lib/deep"] {
+            fs::create_dir_all(source.join(folder)).unwrap();
+        }
+        let numbers: String = (0..3000).map(|number| format!("{number}\n")).collect();
+        for (file, text) in [("a", "hello\n"), ("lib/deep/numbers", &numbers), ("lib/s", "words\n")]
+        {
+            fs::write(source.join(file), text).unwrap();
+        }
+        for program in programs {
+            let place = source.join("bin").join(program.file_name().unwrap());
+            fs::copy(program, place).unwrap();
+        }
+        // Others than the owner look at it in some tests.
+        for folder in [sandbox.path(""), sandbox.home()] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    });
+    fs::write(pair.real.join("outside"), "out\n").unwrap();
+    fs::write(pair.shim.join("outside"), "out\n").unwrap();
+    pair
+}
+
+/// Links of a tree that lead out of it, and `..`, lead where they do among real files.
+#[test]
+fn links_out_of_a_tree_lead_there() {
+    let pair = Pair::new("edges-links", |_, source| {
+        fs::create_dir(source.join("d")).unwrap();
+        for (target, link) in [
+            ("/etc/passwd", "absolute"),
+            ("/etc", "folder"),
+            ("../../outside", "d/up"),
+            ("../outside", "up"),
+            ("d/up", "twice"),
+            ("/bin/sh", "shell"),
+        ] {
+            symlink(target, source.join(link)).unwrap();
+        }
+    });
+    for at in [&pair.real, &pair.shim] {
+        fs::write(at.join("outside"), "out\n").unwrap();
+    }
+    let by_descriptor = "import os\nd = os.open('view/d', os.O_RDONLY)\n\
+                         print(os.stat('up', dir_fd=d).st_size, os.stat('../../outside', dir_fd=d).st_size)\n\
+                         os.chdir(d)\nprint(open('up').read())";
+    // What is beside the root of another projection is found in another way.
+    for others in [0, 1] {
+        for (line, wanted) in [
+            ("cat view/absolute", "root:"),
+            ("cat view/folder/passwd", "root:"),
+            ("ls view/folder/ | grep passwd", "passwd"),
+            ("cat view/d/up view/up view/twice", "out\nout\nout"),
+            ("cat view/d/../../outside", "out"),
+            ("stat -L -c %s view/up", "4"),
+            ("stat -c '%F %N' view/up", "symbolic link"),
+            ("view/shell -c 'echo started'", "started"),
+            ("exec view/shell -c 'echo started'", "started"),
+            ("cd view/folder && pwd -P", "/etc"),
+            ("find -L view/d -printf '%p %s\\n'", "view/d/up 4"),
+            ("realpath view/twice", "outside"),
+            ("cp -rL view/d copy && cat copy/up; rm -r copy", "out"),
+            ("mkdir view/new; mv view/d/up view/new/; cat view/new/up", "out"),
+            ("chmod 600 view/up; stat -c %a outside; chmod 644 outside", "600"),
+            ("echo more >>view/up; cat outside; echo out >outside", "more"),
+            ("touch view/folder/../nowhere/x; echo $?", "1"),
+            ("stat view/absolute/x; echo $?", "Not a directory"),
+            ("rm view/folder/missing", "No such file"),
+        ] {
+            // Each finds nothing that is real.
+            pair.begin_again();
+            fs::remove_dir_all(pair.real.join("view")).unwrap();
+            let mut copy = pair.sandbox.command(&pair.real, "cp");
+            let source = pair.sandbox.path("source");
+            assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
+            pair.assert_same_line(line, wanted);
+        }
+        if others == 0 && have("links_out_of_a_tree_lead_there", &[Need::Tool("python3")]) {
+            pair.begin_again();
+            pair.assert_same(&["python3", "-c", by_descriptor], "4 4");
+        }
+        if others == 0 {
+            let words = ["exec", "--as", "virtual", "--tree", "tree=other", "--", "true"];
+            let mut other = pair.sandbox.rift(&pair.shim, &words).unwrap();
+            pair.sandbox.run(&mut other).unwrap().success().unwrap();
+        }
+    }
+}
+
+/// Each of the shells reads, globs, changes to and redirects into folders that only the shim shows.
+#[test]
+fn shells_work_in_a_tree() {
+    let name = "shells_work_in_a_tree";
+    let pair = small("edges-shells", &[]);
+    for (shell, more) in [
+        ("dash", ""),
+        (
+            "bash",
+            "shopt -s globstar; echo view/**; [ -f view/a ] && mapfile -t x <view/a && echo $x",
+        ),
+        ("zsh", "print -l view/**/*(.); print $(<view/a)"),
+        ("busybox", ""),
+    ] {
+        if !have(name, &[Need::Tool(shell)]) {
+            continue;
+        }
+        let script = format!(
+            "{more}\necho view/* view/lib/*; cd view/lib && pwd && . ./s 2>/dev/null; wc -l <deep/numbers; \
+             read x <../a; echo $x; for i in deep/*; do echo $i; done; echo {shell} >made; cat made; cd -; \
+             test -x view/lib && test ! -e view/none && echo right"
+        );
+        let words: &[&str] = match shell {
+            "busybox" => &["busybox", "sh", "-c", &script],
+            "zsh" => &["zsh", "-fc", &script],
+            shell => &[shell, "-c", &script],
+        };
+        pair.assert_same(words, "right");
+    }
+    let perl = "chdir 'view/lib'; print for sort glob '*'; open F, '<', '../a'; print <F>; \
+                -d 'deep' and print 'right'; unlink 'made'; rename 's', 't'; print sort <*>";
+    if have(name, &[Need::Tool("perl")]) {
+        pair.assert_same(&["perl", "-e", perl], "right");
+    }
+    pair.end();
+}
+
+/// Who clears the environment, or takes the shim out of it, starts programs that have it all the same.
+#[test]
+fn a_cleared_environment_keeps_the_tree() {
+    let pair = small("edges-cleared", &[]);
+    for words in [
+        &["env", "-i", "/bin/cat", "view/a"][..],
+        &["env", "-i", "/bin/sh", "-c", "/bin/cat view/a; /bin/ls view; exec /bin/cat view/a"],
+        &["env", "-u", "LD_PRELOAD", "cat", "view/a"],
+        &["sh", "-c", "unset LD_PRELOAD RIFT_RUN; ls view; exec cat view/a"],
+        &["sh", "-c", "LD_PRELOAD= RIFT_RUN= exec cat view/a"],
+    ] {
+        pair.assert_same(words, "hello");
+    }
+    assert!(!pair.is_real("lib"));
+    pair.end();
+}
+
+/// Another preloaded library is loaded as well, wherever it is named, and hears what it would hear without the shim.
+#[test]
+fn other_preloaded_libraries_are_kept() {
+    let name = "other_preloaded_libraries_are_kept";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let library = compiled_with("count_opens", "count_opens.so", &["-shared", "-fPIC"]).unwrap();
+    let library = library.display().to_string();
+    let pair = small("edges-preload", &[]);
+    for preload in [
+        format!("LD_PRELOAD={library}"),
+        format!("LD_PRELOAD={library}:$LD_PRELOAD"),
+        format!("LD_PRELOAD=$LD_PRELOAD:{library}"),
+        format!("LD_PRELOAD='{library} '$LD_PRELOAD"),
+    ] {
+        let line = format!(
+            "rm -f counts; COUNT_TO=$PWD/counts {preload} cat view/a view/lib/deep/numbers | tail -n 1; cat counts"
+        );
+        // One file each.
+        pair.assert_same_line(&line, "2999\n2\n");
+    }
+    // It was there before the run.
+    let words =
+        ["exec", "--as", "virtual", "--tree", "tree=view", "--", "cat", "view/a", "view/lib/s"];
+    let mut command = pair.sandbox.rift(&pair.shim, &words).unwrap();
+    command.env("LD_PRELOAD", &library).env("COUNT_TO", pair.sandbox.path("counted"));
+    let ran = pair.sandbox.run(&mut command).unwrap().success().unwrap();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("hello\nwords\n", ""), "{ran}");
+    let counted = fs::read_to_string(pair.sandbox.path("counted")).unwrap();
+    assert_eq!(counted.lines().next(), Some("2"), "{counted}");
+    pair.end();
+}
+
+/// Programs with the sanitizers' runtimes in them, which look at what was loaded before, and replace the allocator.
+#[test]
+fn sanitized_programs_work_in_a_tree() {
+    let name = "sanitized_programs_work_in_a_tree";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let address =
+        compiled_with("reads", "reads-asan", &["-fsanitize=address", "-pthread"]).unwrap();
+    let thread = compiled_with("reads", "reads-tsan", &["-fsanitize=thread", "-pthread"]).unwrap();
+    let pair = small("edges-sanitized", &[&address, &thread]);
+    for line in [
+        "view/bin/reads-asan view/a view/lib/deep/numbers",
+        "view/bin/reads-tsan view/a view/lib/deep/numbers",
+        "ASAN_OPTIONS=detect_leaks=1 view/bin/reads-asan view/a view/lib/none view/lib/deep/numbers",
+        "env -i view/bin/reads-asan view/a view/lib/deep/numbers",
+        "LD_PRELOAD=$(cc -print-file-name=libasan.so) cat view/lib/deep/numbers >/dev/null && echo view/lib/deep/numbers: 13890",
+    ] {
+        pair.assert_same_line(line, "view/lib/deep/numbers: 13890");
+        pair.begin_again();
+    }
+    let words = ["view/bin/reads-asan", "view/a"];
+    pair.assert_same(&words, "view/a: 6 bytes, hello");
+    assert!(!pair.is_real("lib"));
+    pair.end();
+}
+
+/// Allocators that are preloaded or linked.
+#[test]
+fn other_allocators_work_in_a_tree() {
+    let name = "other_allocators_work_in_a_tree";
+    if !have(name, &[Need::Tool("cc"), Need::Library("jemalloc"), Need::Library("mimalloc")]) {
+        return;
+    }
+    let [jemalloc, mimalloc] = ["jemalloc", "mimalloc"].map(|library| {
+        let words = ["-pthread", "-Wl,--no-as-needed", &format!("-l{library}")];
+        compiled_with("reads", &format!("reads-{library}"), &words).unwrap()
+    });
+    let plain = compiled_with("reads", "reads", &["-pthread"]).unwrap();
+    let pair = small("edges-allocators", &[&jemalloc, &mimalloc, &plain]);
+    for line in [
+        "view/bin/reads-jemalloc view/a view/lib/deep/numbers",
+        "view/bin/reads-mimalloc view/a view/lib/deep/numbers",
+        "LD_PRELOAD=$(cc -print-file-name=libjemalloc.so) view/bin/reads view/a view/lib/deep/numbers; ls -R view",
+        "LD_PRELOAD=$(cc -print-file-name=libmimalloc.so) view/bin/reads view/a view/lib/deep/numbers; ls -R view",
+    ] {
+        pair.assert_same_line(line, "view/lib/deep/numbers: 13890");
+    }
+    pair.end();
+}
+
+/// Programs for another processor or C library, and without any loader: none sees an empty directory, and no loader
+/// complains of a library that it can't load.
+#[test]
+fn foreign_programs_see_the_tree() {
+    let name = "foreign_programs_see_the_tree";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let mut ways = vec![("cc", "reads-static", &["-static", "-pthread"][..])];
+    if have(name, &[Need::Narrow]) {
+        ways.push(("cc", "reads-32", &["-m32", "-pthread"]));
+        ways.push(("cc", "reads-32-static", &["-m32", "-static", "-pthread"]));
+    }
+    if have(name, &[Need::Tool("musl-gcc")]) {
+        ways.push(("musl-gcc", "reads-musl", &["-pthread"]));
+        ways.push(("musl-gcc", "reads-musl-static", &["-static", "-pthread"]));
+    }
+    for (compiler, program, words) in ways {
+        let made = compiled_by(compiler, "reads", program, words).unwrap();
+        let pair = small("edges-foreign", &[&made]);
+        let inside = format!("view/bin/{program}");
+        let wanted = "view/lib/deep/numbers: 13890";
+        pair.assert_same(&[&inside, "view/a", "view/lib/deep/numbers"], wanted);
+        pair.begin_again();
+        // What it starts, and what is started after it.
+        let line = format!(
+            "{inside} view/a view/lib/deep/numbers; echo x >view/x; exec {inside} view/x view/lib/s"
+        );
+        pair.assert_same_line(&line, wanted);
+        pair.begin_again();
+        let outside = made.display().to_string();
+        pair.assert_same(&["env", "-i", &outside, "view/a", "view/lib/deep/numbers"], wanted);
+    }
+    if have(name, &[Need::Tool("busybox")]) {
+        let pair = small("edges-busybox", &[&find_in_path("busybox").unwrap()]);
+        pair.assert_same(&["view/bin/busybox", "sh", "-c", "ls -R view; /bin/cat view/a"], "hello");
+    }
+}
+
+/// Programs that become another user: they and what they start see the tree, and no loader complains of a library of
+/// somebody else.
+#[test]
+fn programs_of_another_user_see_the_tree() {
+    let name = "programs_of_another_user_see_the_tree";
+    if !have(name, &[Need::Root]) {
+        return;
+    }
+    let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    for (tool, words) in [
+        ("sudo", &["sudo", "-n", "cat", "view/a"][..]),
+        ("sudo", &["sudo", "-n", "-u", "nobody", "sh", "-c", "ls view; cat view/lib/s view/a"]),
+        ("su", &["su", "-s", "/bin/sh", "nobody", "-c", "ls view; cat view/lib/s view/a"]),
+        ("setpriv", &[&["setpriv"], &as_nobody[..], &["sh", "-c", "ls view; cat view/a"]].concat()),
+        (
+            "setpriv",
+            &[
+                "sh",
+                "-c",
+                "setpriv --reuid=65534 --clear-groups sh -c 'cat view/lib/s'; cat view/a",
+            ],
+        ),
+    ] {
+        if have(name, &[Need::Tool(tool)]) {
+            let pair = small("edges-user", &[]);
+            pair.assert_same(words, "hello");
+        }
+    }
+}
+
+/// A debugger stops a program of the tree where it should, and the program does what it does.
+#[test]
+fn a_debugger_works_in_a_tree() {
+    let name = "a_debugger_works_in_a_tree";
+    if !have(name, &[Need::Tool("cc"), Need::Tool("gdb"), Need::Strace]) {
+        return;
+    }
+    let program = compiled("cat").unwrap();
+    let pair = small("edges-debugger", &[&program]);
+    let line = "gdb -q -batch -ex 'break main' -ex run -ex continue -ex 'print 6*7' --args view/bin/cat view/a 2>&1 | \
+                grep -oE '^(hello|.1 = 42|Breakpoint 1, .* main|.Inferior 1 .*exited normally)' | sed 's/process [0-9]*//'";
+    let said = pair.assert_same_line(line, "Breakpoint 1, 0x0000555555555");
+    assert!(said.contains("hello") && said.contains("exited normally"), "{said}");
+    pair.assert_same(&["strace", "-f", "-o", "/dev/null", "view/bin/cat", "view/a"], "hello");
+    assert!(!pair.is_real("lib"));
+    pair.end();
+}
+
+/// A browser, whose processes take away their own system calls, shows a page of the tree, its script included.
+#[test]
+fn a_browser_with_its_own_sandbox_works() {
+    let name = "a_browser_with_its_own_sandbox_works";
+    if !is_again() {
+        if have(name, &[Need::Tool("chromium"), Need::PidNamespace, Need::Nobody]) {
+            run(name, Again { user: NOBODY, fuse_conf: "" });
+        }
+        return;
+    }
+    let pair = Pair::new("edges-browser", |_, source| {
+        let page = "<html><body><p id=x>page</p><script src=\"s/s.js\"></script></body></html>";
+        fs::create_dir(source.join("s")).unwrap();
+        fs::write(source.join("page.html"), page).unwrap();
+        let script = "document.getElementById('x').textContent = 'from the script';";
+        fs::write(source.join("s/s.js"), script).unwrap();
+        fs::write(source.join("s/unseen"), "").unwrap();
+    });
+    // The path of a socket is short. What it says of the machine differs from run to run.
+    let line = "export TMPDIR=$(mktemp -d /tmp/rift-XXXXXX); trap 'rm -r $TMPDIR' EXIT; timeout 100 chromium --headless --disable-gpu --no-first-run --user-data-dir=$PWD/user \
+                --virtual-time-budget=2000 --dump-dom file://$PWD/view/page.html 2>/dev/null";
+    pair.assert_same_line(line, "from the script");
+    assert!(pair.is_real("s/s.js") && !pair.is_real("s/unseen"));
+    pair.end();
+}
