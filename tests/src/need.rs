@@ -25,6 +25,8 @@ pub enum Need {
     Nobody,
     /// A library that `cc -l` links with.
     Library(&'static str),
+    /// What has this name; a line of a shell ends well where it is there.
+    Works(&'static str, &'static str),
     /// A compiler and a C library for programs of 32 bits.
     Narrow,
     /// `strace` that may trace.
@@ -74,6 +76,9 @@ impl Need {
             Self::Nobody => crate::again::missing(),
             Self::Library(name) => (!links(&[&format!("-l{name}")]))
                 .then(|| format!("needs the library {name} for cc")),
+            Self::Works(what, line) => {
+                fails(Command::new("sh").args(["-c", line]), &format!("needs {what}"))
+            }
             Self::Narrow => (!links(&["-m32"])).then(|| "needs a compiler for 32 bits".to_owned()),
             Self::Strace => fails(
                 Command::new("strace").args(["-f", "-qqq", "-e", "trace=none", "true"]),

@@ -89,6 +89,9 @@ fn links_out_of_a_tree_lead_there() {
             let source = pair.sandbox.path("source");
             assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
             pair.assert_same_line(line, wanted);
+            if line.contains("realpath") {
+                assert!(!pair.is_real("absolute"));
+            }
         }
         if others == 0 && have("links_out_of_a_tree_lead_there", &[Need::Tool("python3")]) {
             pair.begin_again();
@@ -324,7 +327,23 @@ fn a_debugger_works_in_a_tree() {
     let said = pair.assert_same_line(line, "Breakpoint 1, 0x0000555555555");
     assert!(said.contains("hello") && said.contains("exited normally"), "{said}");
     pair.assert_same(&["strace", "-f", "-o", "/dev/null", "view/bin/cat", "view/a"], "hello");
+    let loaded = [
+        "gdb",
+        "-q",
+        "-batch",
+        "-ex",
+        "break main",
+        "-ex",
+        "run",
+        "-ex",
+        "info sharedlibrary",
+        "view/bin/cat",
+    ];
+    assert!(pair.virtually(&loaded).stdout.contains("-librift.so"));
     assert!(!pair.is_real("lib"));
+    // It starts the loader by itself, which is a program without one.
+    let listed = pair.virtually(&["ldd", "view/bin/cat"]).stdout;
+    assert!(listed.contains("-librift.so") && listed.contains("libc.so"), "{listed}");
     pair.end();
 }
 
@@ -347,7 +366,8 @@ fn a_browser_with_its_own_sandbox_works() {
         fs::write(source.join("s/unseen"), "").unwrap();
     });
     // The path of a socket is short. What it says of the machine differs from run to run.
-    let line = "export TMPDIR=$(mktemp -d /tmp/rift-XXXXXX); trap 'rm -r $TMPDIR' EXIT; timeout 100 chromium --headless --disable-gpu --no-first-run --user-data-dir=$PWD/user \
+    let line = "export TMPDIR=$(mktemp -d /tmp/rift-XXXXXX); trap 'rm -r $TMPDIR' EXIT; \
+                timeout 100 chromium --headless --disable-gpu --no-first-run --user-data-dir=$PWD/user \
                 --virtual-time-budget=2000 --dump-dom file://$PWD/view/page.html 2>/dev/null";
     pair.assert_same_line(line, "from the script");
     assert!(pair.is_real("s/s.js") && !pair.is_real("s/unseen"));

@@ -21,33 +21,41 @@ struct Twice {
 }
 
 impl Twice {
+    /// A project with a page, and sources for the linter and the compiler.
     fn new(name: &str) -> Self {
-        let warm = Warm::of(Fixture::Small, Scripts::Off).unwrap();
-        let sandbox = Sandbox::new(name).unwrap();
-        warm.fill_npm_cache(&sandbox).unwrap();
-        let (native, project) = (sandbox.path("native"), sandbox.path("project"));
-        let mut copy = Command::new("cp");
-        assert!(copy.arg("-a").arg(warm.project()).arg(&native).status().unwrap().success());
-        Fixture::Small.prepare(&project).unwrap();
-        let words = ["exec", "--as", "virtual", "--", "npm", "ci", "--ignore-scripts"];
-        let ran = rift(&sandbox, &project, &words);
-        let tree = project.join("node_modules");
-        assert_eq!(state(&sandbox, &tree), "virtual", "{ran}");
-        assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
         let page = r#"<script type="module" src="/main.jsx"></script>"#;
         let main = "import React from 'react';\nimport { createRoot } from 'react-dom/client';\n\
                     createRoot(document.body).render(<p>rift</p>);\n";
         let lint = "export default [{ rules: { 'no-unused-vars': 'error' } }];\n";
         let typed =
             "import type { ReactNode } from 'react';\nexport const shown: ReactNode = 'rift';\n";
+        let files = [
+            ("index.html", page),
+            ("main.jsx", main),
+            ("eslint.config.mjs", lint),
+            ("unused.js", "const unused = 1;\n"),
+            ("typed.ts", typed),
+        ];
+        Self::of(Fixture::Small, name, &files)
+    }
+
+    /// A fixture with files of its own.
+    fn of(fixture: Fixture, name: &str, files: &[(&str, &str)]) -> Self {
+        let warm = Warm::of(fixture, Scripts::Off).unwrap();
+        let sandbox = Sandbox::new(name).unwrap();
+        warm.fill_npm_cache(&sandbox).unwrap();
+        let (native, project) = (sandbox.path("native"), sandbox.path("project"));
+        let mut copy = Command::new("cp");
+        assert!(copy.arg("-a").arg(warm.project()).arg(&native).status().unwrap().success());
+        fixture.prepare(&project).unwrap();
+        let words = ["exec", "--as", "virtual", "--", "npm", "ci", "--ignore-scripts"];
+        let ran = rift(&sandbox, &project, &words);
+        let tree = project.join("node_modules");
+        assert_eq!(state(&sandbox, &tree), "virtual", "{ran}");
+        assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
         for at in [&native, &project] {
-            for (file, text) in [
-                ("index.html", page),
-                ("main.jsx", main),
-                ("eslint.config.mjs", lint),
-                ("unused.js", "const unused = 1;\n"),
-                ("typed.ts", typed),
-            ] {
+            for (file, text) in files {
+                fs::create_dir_all(at.join(file).parent().unwrap()).unwrap();
                 fs::write(at.join(file), text).unwrap();
             }
         }
@@ -153,4 +161,111 @@ fn the_usual_programs_work_under_the_shim() {
         twice.assert_alike(line);
     }
     twice.end();
+}
+
+/// Tools that bundle, test, and wait for changes in packages and sources.
+#[test]
+fn bundlers_test_runners_and_watchers_work_under_the_shim() {
+    let jest = "module.exports = { testMatch: ['**/test/*.test.js'], transform: { '\\.js$': 'babel-jest' } };\n";
+    let tested = "const sum = (a, b) => a + b;\n\
+                  jest.mock('tape', () => () => 7);\n\
+                  test('adds', () => expect(sum(1, 2)).toBe(3));\n\
+                  test('mocks', () => expect(require('tape')()).toBe(7));\n\
+                  test('keeps', () => expect({ a: [1, 2] }).toMatchSnapshot());\n";
+    let webpack =
+        "module.exports = { mode: 'production', entry: './src/index.js', stats: 'errors-only' };\n";
+    let index = "import { equal } from 'fast-uri';\nimport one from './one.js';\nconsole.log(equal('a', 'b'), one);\n";
+    let typed = "import type { Added } from 'pretty-format';\nexport const shown: Added = 1;\n";
+    let files = [
+        ("jest.config.cjs", jest),
+        ("test/sum.test.js", tested),
+        ("webpack.config.cjs", webpack),
+        ("src/index.js", index),
+        ("src/one.js", "export default 1;\n"),
+        ("typed.ts", typed),
+    ];
+    let twice = Twice::of(Fixture::Tools, "shim-builders", &files);
+    let jest = "2>&1 | sed 's/ ([0-9]* ms)//; s/^Time:.*//'; cat test/__snapshots__/*";
+    for line in [
+        "npx --no-install webpack; cksum dist/*; node dist/main.js".to_owned(),
+        format!("node_modules/.bin/jest --ci=false {jest}"),
+        format!("node_modules/.bin/jest --ci {jest}"),
+        WATCHED.to_owned(),
+    ] {
+        twice.assert_alike(&line);
+    }
+    let said = twice.said(&twice.project, "cat all");
+    for wanted in ["not assignable to type '1'", "Found 0 errors"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    twice.end();
+}
+
+/// Starts the compiler, and changes a file of a package, a source, and the package again, each when the compiler has
+/// done what it had to.
+const WATCHED: &str = "
+    >log; >all
+    node_modules/.bin/tsc --watch --preserveWatchOutput --noEmit --skipLibCheck --moduleResolution node \
+        --types node typed.ts >>log 2>&1 & compiler=$!
+    done_with() {
+        rounds=0
+        while ! grep -q 'Watching for' log && [ $rounds -lt 600 ]; do rounds=$((rounds + 1)); sleep 0.1; done
+        echo $1; grep -o 'error.*' log; cat log >>all; >log
+    }
+    types=node_modules/pretty-format/build/index.d.ts
+    done_with start
+    echo 'export type Added = 1;' >>$types; done_with package
+    echo 'export const wrong: Added = 2;' >>typed.ts; done_with source
+    sed -i 's/Added = 1/Added = 1 | 2/' $types; done_with replaced
+    rm $types; done_with removed
+    kill $compiler; wait $compiler; echo $?
+";
+
+/// `npm test` of a package as it was published: with npm's packages, beside a projection, and inside one.
+#[test]
+fn the_tests_of_a_published_package_pass_under_the_shim() {
+    if !rift_tests::full() {
+        return;
+    }
+    let twice = Twice::of(Fixture::Tools, "shim-published", &[]);
+    let line = "cd node_modules/fast-uri && npm test 2>&1";
+    let expected = twice.said(&twice.native, line);
+    assert!(
+        expected.contains("# tests 2048\n# pass  2048") && expected.contains("tsd"),
+        "{expected}"
+    );
+    // Beside: where packages are real, while another project is a projection.
+    let tree = format!("native={}", twice.sandbox.path("elsewhere").display());
+    let packages = twice.native.join("node_modules/ajv");
+    rift(&twice.sandbox, &packages, &["ingest", ".", "--name", "native"]);
+    let words = ["exec", "--as", "virtual", "--tree", &tree, "--", "sh", "-c", line];
+    let beside = rift(&twice.sandbox, &twice.native, &words).stdout;
+    let beside = beside.replace(&twice.native.display().to_string(), "PROJECT");
+    assert_eq!(format!("Some(0)\n{}", beside.trim_end()), expected.trim_end());
+    assert_eq!(twice.said(&twice.project, line), expected);
+    twice.end();
+}
+
+/// npm itself, where its packages are shown: install scripts run, and leave what they leave natively.
+#[test]
+fn install_scripts_run_under_the_shim() {
+    let warm = Warm::of(Fixture::Small, Scripts::On).unwrap();
+    let sandbox = Sandbox::new("shim-scripts").unwrap();
+    warm.fill_npm_cache(&sandbox).unwrap();
+    let project = sandbox.path("project");
+    Fixture::Small.prepare(&project).unwrap();
+    let tree = project.join("node_modules");
+    for round in ["learnt", "known"] {
+        let ran = rift(&sandbox, &project, &["exec", "--as", "virtual", "--", "npm", "ci"]);
+        assert_eq!(state(&sandbox, &tree), "virtual", "{round}: {ran}");
+        let version =
+            rift(&sandbox, &project, &["exec", "--", "node_modules/.bin/esbuild", "--version"]);
+        assert!(version.stdout.starts_with("0."), "{round}: {version}");
+        rift(&sandbox, &project, &["close", "node_modules"]);
+        let options = Options { mtimes: false, ..Options::default() };
+        let differences = compare(&warm.node_modules(), &tree, options).unwrap();
+        let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{round}: {}", lines.join("\n"));
+        fs::remove_dir_all(&tree).unwrap();
+    }
 }
