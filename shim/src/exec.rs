@@ -12,7 +12,7 @@ use crate::place::{self, Last, Spot, Where};
 use crate::program::{HEAD_BYTES, Program, SANITIZER};
 use crate::real;
 use crate::room::{self, ENVIRONMENT_BYTES};
-use crate::run;
+use crate::run::{self, Shown};
 use crate::sys::{self, CWD, Errno, Result};
 use crate::text::Text;
 
@@ -49,13 +49,13 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
         let head = head.get(..found.length).unwrap_or_default();
         let program = Program::of(head);
         match program {
+            // Of another user's store, or outside of a changed root.
+            Program::Dynamic | Program::Unknown if !found.is_privileged && !is_in_reach() => {
+                counts::add(Count::Foreign);
+                return make_all_in_sight_real().map(|()| Loads::Refuses);
+            }
             Program::Dynamic | Program::Unknown if !found.is_privileged => {
-                return Ok(match () {
-                    // Of another user's store, or outside of a changed root.
-                    () if !is_in_reach() => Loads::Refuses,
-                    () if found.is_checked => Loads::Sanitizer,
-                    () => Loads::Shim,
-                });
+                return Ok(if found.is_checked { Loads::Sanitizer } else { Loads::Shim });
             }
             Program::Dynamic | Program::Unknown | Program::Foreign | Program::OtherClass => {
                 counts::add(Count::Foreign);
@@ -109,6 +109,18 @@ fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<Head>> {
     let (length, mode) = (read?, stat?.st_mode);
     let is_for_all = mode & (kernel::S_ISUID | kernel::S_ISGID) != 0;
     Ok(Some(Head { length, is_privileged: is_for_all || has_rights, is_checked }))
+}
+
+/// Makes everything real that this process sees at its place, as far as it still is there.
+fn make_all_in_sight_real() -> Result<()> {
+    let is_there = |shown: &&Shown| {
+        let found = Text::of(shown.record.directory).and_then(|path| sys::stat_at(CWD, &path, 0));
+        found.is_ok_and(|stat| {
+            (stat.st_dev, stat.st_ino) == (shown.record.device, shown.record.inode)
+        })
+    };
+    let mut all = run::each_shown().filter(is_there);
+    all.try_for_each(|shown| real::make_subtree_real(shown, EntryId::ROOT))
 }
 
 /// Makes everything real that the run sees, and leaves nothing beside it.

@@ -158,8 +158,8 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         kernel::__NR_fchownat => change_rights(call, at(0, 1), follow(!flag(4, nofollow)), None),
         kernel::__NR_fchmod => change_rights_open(call, Some(call.word(1))),
         kernel::__NR_fchown => change_rights_open(call, None),
-        kernel::__NR_chroot
-        | kernel::__NR_utime
+        kernel::__NR_chroot => change_root(call),
+        kernel::__NR_utime
         | kernel::__NR_utimes
         | kernel::__NR_truncate
         | kernel::__NR_setxattr
@@ -899,6 +899,33 @@ fn change_directory_to(call: &Call) -> Result<Option<isize>> {
     };
     caches::set_working(Working::Unknown);
     Ok(Some(result))
+}
+
+/// Below another root the tree has another name, and neither the store nor the shim may have one.
+fn change_root(call: &Call) -> Result<Option<isize>> {
+    let root = plain(0);
+    if let Where::In(spot) = find_surely(call, root, Last::Followed)? {
+        need(spot)?;
+        make_way(CWD, call.path(root.path)?, Last::Followed, LINKS_MAX)?;
+    }
+    let mut canonical = Text::new();
+    if let Ok(folder) = sys::open(&Text::of(call.path(root.path)?)?, kernel::O_PATH, 0) {
+        let mut link = Text::of(b"/proc/self/fd/")?;
+        link.push_decimal(folder.cast_unsigned())?;
+        let found = sys::link_target(&link, &mut canonical);
+        sys::close(folder);
+        found?;
+    }
+    let is_at = |path: &[u8], above: &[u8]| {
+        path.strip_prefix(above).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+    };
+    let path = canonical.bytes();
+    let is_seen = crate::run::records()
+        .any(|(_, record)| is_at(record.directory, path) || is_at(path, record.directory));
+    if is_seen && !path.is_empty() {
+        exec::make_all_real()?;
+    }
+    change(call, root, Last::Followed)
 }
 
 fn watch(call: &Call) -> Result<Option<isize>> {

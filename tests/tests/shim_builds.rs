@@ -266,7 +266,7 @@ fn ripgrep_is_built_in_a_tree() {
         format!(
             "{settings} cd view && cargo build --release --locked --offline -q --target-dir ../{out} && \
              cd .. && cksum <{out}/release/rg && {out}/release/rg --version && \
-             {out}/release/rg -c --sort path fn view/crates/searcher && {out}/release/rg --files --sort path view"
+             {out}/release/rg -c --sort path fn view/crates/core && {out}/release/rg --files --sort path view"
         )
     };
     // With real files, then beside a projection, in the folder that a projection is shown at afterwards.

@@ -313,6 +313,34 @@ fn programs_of_another_user_see_the_tree() {
     }
 }
 
+/// Programs below another root, from which the shim can't be loaded, see the tree where it is below that root, and no
+/// loader complains.
+#[test]
+fn a_changed_root_keeps_the_tree() {
+    let name = "a_changed_root_keeps_the_tree";
+    if !have(name, &["chroot", "unshare", "busybox"].map(Need::Tool)) || !have(name, &[Need::Root])
+    {
+        return;
+    }
+    // The loader and the libraries of a program that is dynamic.
+    let fill = "for file in /bin/cat $(ldd /bin/cat | grep -o '/[^ ]*'); do \
+                case $file in *-librift.so) ;; *) mkdir -p $root${file%/*}; cp -L $file $root$file ;; esac; done; ";
+    for (line, wanted) in [
+        ("root=.; FILL chroot . /bin/cat view/a view/lib/s", "words"),
+        ("root=view; FILL chroot view /bin/cat a lib/s", "words"),
+        ("root=other; FILL chroot other /bin/cat view/a; echo $?", "No such file"),
+        (
+            "root=other; FILL mkdir -p other/$PWD/view && mount --bind other other && mount --bind view other/$PWD/view && \
+             cd other && mkdir old && pivot_root . old && exec /bin/cat ${PWD%/other}/view/a",
+            "hello",
+        ),
+    ] {
+        let pair = small("edges-root", &[]);
+        let line = line.replace("FILL", fill);
+        pair.assert_same(&["unshare", "--mount", "sh", "-c", &line], wanted);
+    }
+}
+
 /// A debugger stops a program of the tree where it should, and the program does what it does.
 #[test]
 fn a_debugger_works_in_a_tree() {
@@ -366,7 +394,7 @@ fn a_browser_with_its_own_sandbox_works() {
         fs::write(source.join("s/unseen"), "").unwrap();
     });
     // The path of a socket is short. What it says of the machine differs from run to run.
-    let line = "export TMPDIR=$(mktemp -d /tmp/rift-XXXXXX); trap 'rm -r $TMPDIR' EXIT; \
+    let line = "export TMPDIR=$(mktemp -d -p /tmp); trap 'rm -r $TMPDIR' EXIT; \
                 timeout 100 chromium --headless --disable-gpu --no-first-run --user-data-dir=$PWD/user \
                 --virtual-time-budget=2000 --dump-dom file://$PWD/view/page.html 2>/dev/null";
     pair.assert_same_line(line, "from the script");
