@@ -13,6 +13,7 @@ use crate::program::{HEAD_BYTES, Program, SANITIZER};
 use crate::real;
 use crate::room::{self, ENVIRONMENT_BYTES};
 use crate::run::{self, Shown};
+use crate::serve;
 use crate::sys::{self, CWD, Errno, Result};
 use crate::text::Text;
 
@@ -48,6 +49,9 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
         let Some(found) = head_of(&script, &mut head)? else { return Ok(Loads::Nothing) };
         let head = head.get(..found.length).unwrap_or_default();
         let program = Program::of(head);
+        if let Some(loader) = Program::loader(head) {
+            make_ready(loader)?;
+        }
         match program {
             // Of another user's store, or outside of a changed root.
             Program::Dynamic | Program::Unknown if !found.is_privileged && !is_in_reach() => {
@@ -65,17 +69,22 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
             }
             Program::Script(start, end) => {
                 let interpreter = Text::of(head.get(start..end).unwrap_or_default())?;
-                if let Where::In(Spot { shown, place, .. }) =
-                    place::find(CWD, interpreter.bytes(), Last::Followed)?
-                    && let rift_tree::merge::Place::Pristine(id) = place
-                {
-                    real::make_real(shown, id)?;
-                }
+                make_ready(interpreter.bytes())?;
                 script = interpreter;
             }
         }
     }
     Ok(Loads::Nothing)
+}
+
+/// Makes a file real that the kernel opens to start another, and the way to it.
+fn make_ready(path: &[u8]) -> Result<()> {
+    if let Where::In(Spot { shown, place, .. }) = place::find(CWD, path, Last::Followed)?
+        && let rift_tree::merge::Place::Pristine(id) = place
+    {
+        real::make_real(shown, id)?;
+    }
+    serve::make_way(CWD, path, Last::Followed, serve::LINKS_MAX)
 }
 
 /// Tells whether a program that this process becomes can read the shim.

@@ -53,6 +53,15 @@ impl Program {
         }
     }
 
+    /// Returns the path of the loader that a program names at its start.
+    pub(crate) fn loader(head: &[u8]) -> Option<&[u8]> {
+        let at = segments(head, INTERPRETER).next().filter(|_| Self::of(head) == Self::Dynamic)?;
+        let start = number(head, at + 8, 8);
+        let path = head.get(start..start.checked_add(number(head, at + 32, 8))?)?;
+        // With a NUL at its end, see elf(5).
+        path.strip_suffix(b"\0").filter(|path| !path.contains(&0))
+    }
+
     /// Tells whether a dynamic program asks the loader for a library whose name begins so; `read` reads of its file at an
     /// offset, and returns how much it did.
     pub(crate) fn needs(

@@ -302,7 +302,7 @@ fn find_surely(call: &Call, name: Name, last: Last) -> Result<Where> {
 
 /// Makes the links of the tree real that a path leads through, and the directories that `..` is asked of, so that
 /// the kernel can follow it.
-fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> Result<()> {
+pub(crate) fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> Result<()> {
     if links == 0 {
         return Err(Errno::LOOP);
     }
@@ -341,7 +341,7 @@ fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> Result<()> {
 }
 
 /// How many links a path leads through at most, see path_resolution(7).
-const LINKS_MAX: u32 = 40;
+pub(crate) const LINKS_MAX: u32 = 40;
 
 /// Lets the kernel do a call, whose paths it can follow by now. What is relative to a stand-in is named in full.
 fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {

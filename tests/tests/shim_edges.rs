@@ -9,8 +9,10 @@ use std::path::Path;
 
 use rift_tests::again::{Again, NOBODY, is_again, run};
 use rift_tests::apps::{compiled, compiled_by, compiled_with};
+use rift_tests::mounts::rift;
 use rift_tests::need::{Need, find_in_path, have};
 use rift_tests::pair::Pair;
+use rift_tests::repository;
 
 /// A small tree with programs in it.
 fn small(name: &str, programs: &[&Path]) -> Pair {
@@ -157,6 +159,45 @@ fn a_cleared_environment_keeps_the_tree() {
     }
     assert!(!pair.is_real("lib"));
     pair.end();
+}
+
+/// What the kernel opens to start a program is made real with the way to it: interpreters and loaders of the tree.
+#[test]
+fn interpreters_and_loaders_of_a_tree_start_programs() {
+    let name = "interpreters_and_loaders_of_a_tree_start_programs";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let plain = compiled("cat").unwrap();
+    let pair = small("edges-started", &[&plain]);
+    let source = pair.sandbox.path("source");
+    symlink("bin/cat", source.join("link")).unwrap();
+    symlink("bin", source.join("folder")).unwrap();
+    fs::copy("/lib64/ld-linux-x86-64.so.2", source.join("lib/loader")).unwrap();
+    for at in [&pair.real, &pair.shim] {
+        for way in ["bin/cat", "link", "folder/cat", "lib/../bin/cat"] {
+            let script = at.join(way.replace('/', "-"));
+            fs::write(&script, format!("#!{}/view/{way}\nbody\n", at.display())).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let loader = format!("-Wl,--dynamic-linker={}/view/lib/loader", at.display());
+        let mut cc = pair.sandbox.command(at, "cc");
+        let program = repository().join("tests/apps/cat.c");
+        assert!(cc.arg(&loader).arg(program).args(["-o", "loaded"]).status().unwrap().success());
+    }
+    rift(&pair.sandbox, &source, &["ingest", ".", "--name", "tree"]);
+    fs::remove_dir_all(pair.real.join("view")).unwrap();
+    let mut copy = pair.sandbox.command(&pair.real, "cp");
+    assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
+    for started in ["bin-cat", "link", "folder-cat", "lib-..-bin-cat"] {
+        pair.assert_same(&[&format!("./{started}")], "body");
+        pair.begin_again();
+        pair.assert_same_line(&format!("exec ./{started}"), "body");
+        pair.begin_again();
+    }
+    pair.assert_same_line("exec ./loaded view/a", "hello");
+    pair.begin_again();
+    pair.assert_same(&["./loaded", "view/a"], "hello");
 }
 
 /// Another preloaded library is loaded as well, wherever it is named, and hears what it would hear without the shim.

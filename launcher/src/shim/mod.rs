@@ -180,7 +180,10 @@ fn is_plain(program: PathBuf) -> bool {
     let is_checked = Program::needs(&head, program::SANITIZER, |offset, bytes| {
         file.read_at(bytes, offset as u64).unwrap_or(0)
     });
-    is_read && !has_rights && !is_checked && Program::of(&head) == Program::Dynamic
+    // The shim makes it real where it is a tree's.
+    let loader = Program::loader(&head).map(OsStr::from_bytes);
+    let has_loader = loader.is_some_and(|loader| Path::new(loader).exists());
+    is_read && !has_rights && !is_checked && has_loader
 }
 
 /// Tells whether the shim has anything to do with a system call.
