@@ -397,8 +397,9 @@ fn key_of(shown: &Shown, id: EntryId) -> Result<PathKey> {
 
 /// Finds what a path means, following links outside of projections as well, as the kernel would do.
 ///
-/// What the way leads through of a tree and out of it becomes real, for the kernel has to go it; the result is
-/// [`Place::Foreign`] then, and the kernel is to be asked, again if it was.
+/// What the way leads through of a tree and out of it becomes real, for the kernel has to go it. The result is
+/// [`Place::Foreign`] then, and also where the way ends at what is only the kernel's in a directory of a tree: the kernel is to
+/// be asked, again if it was.
 pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Result<Where> {
     let mut passed = None;
     let found = walk(directory, path, last, &mut passed)?;
@@ -467,6 +468,7 @@ fn walk(
         let length = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
         let (name, after) = name.split_at(length);
         if name.is_empty() {
+            note_inside(&done, passed)?;
             return Ok(Where::Outside);
         }
         let is_last = after.iter().all(|byte| *byte == b'/');
@@ -512,6 +514,7 @@ fn walk(
             },
         }
         if is_last && !is_followed {
+            note_inside(&done, passed)?;
             return Ok(Where::Outside);
         }
         links += 1;
@@ -526,6 +529,14 @@ fn walk(
         target.push(after)?;
         to_do = target;
     }
+}
+
+/// Notes the tree that a path ends in, at something that is only the kernel's: its directory is no place where all is.
+fn note_inside(path: &Text, passed: &mut Option<&'static Shown>) -> Result<()> {
+    if let Some((index, _)) = rooted(path.bytes()) {
+        *passed = Some(run::shown(index)?);
+    }
+    Ok(())
 }
 
 /// Tells whether a directory of the tree is there as a real one.

@@ -107,6 +107,26 @@ fn links_out_of_a_tree_lead_there() {
     }
 }
 
+/// What is missing in a directory that is real by now hides nothing that the tree has in it, also where another projection or a
+/// link makes the way there a longer one.
+#[test]
+fn a_missing_name_hides_no_other() {
+    let pair = small("edges-missing", &[]);
+    for at in [&pair.real, &pair.shim] {
+        symlink(".", at.join("alias")).unwrap();
+    }
+    let words = ["exec", "--as", "virtual", "--tree", "tree=other", "--", "true"];
+    let mut other = pair.sandbox.rift(&pair.shim, &words).unwrap();
+    pair.sandbox.run(&mut other).unwrap().success().unwrap();
+    for way in ["view", "alias/view", "./alias/view"] {
+        let line = format!(
+            "cat {way}/lib/deep/numbers >log; cat {way}/lib/none {way}/lib/s; rm -f {way}/lib/no; cat {way}/lib/none {way}/a {way}/lib/s"
+        );
+        pair.assert_same_line(&line, "words\nhello\nwords");
+        pair.begin_again();
+    }
+}
+
 /// Each of the shells reads, globs, changes to and redirects into folders that only the shim shows.
 #[test]
 fn shells_work_in_a_tree() {
