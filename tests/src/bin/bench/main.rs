@@ -12,6 +12,7 @@ mod measure;
 mod mount;
 mod npm;
 mod peers;
+mod shim;
 mod suite;
 mod table;
 mod walk;
@@ -43,6 +44,8 @@ enum Suite {
     Npm(Asked),
     /// Mounted trees beside the same trees as files, and a mounted hit beside npm, bun and pnpm.
     Mount(Asked),
+    /// Programs of a run under the shim, in a projection and beside one, beside the same programs and files without.
+    Shim(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -87,10 +90,15 @@ fn main() -> Result<()> {
     {
         return measure::launched(rest);
     }
+    let mut layout = table::Layout::Groups;
     let (asked, measures, run): (Asked, Measures, Run) = match Arguments::parse().suite {
         Suite::Npm(asked) => (asked, npm::measures, |suite, report, save| suite.npm(report, save)),
         Suite::Mount(asked) => {
             (asked, mount::measures, |suite, report, save| suite.mount(report, save))
+        }
+        Suite::Shim(asked) => {
+            layout = table::Layout::Pairs;
+            (asked, shim::measures, |suite, report, save| suite.shim(report, save))
         }
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
@@ -114,10 +122,17 @@ fn main() -> Result<()> {
         // Declared last, so dropped first.
         Some(disk) => Sandbox::in_folder(disk.path(), "bench")?,
     };
-    let peers = peers::Peers::install(&sandbox)?;
+    let peers = match layout {
+        table::Layout::Groups => Some(peers::Peers::install(&sandbox)?),
+        table::Layout::Pairs => None,
+    };
+    let versions = match &peers {
+        Some(peers) => peers.versions.clone(),
+        None => peers::versions(&sandbox, &shim::PROGRAMS.map(|name| (name, Path::new(name))))?,
+    };
     let mut report = table::Report {
         machine: machine(&sandbox.path(""))?,
-        versions: peers.versions.clone(),
+        versions,
         command: std::iter::once("scripts/bench".to_owned())
             .chain(std::env::args().skip(1))
             .collect::<Vec<_>>()
@@ -126,6 +141,7 @@ fn main() -> Result<()> {
         figures: Vec::new(),
         left_out: Vec::new(),
         measures,
+        layout,
     };
     let wanted = suite::Wanted { runs: asked.runs, only: asked.only, figures: !asked.no_figures };
     let save = |report: &table::Report| -> Result<()> {
@@ -138,7 +154,8 @@ fn main() -> Result<()> {
         Ok(())
     };
     for fixture in fixtures {
-        let suite = suite::Suite { sandbox: &sandbox, peers: &peers, fixture, wanted: &wanted };
+        let suite =
+            suite::Suite { sandbox: &sandbox, peers: peers.as_ref(), fixture, wanted: &wanted };
         run(&suite, &mut report, &save)?;
     }
     if asked.markdown.is_none() {

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rift_tests::differ::{Options, compare};
 use rift_tests::fault::Dice;
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::servers_of;
@@ -20,7 +19,7 @@ use rift_tests::need::Need;
 use rift_tests::sandbox::clear;
 
 use crate::measure;
-use crate::suite::{Case, Check, NPM_CI, Suite, entries, walk};
+use crate::suite::{Case, Check, NPM_CI, Suite, drop_caches, entries, same, walk};
 use crate::table::Target::{AtLeast, AtMost, Reported};
 use crate::table::{Figure, Measure, Of, Report, median};
 use crate::walk::{self as pass, Counts, Names};
@@ -196,10 +195,6 @@ impl Suite<'_> {
             self.close(&self.folder(project).join("node_modules"))?;
         }
         clear(&self.folder(""))
-    }
-
-    fn leave_out(&self, report: &mut Report, what: &str, why: &str) {
-        report.left_out.push(format!("{}, {what}: {why}", self.fixture.name()));
     }
 
     /// Ends what is shown at a directory and removes it, whatever it is.
@@ -665,19 +660,6 @@ fn noise(mut take: impl FnMut(&[u8; BLOCK_BYTES]) -> Result<()>) -> Result<()> {
         }
         take(&block)?;
     }
-    Ok(())
-}
-
-/// Makes the kernel forget names, inodes and pages that nobody uses.
-fn drop_caches() -> Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").context("could not drop the kernel's caches")
-}
-
-fn same(expected: &Path, found: &Path) -> Result<()> {
-    let differences = compare(expected, found, Options::default())?;
-    let first = differences.first().map(ToString::to_string).unwrap_or_default();
-    ensure!(differences.is_empty(), "{} differences: {first}", differences.len());
     Ok(())
 }
 

@@ -31,15 +31,29 @@ impl Peers {
             .context("no bun of this platform")?;
         let pnpm =
             native(sandbox, &modules.join("@pnpm"), "pnpm").context("no pnpm of this platform")?;
-        let version = |program: &Path| -> Result<String> {
-            let ran = sandbox.run(sandbox.command(&folder, program).arg("--version"))?.success()?;
-            Ok(ran.stdout.trim().to_owned())
-        };
-        let (npm, node) = (version(Path::new("npm"))?, version(Path::new("node"))?);
-        let versions =
-            format!("npm {npm}, node {node}, bun {}, pnpm {}", version(&bun)?, version(&pnpm)?);
+        let versions = versions(
+            sandbox,
+            &[
+                ("npm", Path::new("npm")),
+                ("node", Path::new("node")),
+                ("bun", &bun),
+                ("pnpm", &pnpm),
+            ],
+        )?;
         Ok(Self { bun, pnpm, versions })
     }
+}
+
+/// Returns what programs say of their versions: the first word that begins as one.
+pub(crate) fn versions(sandbox: &Sandbox, programs: &[(&str, &Path)]) -> Result<String> {
+    let one = |(name, program): &(&str, &Path)| -> Result<String> {
+        let mut command = sandbox.command(&sandbox.path(""), program);
+        let said = sandbox.run(command.arg("--version"))?.success()?.stdout;
+        let begins = |word: &&str| word.trim_start_matches('v').starts_with(char::is_numeric);
+        let version = said.split_whitespace().find(begins);
+        Ok(format!("{name} {}", version.unwrap_or("?")))
+    };
+    Ok(programs.iter().map(one).collect::<Result<Vec<_>>>()?.join(", "))
 }
 
 /// Returns the first of a scope's packages whose program runs here.

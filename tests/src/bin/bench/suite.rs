@@ -16,7 +16,7 @@ use rift_tests::sandbox::{Sandbox, clear};
 
 use crate::measure::{self, Sample};
 use crate::peers::Peers;
-use crate::table::Row;
+use crate::table::{Report, Row, time};
 
 /// What was asked for.
 pub(crate) struct Wanted {
@@ -55,7 +55,8 @@ pub(crate) struct Case<'a> {
 /// One fixture's measurements.
 pub(crate) struct Suite<'a> {
     pub(crate) sandbox: &'a Sandbox,
-    pub(crate) peers: &'a Peers,
+    /// Of suites that compare with them.
+    pub(crate) peers: Option<&'a Peers>,
     pub(crate) fixture: Fixture,
     pub(crate) wanted: &'a Wanted,
 }
@@ -115,6 +116,11 @@ impl Suite<'_> {
         measure::command(&command, project, &self.sandbox.path("log"))
     }
 
+    /// Says that something can't be measured here.
+    pub(crate) fn leave_out(&self, report: &mut Report, what: &str, why: &str) {
+        report.left_out.push(format!("{}, {what}: {why}", self.fixture.name()));
+    }
+
     /// Runs something that prepares a case.
     pub(crate) fn quietly(&self, mut command: Command) -> Result<()> {
         self.sandbox.run(&mut command)?.success().map(drop)
@@ -140,7 +146,7 @@ impl Suite<'_> {
                 let what = format!("{}, {}: {}", row.fixture, case.group, case.name);
                 match &sample {
                     Ok(Some(sample)) => {
-                        eprintln!("{}/{runs} {what}: {:.3} s", round + 1, sample.wall_s)
+                        eprintln!("{}/{runs} {what}: {}", round + 1, time(Some(sample.wall_s)))
                     }
                     Ok(None) => {}
                     Err(error) => eprintln!("{}/{runs} {what}: {error:#}", round + 1),
@@ -185,14 +191,7 @@ impl Suite<'_> {
         let tree = case.project.join("node_modules");
         match &case.check {
             Check::Equal(reference) => {
-                let differences =
-                    compare(&reference.join("node_modules"), &tree, Options::default())?;
-                let first = differences.first().map(ToString::to_string).unwrap_or_default();
-                ensure!(
-                    differences.is_empty(),
-                    "{} differences from npm's tree: {first}",
-                    differences.len()
-                );
+                same(&reference.join("node_modules"), &tree).context("it is not npm's tree")?;
             }
             Check::Resolves => {
                 for name in
@@ -279,7 +278,8 @@ impl Suite<'_> {
         let project = self.project(&name.replace([',', ' '], "-"))?;
         let frozen = ["install", "--frozen-lockfile", "--ignore-scripts"];
         let bun = name.starts_with("bun");
-        let program = if bun { &self.peers.bun } else { &self.peers.pnpm };
+        let peers = self.peers.context("this suite has no peers")?;
+        let program = if bun { &peers.bun } else { &peers.pnpm };
         let mut words = frozen.to_vec();
         match name {
             "bun, hard links" => words.extend(["--linker", "hoisted", "--backend", "hardlink"]),
@@ -315,6 +315,20 @@ fn order(count: usize, round: usize) -> Vec<usize> {
         order.swap(last, dice.below(last as u64 + 1) as usize);
     }
     order
+}
+
+/// Makes the kernel forget names, inodes and pages that nobody uses.
+pub(crate) fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("could not drop the kernel's caches")
+}
+
+/// Fails where two trees differ.
+pub(crate) fn same(expected: &Path, found: &Path) -> Result<()> {
+    let differences = compare(expected, found, Options::default())?;
+    let first = differences.first().map(ToString::to_string).unwrap_or_default();
+    ensure!(differences.is_empty(), "{} differences: {first}", differences.len());
+    Ok(())
 }
 
 pub(crate) fn walk(

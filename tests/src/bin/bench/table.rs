@@ -41,6 +41,17 @@ pub(crate) struct Report {
     /// What the suite is held to.
     #[serde(skip)]
     pub(crate) measures: fn(&Of<'_>) -> Vec<Measure>,
+    #[serde(skip)]
+    pub(crate) layout: Layout,
+}
+
+/// How the cases are shown below the measures.
+#[derive(Clone, Copy)]
+pub(crate) enum Layout {
+    /// A table for each group, a line for each case.
+    Groups,
+    /// A table for each fixture, a line for each case that rift's stands beside.
+    Pairs,
 }
 
 /// Returns the middle of some figures; of two middles the mean.
@@ -59,15 +70,35 @@ impl Row {
         self.samples.iter().flatten().filter_map(field).collect()
     }
 
+    /// This case's times and the other's, round by round.
+    fn beside(&self, other: &Row) -> impl Iterator<Item = (f64, f64)> {
+        let pairs = self.samples.iter().zip(&other.samples);
+        pairs.filter_map(|(ours, theirs)| Some((ours.as_ref()?.wall_s, theirs.as_ref()?.wall_s)))
+    }
+
+    /// This case's time over the other's, round by round.
+    fn ratios_to(&self, other: &Row) -> Vec<f64> {
+        self.beside(other).map(|(ours, theirs)| ours / theirs).collect()
+    }
+
     /// The median of this case's time over the other's, round by round.
     fn ratio_to(&self, other: &Row) -> Option<f64> {
-        let pairs = self.samples.iter().zip(&other.samples);
-        median(
-            pairs
-                .filter_map(|(ours, theirs)| Some(ours.as_ref()?.wall_s / theirs.as_ref()?.wall_s))
-                .collect(),
-        )
+        median(self.ratios_to(other))
     }
+}
+
+fn extremes(values: &[f64]) -> (Option<f64>, Option<f64>) {
+    let all = || values.iter().copied();
+    (all().reduce(f64::min), all().reduce(f64::max))
+}
+
+/// Writes a time in the unit that suits it.
+pub(crate) fn time(seconds: Option<f64>) -> String {
+    let units = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")];
+    let Some(seconds) = seconds else { return "–".to_owned() };
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds >= *unit).unwrap_or((1e-9, "ns"));
+    let value = seconds / unit;
+    format!("{value:.*} {name}", if value < 100.0 { 2 } else { 0 })
 }
 
 fn cell(value: Option<f64>, digits: usize) -> String {
@@ -103,6 +134,12 @@ impl Of<'_> {
         self.row(case)?.ratio_to(self.row(other)?)
     }
 
+    /// The median of the seconds that one case takes more than another, round by round.
+    pub(crate) fn more(&self, case: (&str, &str), other: (&str, &str)) -> Option<f64> {
+        let pairs = self.row(case)?.beside(self.row(other)?);
+        median(pairs.map(|(ours, theirs)| ours - theirs).collect())
+    }
+
     pub(crate) fn figure(&self, name: &str) -> Option<f64> {
         let is_it = |figure: &&Figure| figure.fixture == self.fixture && figure.name == name;
         self.report.figures.iter().find(is_it).map(|figure| figure.value)
@@ -125,9 +162,16 @@ impl Report {
         self.targets(&mut text);
         let mut seen: Vec<(&str, &str)> = Vec::new();
         for row in &self.rows {
-            if !seen.contains(&(row.fixture, row.group)) {
-                seen.push((row.fixture, row.group));
-                self.group(&mut text, row.fixture, row.group);
+            let group = match self.layout {
+                Layout::Groups => row.group,
+                Layout::Pairs => "",
+            };
+            if !seen.contains(&(row.fixture, group)) {
+                seen.push((row.fixture, group));
+                match self.layout {
+                    Layout::Groups => self.group(&mut text, row.fixture, group),
+                    Layout::Pairs => self.pairs(&mut text, row.fixture),
+                }
             }
         }
         if !self.figures.is_empty() {
@@ -190,8 +234,7 @@ impl Report {
                 continue;
             }
             let walls = row.of(|sample| Some(sample.wall_s));
-            let (min, max) =
-                (walls.iter().copied().reduce(f64::min), walls.iter().copied().reduce(f64::max));
+            let (min, max) = extremes(&walls);
             let mega = |value: Option<u64>| value.map(|bytes| bytes as f64 / 1e6);
             let _infallible = writeln!(
                 text,
@@ -206,6 +249,43 @@ impl Report {
                 cell(median(row.of(|sample| mega(sample.written_bytes))), 0),
                 cell(median(row.of(|sample| sample.first_entry_s.map(|s| s * 1e3))), 1),
                 row.entries
+            );
+        }
+    }
+
+    fn pairs(&self, text: &mut String, fixture: &str) {
+        let _infallible = write!(
+            text,
+            "\n**{fixture}** (ratio: rift's time over that of the case beside it, in each round; p99 of single operations)\n\n\
+             | what | rift exec | p99 | beside it | its time | p99 | ratio | min | max | rounds |\n\
+             |---|---:|---:|---|---:|---:|---:|---:|---:|---:|\n"
+        );
+        let rows = || self.rows.iter().filter(|row| row.fixture == fixture);
+        for row in rows() {
+            let is_rift = row.case.starts_with("rift");
+            if let Some(failure) = &row.failure {
+                let (case, line) = (row.case, failure.lines().next().unwrap_or(""));
+                let _infallible =
+                    writeln!(text, "| {}: {case} | failed: {line} | | | | | | | | |", row.group);
+            }
+            let of_group = |one: &&Row| one.group == row.group && one.case.starts_with("rift");
+            let (false, Some(ours)) = (is_rift, rows().find(of_group)) else { continue };
+            let times = |row: &Row| {
+                let of = |field: fn(&Sample) -> Option<f64>| time(median(row.of(field)));
+                [of(|sample| Some(sample.wall_s)), of(|sample| sample.p99_s)].join(" | ")
+            };
+            let ratios = ours.ratios_to(row);
+            let ((min, max), rounds) = (extremes(&ratios), ratios.len());
+            let _infallible = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} | {rounds} |",
+                row.group,
+                times(ours),
+                row.case,
+                times(row),
+                cell(median(ratios), 3),
+                cell(min, 3),
+                cell(max, 3),
             );
         }
     }
