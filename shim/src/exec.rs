@@ -182,18 +182,16 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
             environment.add(entry)?;
         }
     }
-    let others = preload.map_or(&b""[..], |(_, value)| value);
+    let value = |found: Option<(usize, &'static [u8])>| found.map_or(&b""[..], |(_, value)| value);
     if !is_preloaded && loads == Loads::Refuses {
-        text_at = environment.write_without(text_at, others, shim)?;
+        text_at = environment.write_without(text_at, value(preload), shim)?;
     } else if !is_preloaded {
         // Behind the program's own, which may look at who comes first.
-        let separator = if others.is_empty() { &b""[..] } else { b":" };
-        text_at = environment.write(text_at, &[PRELOAD, others, separator, shim])?;
+        text_at = environment.write_behind(text_at, PRELOAD, value(preload), shim)?;
     }
     if !is_in_order {
-        let others = options.map_or(&b""[..], |(_, value)| value);
-        let separator = if others.is_empty() { &b""[..] } else { b":" };
-        text_at = environment.write(text_at, &[SANITIZER_OPTIONS, others, separator, ANY_ORDER])?;
+        text_at =
+            environment.write_behind(text_at, SANITIZER_OPTIONS, value(options), ANY_ORDER)?;
     }
     if !has_run {
         environment.write(text_at, &[RUN, run::path()])?;
@@ -227,6 +225,12 @@ impl Environment {
         } else {
             Ok(())
         }
+    }
+
+    /// Adds a variable with one more part behind those that it has.
+    fn write_behind(&mut self, at: usize, name: &[u8], parts: &[u8], last: &[u8]) -> Result<usize> {
+        let separator = if parts.is_empty() { &b""[..] } else { b":" };
+        self.write(at, &[name, parts, separator, last])
     }
 
     /// Adds an `LD_PRELOAD` without the shim, or none where nothing is left of it.

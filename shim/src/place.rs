@@ -56,13 +56,18 @@ enum Base {
     At(&'static Shown, EntryId),
 }
 
+/// Returns how a path goes on from a directory that it is at, or below.
+pub(crate) fn rest_below<'p>(path: &'p [u8], directory: &[u8]) -> Option<&'p [u8]> {
+    match path.strip_prefix(directory)? {
+        [] => Some(&[]),
+        [b'/', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
 /// Returns the projection that an absolute path is in, and the rest of the path.
 fn rooted(path: &[u8]) -> Option<(u32, &[u8])> {
-    run::records().find_map(|(index, record)| match path.strip_prefix(record.directory)? {
-        [] => Some((index, &[][..])),
-        [b'/', rest @ ..] => Some((index, rest)),
-        _ => None,
-    })
+    run::records().find_map(|(index, record)| Some((index, rest_below(path, record.directory)?)))
 }
 
 /// Finds where a path begins.
@@ -80,10 +85,9 @@ fn begin(directory: i32, path: &[u8]) -> Result<Begun<'_>> {
             let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
             let wanted = record.directory.get(at..).ok_or(Errno::IO)?;
             let path = path.strip_prefix(b"./").unwrap_or(path);
-            match path.strip_prefix(wanted) {
-                Some([]) => Begun::In(run::shown(index)?, EntryId::ROOT, b""),
-                Some([b'/', rest @ ..]) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
-                _ => Begun::Above,
+            match rest_below(path, wanted) {
+                Some(rest) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
+                None => Begun::Above,
             }
         }
     })
@@ -427,9 +431,7 @@ fn walk(
     } else if let Some((shown, id, _)) = entry_of(directory)? {
         shown.path(id, &mut done)?;
     } else {
-        let mut link = Text::of(b"/proc/self/fd/")?;
-        link.push_decimal(directory.cast_unsigned())?;
-        sys::link_target(&link, &mut done)?;
+        sys::link_target(&Text::of_descriptor(directory)?, &mut done)?;
         if done.bytes().first() != Some(&b'/') {
             return Ok(Where::Outside);
         }
@@ -493,11 +495,7 @@ fn walk(
             }
             None => match sys::link_target(&done, &mut target) {
                 // Another process may have made it real after the kernel was asked.
-                Ok(()) => {
-                    if let Some((index, _)) = rooted(done.bytes()) {
-                        *passed = Some(run::shown(index)?);
-                    }
-                }
+                Ok(()) => note_inside(&done, passed)?,
                 Err(Errno::INVAL) => {
                     to_do = Text::of(after)?;
                     if let Some(path) = aliased(&done)? {

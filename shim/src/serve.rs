@@ -340,6 +340,14 @@ pub(crate) fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> R
     Ok(())
 }
 
+/// Makes what a name means real, following links, and the way to it.
+fn make_reachable(call: &Call, name: Name) -> Result<()> {
+    let Where::In(spot) = find_surely(call, name, Last::Followed)? else { return Ok(()) };
+    need(spot)?;
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    make_way(directory, call.path(name.path)?, Last::Followed, LINKS_MAX)
+}
+
 /// How many links a path leads through at most, see path_resolution(7).
 pub(crate) const LINKS_MAX: u32 = 40;
 
@@ -904,22 +912,16 @@ fn change_directory_to(call: &Call) -> Result<Option<isize>> {
 /// Below another root the tree has another name, and neither the store nor the shim may have one.
 fn change_root(call: &Call) -> Result<Option<isize>> {
     let root = plain(0);
-    if let Where::In(spot) = find_surely(call, root, Last::Followed)? {
-        need(spot)?;
-        make_way(CWD, call.path(root.path)?, Last::Followed, LINKS_MAX)?;
-    }
+    make_reachable(call, root)?;
     let mut canonical = Text::new();
     if let Ok(folder) = sys::open(&Text::of(call.path(root.path)?)?, kernel::O_PATH, 0) {
-        let mut link = Text::of(b"/proc/self/fd/")?;
-        link.push_decimal(folder.cast_unsigned())?;
-        let found = sys::link_target(&link, &mut canonical);
+        let found =
+            Text::of_descriptor(folder).and_then(|link| sys::link_target(&link, &mut canonical));
         sys::close(folder);
         found?;
     }
-    let is_at = |path: &[u8], above: &[u8]| {
-        path.strip_prefix(above).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
-    };
     let path = canonical.bytes();
+    let is_at = |path, above| place::rest_below(path, above).is_some();
     let is_seen = crate::run::records()
         .any(|(_, record)| is_at(record.directory, path) || is_at(path, record.directory));
     if is_seen && !path.is_empty() {
@@ -945,23 +947,16 @@ fn watch(call: &Call) -> Result<Option<isize>> {
 
 /// Only where something is mounted once more, or elsewhere, is its source a path, see mount(2).
 fn mount(call: &Call) -> Result<Option<isize>> {
-    let source = plain(0);
-    if call.word(3) & (kernel::MS_BIND | kernel::MS_MOVE) != 0
-        && let Where::In(spot) = find_surely(call, source, Last::Followed)?
-    {
-        need(spot)?;
-        make_way(CWD, call.path(source.path)?, Last::Followed, LINKS_MAX)?;
+    if call.word(3) & (kernel::MS_BIND | kernel::MS_MOVE) != 0 {
+        make_reachable(call, plain(0))?;
     }
     change(call, plain(1), Last::Followed)
 }
 
 fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
     let path = call.path(name.path)?;
-    let found =
-        if path.is_empty() { Where::Outside } else { find_surely(call, name, Last::Followed)? };
-    if let Where::In(spot) = found {
-        need(spot)?;
-        make_way(name.directory.map_or(CWD, |at| call.int(at)), path, Last::Followed, LINKS_MAX)?;
+    if !path.is_empty() {
+        make_reachable(call, name)?;
     }
     let loads = exec::prepare(&program(call, name, path)?)?;
     let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
@@ -987,8 +982,7 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
 fn program(call: &Call, name: Name, path: &[u8]) -> Result<Text> {
     match name.directory {
         Some(at) if path.first() != Some(&b'/') && call.int(at) != CWD => {
-            let mut text = Text::of(b"/proc/self/fd/")?;
-            text.push_decimal(call.args[at] as u32)?;
+            let mut text = Text::of_descriptor(call.int(at))?;
             if !path.is_empty() {
                 text.push_name(path)?;
             }

@@ -24,6 +24,13 @@ impl Text {
         Ok(text)
     }
 
+    /// Returns the path that leads to what a descriptor is open on, see proc(5).
+    pub(crate) fn of_descriptor(descriptor: i32) -> Result<Self> {
+        let mut text = Self::of(b"/proc/self/fd/")?;
+        text.push_decimal(descriptor.cast_unsigned())?;
+        Ok(text)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }

@@ -123,7 +123,18 @@ pub fn uncover(sandbox: &Sandbox, mount: &Path) {
 /// Two trees are the same, times included.
 #[track_caller]
 pub fn assert_same(expected: &Path, found: &Path) {
-    let differences = compare(expected, found, Options::default()).unwrap();
+    assert_same_as(expected, found, Options::default());
+}
+
+/// Two trees are the same but for their times, as programs leave them that ran one after the other.
+#[track_caller]
+pub fn assert_same_but_times(expected: &Path, found: &Path) {
+    assert_same_as(expected, found, Options { mtimes: false, ..Options::default() });
+}
+
+#[track_caller]
+fn assert_same_as(expected: &Path, found: &Path, options: Options) {
+    let differences = compare(expected, found, options).unwrap();
     let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
     assert!(lines.is_empty(), "{expected:?} and {found:?} differ:\n{}", lines.join("\n"));
 }

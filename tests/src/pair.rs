@@ -13,9 +13,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::differ::{Options, compare};
-use crate::mounts::{rift, state};
+use crate::mounts::{assert_same_but_times, rift, state};
 use crate::sandbox::{Ran, Sandbox};
 
 /// A tree twice. See the module.
@@ -38,10 +38,23 @@ impl Pair {
             fs::create_dir(folder).unwrap();
         }
         fill(&sandbox, &source);
-        rift(&sandbox, &source, &["ingest", ".", "--name", "tree"]);
-        let mut copy = sandbox.command(&real, "cp");
-        assert!(copy.arg("-a").arg(&source).arg("view").status().unwrap().success());
-        Self { sandbox, real, shim }
+        let pair = Self { sandbox, real, shim };
+        pair.take_in();
+        pair
+    }
+
+    /// Takes the source in as it is, and copies it.
+    pub fn take_in(&self) {
+        rift(&self.sandbox, &self.sandbox.path("source"), &["ingest", ".", "--name", "tree"]);
+        self.copy();
+    }
+
+    /// Copies the source, in the place of what commands have left of its copy.
+    pub fn copy(&self) {
+        crate::sandbox::clear(&self.real.join("view")).unwrap();
+        let mut copy = self.sandbox.command(&self.real, "cp");
+        let source = self.sandbox.path("source");
+        assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
     }
 
     /// Runs a command with the real files.
@@ -54,8 +67,20 @@ impl Pair {
     /// Runs a command with the tree that the shim shows.
     #[must_use]
     pub fn virtually(&self, words: &[&str]) -> Ran {
-        let all = [&["exec", "--as", "virtual", "--tree", "tree=view", "--"], words].concat();
-        self.sandbox.run(&mut self.sandbox.rift(&self.shim, &all).unwrap()).unwrap()
+        self.sandbox.run(&mut self.command("view", words)).unwrap()
+    }
+
+    /// Returns a command with the tree shown at a directory.
+    #[must_use]
+    pub fn command(&self, shown: &str, words: &[&str]) -> Command {
+        let tree = format!("tree={shown}");
+        let all = [&["exec", "--as", "virtual", "--tree", &tree, "--"], words].concat();
+        self.sandbox.rift(&self.shim, &all).unwrap()
+    }
+
+    /// Shows the tree at one more directory, which every later command sees as well.
+    pub fn show_another(&self) {
+        self.sandbox.run(&mut self.command("other", &["true"])).unwrap().success().unwrap();
     }
 
     /// What a command has said, without its place.
@@ -91,10 +116,7 @@ impl Pair {
         let view = self.shim.join("view");
         assert_eq!(state(&self.sandbox, &view), "virtual");
         rift(&self.sandbox, &self.shim, &["close", "view"]);
-        let options = Options { mtimes: false, ..Options::default() };
-        let differences = compare(&self.real.join("view"), &view, options).unwrap();
-        let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
-        assert!(lines.is_empty(), "{}", lines.join("\n"));
+        assert_same_but_times(&self.real.join("view"), &view);
     }
 
     /// Ends the projection and forgets what was made real, so that the next command finds nothing real.

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use rift_tests::again::{Again, NOBODY, is_again, run};
 use rift_tests::apps::{compiled, compiled_by, compiled_with};
-use rift_tests::mounts::rift;
 use rift_tests::need::{Need, find_in_path, have};
 use rift_tests::pair::Pair;
 use rift_tests::repository;
@@ -86,10 +85,7 @@ fn links_out_of_a_tree_lead_there() {
         ] {
             // Each finds nothing that is real.
             pair.begin_again();
-            fs::remove_dir_all(pair.real.join("view")).unwrap();
-            let mut copy = pair.sandbox.command(&pair.real, "cp");
-            let source = pair.sandbox.path("source");
-            assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
+            pair.copy();
             pair.assert_same_line(line, wanted);
             if line.contains("realpath") {
                 assert!(!pair.is_real("absolute"));
@@ -100,9 +96,7 @@ fn links_out_of_a_tree_lead_there() {
             pair.assert_same(&["python3", "-c", by_descriptor], "4 4");
         }
         if others == 0 {
-            let words = ["exec", "--as", "virtual", "--tree", "tree=other", "--", "true"];
-            let mut other = pair.sandbox.rift(&pair.shim, &words).unwrap();
-            pair.sandbox.run(&mut other).unwrap().success().unwrap();
+            pair.show_another();
         }
     }
 }
@@ -115,9 +109,7 @@ fn a_missing_name_hides_no_other() {
     for at in [&pair.real, &pair.shim] {
         symlink(".", at.join("alias")).unwrap();
     }
-    let words = ["exec", "--as", "virtual", "--tree", "tree=other", "--", "true"];
-    let mut other = pair.sandbox.rift(&pair.shim, &words).unwrap();
-    pair.sandbox.run(&mut other).unwrap().success().unwrap();
+    pair.show_another();
     for way in ["view", "alias/view", "./alias/view"] {
         let line = format!(
             "cat {way}/lib/deep/numbers >log; cat {way}/lib/none {way}/lib/s; rm -f {way}/lib/no; cat {way}/lib/none {way}/a {way}/lib/s"
@@ -205,10 +197,7 @@ fn interpreters_and_loaders_of_a_tree_start_programs() {
         let program = repository().join("tests/apps/cat.c");
         assert!(cc.arg(&loader).arg(program).args(["-o", "loaded"]).status().unwrap().success());
     }
-    rift(&pair.sandbox, &source, &["ingest", ".", "--name", "tree"]);
-    fs::remove_dir_all(pair.real.join("view")).unwrap();
-    let mut copy = pair.sandbox.command(&pair.real, "cp");
-    assert!(copy.arg("-a").arg(source).arg("view").status().unwrap().success());
+    pair.take_in();
     for started in ["bin-cat", "link", "folder-cat", "lib-..-bin-cat"] {
         pair.assert_same(&[&format!("./{started}")], "body");
         pair.begin_again();
@@ -243,9 +232,7 @@ fn other_preloaded_libraries_are_kept() {
         pair.assert_same_line(&line, "2999\n2\n");
     }
     // It was there before the run.
-    let words =
-        ["exec", "--as", "virtual", "--tree", "tree=view", "--", "cat", "view/a", "view/lib/s"];
-    let mut command = pair.sandbox.rift(&pair.shim, &words).unwrap();
+    let mut command = pair.command("view", &["cat", "view/a", "view/lib/s"]);
     command.env("LD_PRELOAD", &library).env("COUNT_TO", pair.sandbox.path("counted"));
     let ran = pair.sandbox.run(&mut command).unwrap().success().unwrap();
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("hello\nwords\n", ""), "{ran}");
