@@ -118,6 +118,30 @@ fn a_python_environment_works_in_a_tree() {
     pair.end();
 }
 
+/// The loader looks for the libraries that a program needs before the shim is there: it says which one it lacks, and finds
+/// those that are real.
+#[test]
+fn libraries_needed_at_the_start_have_to_be_real() {
+    let name = "libraries_needed_at_the_start_have_to_be_real";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let pair = Pair::new("build-needed", |sandbox, source| {
+        let main = "int seven(void);\nint main(void) { return seven(); }\n";
+        let files = [("seven.c", "int seven(void) { return 7; }\n"), ("main.c", main)];
+        write(source, &files);
+        let line = "mkdir bin lib; cc -shared -fPIC seven.c -o lib/libseven.so; \
+                    cc main.c -Llib -lseven '-Wl,-rpath,$ORIGIN/../lib' -o bin/main";
+        natively(sandbox, source, line);
+    });
+    assert_eq!(pair.really(&["view/bin/main"]).status.code(), Some(7));
+    let missing = pair.virtually(&["view/bin/main"]);
+    assert_eq!(missing.status.code(), Some(127), "{missing}");
+    assert!(missing.stderr.contains("libseven.so: cannot open shared object file"), "{missing}");
+    let found = pair.virtually(&["sh", "-c", "cat view/lib/libseven.so >copy; view/bin/main"]);
+    assert_eq!((found.status.code(), found.stderr.as_str()), (Some(7), ""), "{found}");
+}
+
 /// numpy and pandas, as pip installs them.
 #[test]
 fn numpy_and_pandas_work_in_a_tree() {
