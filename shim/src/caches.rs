@@ -8,15 +8,11 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use rift_tree::EntryId;
 
 use crate::counts;
+use crate::hot::HOT;
 use crate::room::is_shared;
 use crate::sys;
 
-/// Descriptors beyond are looked at each time.
-const DESCRIPTORS: usize = 4096;
-
-static KINDS: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(0) }; DESCRIPTORS];
-
-/// What a descriptor is known to be.
+/// What a descriptor is known to be. Those of large numbers are looked at each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
     /// Nothing is known.
@@ -37,7 +33,7 @@ pub(crate) fn known(descriptor: i32) -> Known {
     if is_shared() {
         return Known::Unknown;
     }
-    match KINDS.get(descriptor as usize).map(|kind| kind.load(Ordering::Relaxed)) {
+    match HOT.kinds.get(descriptor as usize).map(|kind| kind.load(Ordering::Relaxed)) {
         Some(1) => Known::Outside,
         Some(2) => Known::Inside,
         Some(3) => Known::StandIn,
@@ -52,7 +48,7 @@ pub(crate) fn remember(descriptor: i32, known: Known) {
     if is_shared() {
         return;
     }
-    if let Some(kind) = KINDS.get(descriptor as usize) {
+    if let Some(kind) = HOT.kinds.get(descriptor as usize) {
         let number = match known {
             Known::Unknown => 0,
             Known::Outside => 1,
@@ -68,12 +64,17 @@ pub(crate) fn remember(descriptor: i32, known: Known) {
 pub(crate) fn stand_ins() -> impl Iterator<Item = i32> {
     let is_one = |kind: &AtomicU8| kind.load(Ordering::Relaxed) == 3;
     // Fewer than 2^31.
-    KINDS.iter().enumerate().filter(move |(_, kind)| is_one(kind)).map(|(number, _)| number as i32)
+    HOT.kinds
+        .iter()
+        .enumerate()
+        .filter(move |(_, kind)| is_one(kind))
+        .map(|(number, _)| number as i32)
 }
 
 /// Forgets what descriptors were, from `first` to `last`.
 pub(crate) fn forget(first: usize, last: usize) {
-    for kind in KINDS
+    for kind in HOT
+        .kinds
         .get(first..)
         .unwrap_or_default()
         .iter()
@@ -96,12 +97,10 @@ pub(crate) enum Working {
     Inside { projection: u32, directory: EntryId },
 }
 
-static WORKING: AtomicU64 = AtomicU64::new(0);
-
 /// Returns where the process works.
 #[inline]
 pub(crate) fn working() -> Working {
-    let word = WORKING.load(Ordering::Relaxed);
+    let word = HOT.working.load(Ordering::Relaxed);
     if is_shared() {
         return Working::Unknown;
     }
@@ -127,7 +126,7 @@ pub(crate) fn set_working(working: Working) {
             3 << 40 | u64::from(projection) << 32 | u64::from(directory.0)
         }
     };
-    WORKING.store(word, Ordering::Relaxed);
+    HOT.working.store(word, Ordering::Relaxed);
 }
 
 /// The effective user, plus 1; 0 while it is not known.

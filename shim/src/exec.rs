@@ -38,15 +38,19 @@ pub(crate) enum Loads {
     Nothing,
     /// Its loader can't, and would say so.
     Refuses,
+    /// The kernel finds nothing there that can be read.
+    Unseen,
 }
 
 /// Makes ready what a program needs that is about to be started.
 pub(crate) fn prepare(path: &Text) -> Result<Loads> {
     let mut script = Text::of(path.bytes())?;
     // Interpreters may be scripts themselves, see execve(2).
-    for _ in 0..5 {
+    for depth in 0..5 {
         let mut head = [0; HEAD_BYTES];
-        let Some(found) = head_of(&script, &mut head)? else { return Ok(Loads::Nothing) };
+        let Some(found) = head_of(&script, &mut head)? else {
+            return Ok(if depth == 0 { Loads::Unseen } else { Loads::Nothing });
+        };
         let head = head.get(..found.length).unwrap_or_default();
         let program = Program::of(head);
         if let Some(loader) = Program::loader(head) {

@@ -20,6 +20,7 @@ mod answer;
 mod caches;
 mod counts;
 mod exec;
+mod hot;
 mod list;
 mod place;
 mod program;

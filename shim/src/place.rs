@@ -67,7 +67,7 @@ pub(crate) fn rest_below<'p>(path: &'p [u8], directory: &[u8]) -> Option<&'p [u8
 
 /// Returns the projection that an absolute path is in, and the rest of the path.
 fn rooted(path: &[u8]) -> Option<(u32, &[u8])> {
-    run::records().find_map(|(index, record)| Some((index, rest_below(path, record.directory)?)))
+    run::directories().find_map(|(index, directory)| Some((index, rest_below(path, directory)?)))
 }
 
 /// Finds where a path begins.

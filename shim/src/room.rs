@@ -10,6 +10,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use crate::hot::HOT;
 use crate::sys;
 
 /// How many calls can be served at once; what is more than that stays on the stacks of the program.
@@ -36,21 +37,20 @@ struct Page {
 
 const _: () = assert!(size_of::<Page>() <= sys::PAGE_BYTES);
 
-/// Where the page is, and where the rooms are.
-static PAGE: AtomicUsize = AtomicUsize::new(0);
+/// Where the rooms are.
 static START: AtomicUsize = AtomicUsize::new(0);
 
 /// Makes the page.
 pub(super) fn begin() {
     // Without it everything is served where the program is, and nothing is remembered.
     if let Ok(page) = sys::reserve_wiped() {
-        PAGE.store(page, Ordering::Release);
+        HOT.page.store(page, Ordering::Release);
     }
 }
 
 #[inline]
 fn page() -> Option<&'static Page> {
-    sys::kept(PAGE.load(Ordering::Acquire))
+    sys::kept(HOT.page.load(Ordering::Acquire))
 }
 
 /// Notes that the calling thread starts a child that shares this memory, and waits for it.

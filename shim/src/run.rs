@@ -40,6 +40,19 @@ pub(crate) fn path() -> &'static [u8] {
     if start == 0 { &[] } else { sys::mapped(start, length) }
 }
 
+/// The directory of each projection: where its path is, and how long.
+static DIRECTORIES: [[AtomicUsize; 2]; PROJECTIONS_MAX] =
+    [const { [const { AtomicUsize::new(0) }; 2] }; PROJECTIONS_MAX];
+
+/// Returns the directories of the projections.
+#[inline]
+pub(crate) fn directories() -> impl Iterator<Item = (u32, &'static [u8])> {
+    (0..).zip(&DIRECTORIES).map_while(|(index, [start, length])| {
+        let start = start.load(Ordering::Acquire);
+        (start != 0).then(|| (index, sys::mapped(start, length.load(Ordering::Relaxed))))
+    })
+}
+
 /// Keeps the run file for the life of the process.
 pub(crate) fn set(path: &[u8], bytes: &'static [u8]) -> Result<Run<'static>> {
     let run = Run::parse(bytes).map_err(|_| Errno::IO)?;
@@ -50,6 +63,10 @@ pub(crate) fn set(path: &[u8], bytes: &'static [u8]) -> Result<Run<'static>> {
     PATH[0].store(kept.bytes().as_ptr().addr(), Ordering::Release);
     let (kept, _) = sys::keep(run, 0)?;
     RUN.store(core::ptr::from_ref(kept).addr(), Ordering::Release);
+    for ((_, record), [start, length]) in records().zip(&DIRECTORIES) {
+        length.store(record.directory.len(), Ordering::Relaxed);
+        start.store(record.directory.as_ptr().addr(), Ordering::Release);
+    }
     Ok(run)
 }
 

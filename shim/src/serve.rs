@@ -13,13 +13,14 @@ use crate::answer;
 use crate::caches::{self, Known, Working};
 use crate::counts;
 use crate::exec::{self, Loads};
+use crate::hot::HOT;
 use crate::list;
 use crate::place::{self, Last, Spot, Where};
 use crate::real;
 use crate::room;
 use crate::run::Shown;
 use crate::sys::{self, CWD, Errno, Result};
-use crate::table::{self, Shape};
+use crate::table::Shape;
 use crate::text::Text;
 
 /// A system call, as the program makes it.
@@ -93,16 +94,21 @@ pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
     }
 }
 
+/// Returns what a call is given.
+fn shape(call: &Call) -> Shape {
+    HOT.shapes.get(call.number).copied().unwrap_or(Shape::None)
+}
+
 /// Tells whether a call looks again where the kernel has found nothing.
 fn may_lead_in(call: &Call) -> bool {
-    !matches!(table::shape(call.number), Shape::None | Shape::Change)
+    !matches!(shape(call), Shape::None | Shape::Change)
         || matches!(call.number as u32, kernel::__NR_openat2)
 }
 
 /// Lets the kernel do a call that means nothing in a projection, as far as names go.
 fn pass(call: &Call) -> isize {
     let result = call.pass();
-    let is_stat = matches!(table::shape(call.number), Shape::Stat(_) | Shape::StatAt(_));
+    let is_stat = matches!(shape(call), Shape::Stat(_) | Shape::StatAt(_));
     match is_stat.then(|| keep_identity(call, result)) {
         Some(Err(error)) => error.returned(),
         _ => result,
@@ -955,10 +961,17 @@ fn mount(call: &Call) -> Result<Option<isize>> {
 
 fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
     let path = call.path(name.path)?;
-    if !path.is_empty() {
+    let is_outside = matches!(find(call, name, Last::Followed, Asked::No)?, Where::Outside);
+    if !is_outside {
         make_reachable(call, name)?;
     }
-    let loads = exec::prepare(&program(call, name, path)?)?;
+    let program = program(call, name, path)?;
+    let mut loads = exec::prepare(&program)?;
+    // What the kernel can open is what is meant; else a link may lead into the tree.
+    if loads == Loads::Unseen && is_outside && !path.is_empty() {
+        make_reachable(call, name)?;
+        loads = exec::prepare(&program)?;
+    }
     let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
     let at = if name.directory.is_some() { 3 } else { 2 };
     let environment = exec::environment(call.args[at], loads)?;

@@ -12,6 +12,7 @@ use linux_raw_sys::errno;
 use linux_raw_sys::general as kernel;
 use rift_tree::state::{Birth, Real, StateWord};
 
+use crate::hot::{HOT, PAGES};
 use crate::text::Text;
 
 /// An error number, see errno(3).
@@ -493,10 +494,7 @@ fn is_nowhere(address: usize) -> bool {
     !(FIRST_ADDRESS..LAST_ADDRESS).contains(&address)
 }
 
-/// How many pages are remembered that could be read, or written to.
-const PAGES: usize = 64;
-
-static READABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
+/// Pages that could be written to.
 static WRITABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
 
 /// Tells whether the program's memory can be read at an address. A page that could be once is not asked for again: it is
@@ -505,7 +503,7 @@ static WRITABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
 pub(crate) fn may_read(address: usize) -> bool {
     let page = address / PAGE_BYTES;
     // Nothing is at page 0, with which all places begin.
-    let is_known = match READABLE.get(page % PAGES) {
+    let is_known = match HOT.readable.get(page % PAGES) {
         Some(place) => page != 0 && place.load(Ordering::Relaxed) == page,
         None => false,
     };
@@ -517,7 +515,7 @@ pub(crate) fn may_read(address: usize) -> bool {
 fn is_readable(page: usize) -> bool {
     // It reads a set of signals and then finds that there is no such way to change one, see sigprocmask(2).
     let asked = ask!(__NR_rt_sigprocmask, usize::MAX, page * PAGE_BYTES, 0, size_of::<u64>());
-    remember_page(&READABLE, page, asked == Err(Errno::INVAL))
+    remember_page(&HOT.readable, page, asked == Err(Errno::INVAL))
 }
 
 /// As [`may_read`], of memory that is about to be overwritten.
@@ -556,37 +554,52 @@ pub(crate) fn byte_at(address: usize) -> u8 {
     unsafe { *(address as *const u8) }
 }
 
-/// Returns a string that the program passed to a system call.
-pub(crate) fn string(address: usize) -> Result<&'static [u8]> {
+/// Returns eight bytes of the program's memory, which lie in one page that may be read, or are aligned.
+#[inline(always)]
+pub(crate) fn word_at(address: usize) -> u64 {
+    // SAFETY: as `byte_at`; what is behind the end of a string is in the same page.
+    unsafe { (address as *const u64).read_unaligned() }
+}
+
+/// Returns how many bytes come before the next NUL, if these are fewer than `most`.
+fn length_of(address: usize, most: usize) -> Result<usize> {
+    const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     if !may_read(address) {
         return Err(Errno::FAULT);
     }
-    let mut length = 0;
-    while byte_at(address + length) != 0 {
-        length += 1;
-        if length >= kernel::PATH_MAX as usize {
+    // The word that the string begins in, as if no byte before it was a NUL.
+    let before = address % size_of::<u64>();
+    let mut at = address - before;
+    let mut word = word_at(at) | ((1 << (8 * before)) - 1);
+    loop {
+        // The lowest bit that is set is right, whatever is above it.
+        let ends = word.wrapping_sub(LOW) & !word & HIGH;
+        if ends != 0 {
+            let length = at + (ends.trailing_zeros() / 8) as usize - address;
+            return if length < most { Ok(length) } else { Err(Errno::NAMETOOLONG) };
+        }
+        at += size_of::<u64>();
+        if at - address >= most {
             return Err(Errno::NAMETOOLONG);
         }
-        if (address + length).is_multiple_of(PAGE_BYTES) && !may_read(address + length) {
+        if at.is_multiple_of(PAGE_BYTES) && !may_read(at) {
             return Err(Errno::FAULT);
         }
+        word = word_at(at);
     }
+}
+
+/// Returns a string that the program passed to a system call.
+pub(crate) fn string(address: usize) -> Result<&'static [u8]> {
+    let length = length_of(address, kernel::PATH_MAX as usize)?;
     // SAFETY: as `byte_at`. It is read while the call is made, when the program may not change it either.
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
 }
 
 /// As [`string`], for what may be longer than a path.
 pub(crate) fn long_string(address: usize) -> Result<&'static [u8]> {
-    if !may_read(address) {
-        return Err(Errno::FAULT);
-    }
-    let mut length = 0;
-    while byte_at(address + length) != 0 {
-        length += 1;
-        if (address + length).is_multiple_of(PAGE_BYTES) && !may_read(address + length) {
-            return Err(Errno::FAULT);
-        }
-    }
+    let length = length_of(address, usize::MAX)?;
     // SAFETY: as `string`.
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
 }

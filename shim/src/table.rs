@@ -37,7 +37,7 @@ pub(crate) enum Shape {
 pub(crate) const NUMBERS: usize = 480;
 
 /// What each number is given.
-pub(crate) static SHAPES: [Shape; NUMBERS] = shapes();
+pub(crate) const SHAPES: [Shape; NUMBERS] = shapes();
 
 const fn shapes() -> [Shape; NUMBERS] {
     let mut shapes = [Shape::None; NUMBERS];
@@ -142,12 +142,3 @@ pub(crate) const TABLE: &[(u32, Shape)] = &[
     (kernel::__NR_fork, Shape::Starting),
     (kernel::__NR_rt_sigreturn, Shape::Starting),
 ];
-
-/// Returns what a system call is given.
-#[inline(always)]
-pub(crate) fn shape(number: usize) -> Shape {
-    match SHAPES.get(number) {
-        Some(shape) => *shape,
-        None => Shape::None,
-    }
-}

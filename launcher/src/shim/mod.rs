@@ -188,7 +188,8 @@ fn is_plain(program: PathBuf) -> bool {
 
 /// Tells whether the shim has anything to do with a system call.
 fn is_wanted(number: i32) -> bool {
-    usize::try_from(number).map_or(true, |number| table::shape(number) != table::Shape::None)
+    let shape = |number: usize| table::SHAPES.get(number).copied().unwrap_or(table::Shape::None);
+    usize::try_from(number).map_or(true, |number| shape(number) != table::Shape::None)
 }
 
 /// Adds a projection to the run file.

@@ -13,17 +13,18 @@
 #![allow(unsafe_code, reason = "registers are the program's")]
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as kernel;
 
 use crate::caches::{self, Known, Working};
 use crate::counts;
+use crate::hot::HOT;
 use crate::room;
 use crate::run;
 use crate::serve::{self, Asked, Call};
 use crate::sys::{self, CWD};
-use crate::table::{self, Shape};
+use crate::table::Shape;
 
 /// The kernel does it.
 const PASS: usize = 0;
@@ -208,19 +209,18 @@ pub(super) fn entry() -> usize {
     rift_entry as *const () as usize
 }
 
-/// What all directories of projections begin with.
-static PREFIX: AtomicUsize = AtomicUsize::new(0);
-static PREFIX_BYTES: AtomicUsize = AtomicUsize::new(0);
-
 /// Notes what all directories of projections begin with.
 pub(super) fn set_prefix(prefix: &'static [u8]) {
-    PREFIX_BYTES.store(prefix.len(), Ordering::Relaxed);
-    PREFIX.store(prefix.as_ptr().addr(), Ordering::Release);
+    let end = prefix.last_chunk().copied().map_or(0, u64::from_ne_bytes);
+    HOT.prefix_end.store(end, Ordering::Relaxed);
+    HOT.prefix_bytes.store(prefix.len(), Ordering::Relaxed);
+    HOT.prefix.store(prefix.as_ptr().addr(), Ordering::Release);
 }
 
 /// Tells at a glance whether a call may mean something in a projection.
 extern "C" fn glance(call: &Call) -> usize {
-    match table::shape(call.number) {
+    let Some(shape) = HOT.shapes.get(call.number) else { return PASS };
+    match *shape {
         Shape::None => PASS,
         Shape::Starting => {
             before_start(call);
@@ -258,12 +258,7 @@ fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> us
     }
     let first = sys::byte_at(address);
     if first == b'/' {
-        let prefix = PREFIX.load(Ordering::Relaxed);
-        return if begins_with(address, prefix, PREFIX_BYTES.load(Ordering::Relaxed)) {
-            SERVE
-        } else {
-            outside
-        };
+        return if has_prefix(address) { SERVE } else { outside };
     }
     let descriptor = directory.map_or(CWD, |at| call.args[usize::from(at & 7)] as i32);
     if descriptor != CWD {
@@ -287,8 +282,45 @@ fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> us
     }
 }
 
+/// Tells whether a path begins as all directories of projections do. Paths of one folder differ at their ends, so the last
+/// word is compared first, without a look at where the others lie.
+#[inline(always)]
+fn has_prefix(address: usize) -> bool {
+    let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
+    if let Some(end) = bytes.checked_sub(size_of::<u64>())
+        && is_in_sight(address, bytes)
+        && sys::word_at(address + end) != HOT.prefix_end.load(Ordering::Relaxed)
+    {
+        return false;
+    }
+    begins_with(address, HOT.prefix.load(Ordering::Relaxed), bytes)
+}
+
 #[inline(always)]
 fn begins_with(address: usize, prefix: usize, bytes: usize) -> bool {
+    const WORD: usize = size_of::<u64>();
+    if bytes < WORD || !is_in_sight(address, bytes) {
+        return begins_bytewise(address, prefix, bytes);
+    }
+    // Paths of one folder differ at their ends.
+    let mut at = bytes - WORD;
+    while sys::word_at(address + at) == sys::word_at(prefix + at) {
+        if at == 0 {
+            return true;
+        }
+        at = at.saturating_sub(WORD);
+    }
+    false
+}
+
+/// Tells whether so many bytes can be read behind an address that can.
+#[inline(always)]
+fn is_in_sight(address: usize, bytes: usize) -> bool {
+    address % sys::PAGE_BYTES + bytes <= sys::PAGE_BYTES || sys::may_read(address + bytes)
+}
+
+/// As [`begins_with`], of what may end before the next page, which can't be read.
+fn begins_bytewise(address: usize, prefix: usize, bytes: usize) -> bool {
     let mut at = 0;
     while at < bytes {
         let next = address + at;
@@ -375,6 +407,30 @@ global_asm!(
     ".globl memcpy",
     "memcpy:",
     "mov rax, rdi",
+    "cmp rdx, 256",
+    "ja 4f",
+    "cmp rdx, 8",
+    "jb 2f",
+    "1:",
+    "mov rcx, [rsi]",
+    "mov [rdi], rcx",
+    "add rsi, 8",
+    "add rdi, 8",
+    "sub rdx, 8",
+    "cmp rdx, 8",
+    "jae 1b",
+    "2:",
+    "test rdx, rdx",
+    "jz 3f",
+    "movzx ecx, byte ptr [rsi]",
+    "mov [rdi], cl",
+    "inc rsi",
+    "inc rdi",
+    "dec rdx",
+    "jmp 2b",
+    "3:",
+    "ret",
+    "4:",
     "mov rcx, rdx",
     "rep movsb",
     "ret",
@@ -411,6 +467,18 @@ global_asm!(
     ".globl bcmp",
     "memcmp:",
     "bcmp:",
+    "1:",
+    "cmp rdx, 8",
+    "jb 2f",
+    "mov rax, [rdi]",
+    "mov rcx, [rsi]",
+    "cmp rax, rcx",
+    "jne 5f",
+    "add rdi, 8",
+    "add rsi, 8",
+    "sub rdx, 8",
+    "jmp 1b",
+    "2:",
     "xor ecx, ecx",
     "3:",
     "cmp rcx, rdx",
@@ -423,5 +491,13 @@ global_asm!(
     "ret",
     "4:",
     "xor eax, eax",
+    "ret",
+    // The first byte that differs decides.
+    "5:",
+    "bswap rax",
+    "bswap rcx",
+    "cmp rax, rcx",
+    "sbb eax, eax",
+    "or eax, 1",
     "ret",
 );
