@@ -406,7 +406,14 @@ impl<'a> Manifest<'a> {
         for name in path.split(|&byte| byte == b'/') {
             key = key.child(name);
         }
-        self.probe(key, |id| self.has_path(id, path))
+        self.lookup_below(EntryId::ROOT, key, path)
+    }
+
+    /// Returns the entry at a path from directory `base`, whose path key is `key`: for who has hashed the path already.
+    #[must_use]
+    #[inline]
+    pub fn lookup_below(&self, base: EntryId, key: PathKey, path: &[u8]) -> Option<EntryId> {
+        self.probe(key, |id| self.has_path(base, id, path))
     }
 
     /// Returns the child of directory `parent` called `name`.
@@ -454,9 +461,9 @@ impl<'a> Manifest<'a> {
         None
     }
 
-    /// Tells whether `path` leads from the root to `id`, comparing names from the end.
+    /// Tells whether `path` leads from `base` to `id`, comparing names from the end.
     #[inline]
-    fn has_path(&self, id: EntryId, path: &[u8]) -> bool {
+    fn has_path(&self, base: EntryId, id: EntryId, path: &[u8]) -> bool {
         let (mut id, mut rest) = (id, path);
         loop {
             let (Some(name), Some(parent)) = (self.name(id), self.parent(id)) else {
@@ -468,10 +475,10 @@ impl<'a> Manifest<'a> {
             if id == EntryId::ROOT || name.is_empty() {
                 return false;
             }
-            match (head.strip_suffix(b"/"), parent == EntryId::ROOT) {
-                (None, at_root) => return at_root && head.is_empty(),
-                (Some(_), true) => return false,
-                (Some(up), false) => (id, rest) = (parent, up),
+            match (head, parent == base) {
+                ([], at_base) => return at_base,
+                ([up @ .., b'/'], false) => (id, rest) = (parent, up),
+                _ => return false,
             }
         }
     }

@@ -49,7 +49,34 @@ impl PathKey {
     #[must_use]
     #[inline]
     pub fn child(self, name: &[u8]) -> Self {
-        Self(fold(self.0 ^ name_hash(name), 0xd6e8_feb8_6659_fd93))
+        let (words, rest) = name.as_chunks::<8>();
+        let mut hash = NameHash::new();
+        for word in words {
+            hash.add(u64::from_le_bytes(*word));
+        }
+        let tail = rest.iter().rev().fold(0_u64, |tail, &byte| tail << 8 | u64::from(byte));
+        self.child_hashed(hash.finish(tail, name.len()))
+    }
+
+    /// Returns the key of the child whose name has this hash, see [`NameHash`].
+    #[must_use]
+    #[inline(always)]
+    pub fn child_hashed(self, hash: u64) -> Self {
+        Self(fold(self.0 ^ hash, 0xd6e8_feb8_6659_fd93))
+    }
+
+    /// Returns the key as a number.
+    #[must_use]
+    #[inline(always)]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the key of a number that [`Self::bits`] gave.
+    #[must_use]
+    #[inline(always)]
+    pub fn of_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     /// Returns the first slot to look into, of a table of `mask + 1` slots.
@@ -62,23 +89,38 @@ impl PathKey {
 }
 
 /// Returns both halves of the 128-bit product of `a` and `b`, xored.
-#[inline]
+#[inline(always)]
 fn fold(a: u64, b: u64) -> u64 {
     let wide = u128::from(a) * u128::from(b);
     // Deliberate truncation: each half of the product is used.
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
-/// Returns the hash of one name: eight bytes at a time, then the rest, then the length.
-#[inline]
-fn name_hash(name: &[u8]) -> u64 {
-    let (words, rest) = name.as_chunks::<8>();
-    let mut hash = 0x517c_c1b7_2722_0a95_u64;
-    for word in words {
-        hash = fold(hash ^ u64::from_le_bytes(*word), 0xa076_1d64_78bd_642f);
+/// The hash of one name: eight bytes at a time, then the rest, then the length.
+#[derive(Debug, Clone, Copy)]
+pub struct NameHash(u64);
+
+impl NameHash {
+    /// Returns the hash of nothing yet.
+    #[must_use]
+    #[inline(always)]
+    #[allow(clippy::new_without_default, reason = "no name is empty")]
+    pub fn new() -> Self {
+        Self(0x517c_c1b7_2722_0a95)
     }
-    let tail = rest.iter().rev().fold(0_u64, |tail, &byte| tail << 8 | u64::from(byte));
-    fold(hash ^ tail, 0xe703_7ed1_a0b4_28db ^ name.len() as u64)
+
+    /// Takes the next eight bytes, the first one lowest.
+    #[inline(always)]
+    pub fn add(&mut self, word: u64) {
+        self.0 = fold(self.0 ^ word, 0xa076_1d64_78bd_642f);
+    }
+
+    /// Takes what is left, fewer than eight bytes, and how many bytes there were in all.
+    #[must_use]
+    #[inline(always)]
+    pub fn finish(self, tail: u64, bytes: usize) -> u64 {
+        fold(self.0 ^ tail, 0xe703_7ed1_a0b4_28db ^ bytes as u64)
+    }
 }
 
 #[cfg(test)]
