@@ -37,11 +37,12 @@ fn main() {
     command.args(["--features", "preload", "--crate-type", "cdylib"]);
     command.arg("--target-dir").arg(&target).arg("--");
     command.args(LINK_ARGUMENTS.iter().map(|argument| format!("-Clink-arg={argument}")));
-    // Those of the build that this is part of are for its own code.
-    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]
-    {
+    // Those of the build that this is part of are for its own code. What is decided at a glance may use no vector register,
+    // see `shim/src/quick.rs`.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         command.env_remove(name);
     }
+    command.env("RUSTFLAGS", "-Cno-vectorize-loops -Cno-vectorize-slp");
     match command.status() {
         Ok(status) if status.success() => {}
         Ok(status) => panic!("the preload library could not be built: cargo ended with {status}"),

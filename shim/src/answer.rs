@@ -3,6 +3,7 @@
 use linux_raw_sys::general as kernel;
 use rift_tree::{EntryId, Kind};
 
+use crate::caches;
 use crate::run::Shown;
 use crate::sys::{self, Errno, Result, Stat};
 
@@ -11,6 +12,18 @@ const DIRECTORY_BYTES: u64 = 4096;
 
 /// Returns what stat(2) says of an entry as the tree has it.
 pub(crate) fn stat(shown: &Shown, id: EntryId) -> Result<Stat> {
+    let mut words = [0_u64; size_of::<Stat>() / size_of::<u64>()];
+    each_word(shown, id, |at, word| {
+        if let Some(place) = words.get_mut(at) {
+            *place = word;
+        }
+    })?;
+    sys::value(words.as_ptr().addr())
+}
+
+/// Hands over what stat(2) says of an entry as the tree has it: each word of the structure with its place in it.
+#[inline(always)]
+pub(crate) fn each_word(shown: &Shown, id: EntryId, mut put: impl FnMut(usize, u64)) -> Result<()> {
     let kind = shown.manifest.kind(id).ok_or(Errno::IO)?;
     let (bits, size, links) = match kind {
         Kind::Directory { .. } => (kernel::S_IFDIR, DIRECTORY_BYTES, 2 + directories(shown, id)),
@@ -24,29 +37,29 @@ pub(crate) fn stat(shown: &Shown, id: EntryId) -> Result<Stat> {
     let (seconds, nanoseconds) = split(shown.mtime_ns(id));
     let (changed, changed_ns) = split(shown.record.shown_ns);
     let blocks = if bits == kernel::S_IFLNK { 0 } else { size.div_ceil(4096) * 8 };
-    Ok(Stat {
-        st_dev: shown.record.device,
-        st_ino: shown.inode(id),
-        st_nlink: links,
-        st_mode: bits | permissions,
-        st_uid: shown.record.uid,
-        st_gid: shown.record.gid,
-        __pad0: 0,
-        st_rdev: 0,
-        st_size: size.cast_signed(),
-        st_blksize: 4096,
-        st_blocks: blocks.cast_signed(),
-        st_atime: seconds.cast_unsigned(),
-        st_atime_nsec: nanoseconds,
-        st_mtime: seconds.cast_unsigned(),
-        st_mtime_nsec: nanoseconds,
-        st_ctime: changed.cast_unsigned(),
-        st_ctime_nsec: changed_ns,
-        __unused: [0; 3],
-    })
+    put(0, shown.record.device);
+    put(1, shown.inode(id));
+    put(2, links);
+    put(3, u64::from(bits | permissions) | u64::from(shown.record.uid) << 32);
+    put(4, u64::from(shown.record.gid));
+    put(5, 0);
+    put(6, size);
+    put(7, 4096);
+    put(8, blocks);
+    put(9, seconds.cast_unsigned());
+    put(10, nanoseconds);
+    put(11, seconds.cast_unsigned());
+    put(12, nanoseconds);
+    put(13, changed.cast_unsigned());
+    put(14, changed_ns);
+    put(15, 0);
+    put(16, 0);
+    put(17, 0);
+    Ok(())
 }
 
 /// Splits nanoseconds since the epoch.
+#[inline(always)]
 pub(crate) fn split(nanoseconds: i64) -> (i64, u64) {
     // From 0 to 999 999 999.
     let rest = nanoseconds.rem_euclid(1_000_000_000).cast_unsigned();
@@ -54,6 +67,7 @@ pub(crate) fn split(nanoseconds: i64) -> (i64, u64) {
 }
 
 /// Counts the directories in a directory that the tree answers for.
+#[inline(always)]
 fn directories(shown: &Shown, id: EntryId) -> u64 {
     let is_one = |child: &EntryId| {
         let mode = shown.manifest.mode(*child).map_or(0, u32::from);
@@ -142,17 +156,25 @@ pub(crate) fn access(shown: &Shown, id: EntryId, mode: u32, by_effective: bool) 
     if mode == kernel::F_OK {
         return Ok(());
     }
-    let stat = stat(shown, id)?;
-    let (uid, gid) = if by_effective { sys::effective_ids() } else { sys::real_ids() };
-    let bits = stat.st_mode;
+    let uid = if by_effective { caches::user() } else { caches::real_user() };
+    let kind = shown.manifest.kind(id).ok_or(Errno::IO)?;
+    let bits = match kind {
+        Kind::Symlink { .. } => 0o777,
+        _ => shown.permissions(id),
+    };
     if uid == 0 {
-        let is_directory = bits & kernel::S_IFMT == kernel::S_IFDIR;
+        let is_directory = matches!(kind, Kind::Directory { .. });
         let is_denied = mode & kernel::X_OK != 0 && bits & 0o111 == 0 && !is_directory;
         return if is_denied { Err(Errno::ACCESS) } else { Ok(()) };
     }
-    let granted = if uid == stat.st_uid {
+    let group = shown.record.gid;
+    let is_of_group = || {
+        let (_, gid) = if by_effective { sys::effective_ids() } else { sys::real_ids() };
+        gid == group || sys::is_in_group(group)
+    };
+    let granted = if uid == shown.record.uid {
         bits >> 6
-    } else if gid == stat.st_gid || sys::is_in_group(stat.st_gid) {
+    } else if is_of_group() {
         bits >> 3
     } else {
         bits

@@ -1,26 +1,23 @@
 //! What the processes of a run count together, in a file that all of them have mapped.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use rift_tree::run::Count;
 
+use crate::hot::HOT;
 use crate::sys::{self, Result};
 use crate::text::Text;
-
-/// Where the file is mapped.
-static COUNTS: AtomicUsize = AtomicUsize::new(0);
-/// Calls answered since the last [`flush`]; two threads at once may lose one.
-static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 /// Maps the file of this path.
 pub(crate) fn set(path: &[u8]) -> Result<()> {
     let mapped = sys::map_counts(&Text::of(path)?)?;
-    COUNTS.store(mapped, Ordering::Release);
+    HOT.counts.store(mapped, Ordering::Release);
     Ok(())
 }
 
+#[inline(always)]
 fn place(count: Count) -> Option<&'static AtomicU64> {
-    let start = COUNTS.load(Ordering::Acquire);
+    let start = HOT.counts.load(Ordering::Acquire);
     // The file has room for each.
     sys::kept(if start == 0 { 0 } else { start + count as usize * size_of::<u64>() })
 }
@@ -40,20 +37,21 @@ pub(crate) fn take_back(count: Count) {
 }
 
 /// Returns how often names were changed.
+#[inline(always)]
 pub(crate) fn names() -> u64 {
     place(Count::Names).map_or(0, |place| place.load(Ordering::Acquire))
 }
 
-/// Counts a call that was answered.
-#[inline]
+/// Counts a call that was answered; two threads at once may lose one.
+#[inline(always)]
 pub(crate) fn answered() {
     // No other process is to be disturbed.
-    ANSWERED.store(ANSWERED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    HOT.answered.store(HOT.answered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Adds what this process has answered: it ends, or becomes another program.
 pub(crate) fn flush() {
     if let Some(place) = place(Count::Answered) {
-        place.fetch_add(ANSWERED.swap(0, Ordering::Relaxed), Ordering::AcqRel);
+        place.fetch_add(HOT.answered.swap(0, Ordering::Relaxed), Ordering::AcqRel);
     }
 }

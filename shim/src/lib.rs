@@ -24,6 +24,7 @@ mod hot;
 mod list;
 mod place;
 mod program;
+mod quick;
 mod real;
 mod room;
 mod run;

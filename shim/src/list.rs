@@ -53,24 +53,27 @@ impl Records<'_> {
     fn add(&mut self, inode: u64, next: i64, kind: u8, name: &[u8]) -> bool {
         let length = (RECORD_BYTES + name.len() + 1).next_multiple_of(8);
         let Some(record) = self.room.get_mut(self.used..self.used + length) else { return false };
-        record[..8].copy_from_slice(&inode.to_ne_bytes());
-        record[8..16].copy_from_slice(&next.to_ne_bytes());
-        record[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
-        record[18] = kind;
-        record[RECORD_BYTES..RECORD_BYTES + name.len()].copy_from_slice(name);
-        record[RECORD_BYTES + name.len()..].fill(0);
+        // The end, before a name that may reach into it.
+        if let Some(end) = record.last_chunk_mut() {
+            *end = 0_u64.to_ne_bytes();
+        }
+        if let Some((head, rest)) = record.split_first_chunk_mut::<RECORD_BYTES>() {
+            head[..8].copy_from_slice(&inode.to_ne_bytes());
+            head[8..16].copy_from_slice(&next.to_ne_bytes());
+            head[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+            head[18] = kind;
+            if let Some(place) = rest.get_mut(..name.len()) {
+                place.copy_from_slice(name);
+            }
+        }
         self.used += length;
         true
     }
 }
 
+/// Returns the type of an entry as records have it: 12 bits below are the permissions, see inode(7).
 fn kind_of(shown: &Shown, id: EntryId) -> u8 {
-    let kind = match shown.manifest.kind(id) {
-        Some(Kind::Directory { .. }) => kernel::DT_DIR,
-        Some(Kind::Symlink { .. }) => kernel::DT_LNK,
-        _ => kernel::DT_REG,
-    };
-    kind as u8
+    (shown.manifest.mode(id).unwrap_or(0) >> 12) as u8
 }
 
 /// Lists the entries of the tree from a place on, those that are real included; returns the next place, and whether
@@ -136,30 +139,30 @@ pub(crate) fn list_stand_in(
     descriptor: i32,
     room: &mut [u8],
 ) -> Result<usize> {
-    let offset = sys::seek(descriptor, 0, kernel::SEEK_CUR)?;
-    let id = entry_at(offset);
-    let count = shown.manifest.children(id).len() as u32 + 2;
-    let from = offset as u32;
-    let mut records = Records { room, used: 0 };
-    let (mut at, mut is_done) = (from, true);
-    if from < count {
-        (at, is_done) = add_entries(shown, id, from, &mut records, |place| offset_of(id, place))?;
+    loop {
+        let offset = caches::offset(descriptor)?;
+        let id = entry_at(offset);
+        let count = shown.manifest.children(id).len() as u32 + 2;
+        let from = offset as u32;
+        let mut records = Records { room: &mut *room, used: 0 };
+        let (mut at, mut is_done) = (from, true);
+        if from < count {
+            (at, is_done) =
+                add_entries(shown, id, from, &mut records, |place| offset_of(id, place))?;
+        }
+        if is_done && !shown.is_pristine(id) {
+            // It has become real meanwhile: what it holds beside the tree's entries comes last, counted.
+            at = add_real(shown, id, at, count, &mut records)?;
+        }
+        let used = records.used;
+        if used == 0 && !is_done {
+            return Err(Errno::INVAL);
+        }
+        // Where another thread has listed the same, this one goes on behind it.
+        if at == from || caches::move_on(descriptor, offset, offset_of(id, at))? {
+            return Ok(used);
+        }
     }
-    if is_done && !shown.is_pristine(id) {
-        // It has become real meanwhile: what it holds beside the tree's entries comes last, counted.
-        at = add_real(shown, id, at, count, &mut records)?;
-    }
-    let used = records.used;
-    if used == 0 && at != from {
-        // Nothing but taken away entries.
-        sys::seek(descriptor, offset_of(id, at), kernel::SEEK_SET)?;
-        return Ok(0);
-    }
-    if used == 0 && !is_done {
-        return Err(Errno::INVAL);
-    }
-    sys::seek(descriptor, offset_of(id, at), kernel::SEEK_SET)?;
-    Ok(used)
 }
 
 /// Adds the names in the real directory of an entry, from the one at `at - base` on.

@@ -11,7 +11,7 @@ use rift_tree::state::State;
 use rift_tree::{EntryId, Kind};
 
 use crate::answer;
-use crate::caches::{self, Known, Working};
+use crate::caches::{self, Known, StandIn, Working};
 use crate::real;
 use crate::run::{self, Shown};
 use crate::sys::{self, CWD, Errno, Result};
@@ -146,7 +146,13 @@ fn base(directory: i32) -> Result<Base> {
     let working = match caches::working() {
         Working::Unknown => {
             let found = look_where()?;
-            caches::set_working(found);
+            let key = match found {
+                Working::Inside { projection, directory } => {
+                    key_of(run::shown(projection)?, directory).ok()
+                }
+                _ => None,
+            };
+            caches::set_working(found, key);
             found
         }
         known => known,
@@ -190,17 +196,22 @@ fn look_where() -> Result<Working> {
 
 /// Finds the entry that a descriptor is open on, and whether only a stand-in is.
 pub(crate) fn entry_of(descriptor: i32) -> Result<Option<(&'static Shown, EntryId, bool)>> {
-    if caches::known(descriptor) == Known::Outside {
+    if caches::is_outside(descriptor) {
         return Ok(None);
+    }
+    if let Some(one) = caches::stand_in(descriptor) {
+        return Ok(Some((run::shown(one.projection)?, one.entry, true)));
     }
     // What is wrong with a descriptor the kernel says to the very call: a browser asks it whether its sandbox forbids one.
     let Ok(stat) = sys::stat_of(descriptor) else { return Ok(None) };
-    for shown in run::each_shown() {
+    for (projection, shown) in run::each_numbered() {
         let record = &shown.record;
         if (stat.st_dev, stat.st_ino) == (record.stand_in_device, record.stand_in_inode) {
-            caches::remember(descriptor, Known::StandIn);
             let offset = sys::seek(descriptor, 0, linux_raw_sys::general::SEEK_CUR)?;
-            return Ok(Some((shown, crate::list::entry_at(offset), true)));
+            let entry = crate::list::entry_at(offset);
+            caches::remember_stand_in(descriptor, StandIn { projection, entry });
+            caches::remember_key(descriptor, key_of(shown, entry)?);
+            return Ok(Some((shown, entry, true)));
         }
         if stat.st_dev == record.device
             && let Some(id) = entry_with(shown, stat.st_ino)
@@ -225,9 +236,13 @@ pub(crate) fn entry_with(shown: &Shown, inode: u64) -> Option<EntryId> {
 
 /// Tells whether the process may search all directories of a tree: as the tree has them, and those that are real are
 /// kept so by who changes their modes.
-fn searches_all(shown: &Shown) -> bool {
+fn searches_all(shown: &'static Shown) -> bool {
     let user = caches::user();
-    user == 0 || shown.record.is_searchable && user == shown.record.uid
+    let searches_all = user == 0 || shown.record.is_searchable && user == shown.record.uid;
+    if searches_all {
+        run::offer(shown);
+    }
+    searches_all
 }
 
 /// Returns the directory of the tree that a path of which the tree has only the last name not is in, written straight.
@@ -382,7 +397,7 @@ fn within(
 }
 
 /// Returns the path key of a directory of the tree.
-fn key_of(shown: &Shown, id: EntryId) -> Result<PathKey> {
+pub(crate) fn key_of(shown: &Shown, id: EntryId) -> Result<PathKey> {
     if id == EntryId::ROOT {
         return Ok(PathKey::ROOT);
     }

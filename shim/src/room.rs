@@ -27,8 +27,6 @@ const SHARERS: usize = 64;
 struct Page {
     /// The process; 0 while it is not known.
     process: AtomicU32,
-    /// How many of `sharers` there are.
-    sharing: AtomicU32,
     /// Threads that wait for a child which shares this memory.
     sharers: [AtomicU32; SHARERS],
     /// Which rooms are taken.
@@ -45,6 +43,7 @@ pub(super) fn begin() {
     // Without it everything is served where the program is, and nothing is remembered.
     if let Ok(page) = sys::reserve_wiped() {
         HOT.page.store(page, Ordering::Release);
+        HOT.sharing.store(0, Ordering::Release);
     }
 }
 
@@ -56,9 +55,10 @@ fn page() -> Option<&'static Page> {
 /// Notes that the calling thread starts a child that shares this memory, and waits for it.
 pub(crate) fn share() {
     let Some(page) = page() else { return };
+    forget_sharers_of_parent(page);
     let thread = sys::tid();
     page.process.store(sys::pid(), Ordering::Release);
-    page.sharing.fetch_add(1, Ordering::SeqCst);
+    HOT.sharing.fetch_add(1, Ordering::SeqCst);
     let mut at = 0;
     while let Some(place) = page.sharers.get(at) {
         if place.compare_exchange(0, thread, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
@@ -70,27 +70,34 @@ pub(crate) fn share() {
 }
 
 /// Tells whether a child may share this memory.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_shared() -> bool {
-    match page() {
-        Some(page) => page.sharing.load(Ordering::Relaxed) != 0 && is_still_shared(page),
-        None => true,
-    }
+    HOT.sharing.load(Ordering::Relaxed) != 0 && is_still_shared()
 }
 
 /// A thread goes on when its child is gone, and then asks this itself.
 #[cold]
-fn is_still_shared(page: &Page) -> bool {
+#[inline(never)]
+fn is_still_shared() -> bool {
+    let Some(page) = page() else { return true };
+    forget_sharers_of_parent(page);
     let thread = sys::tid();
     let mut at = 0;
     while let Some(place) = page.sharers.get(at) {
         // What the child did is not this process's, but it wrote nothing down.
         if place.compare_exchange(thread, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            page.sharing.fetch_sub(1, Ordering::SeqCst);
+            HOT.sharing.fetch_sub(1, Ordering::SeqCst);
         }
         at += 1;
     }
-    page.sharing.load(Ordering::SeqCst) != 0
+    HOT.sharing.load(Ordering::SeqCst) != 0
+}
+
+/// In a child of fork(2), whose page is empty and whose only thread asks, nobody shares what the parent's threads shared.
+fn forget_sharers_of_parent(page: &Page) {
+    if page.process.load(Ordering::Acquire) == 0 {
+        HOT.sharing.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Tells whether the caller is a child that shares the memory of its parent.

@@ -9,6 +9,8 @@ use rift_tree::state::{HEADER_BYTES, Header, Inodes, State, StateWord, slot_coun
 use rift_tree::{EntryId, Manifest};
 
 use crate::counts;
+use crate::hot::HOT;
+use crate::room::is_shared;
 use crate::sys::{self, Errno, Result};
 use crate::text::Text;
 
@@ -22,6 +24,8 @@ static SHOWN: [AtomicUsize; PROJECTIONS_MAX] = [const { AtomicUsize::new(0) }; P
 
 /// A projection, mapped.
 pub(crate) struct Shown {
+    /// Its place in the run file.
+    pub(crate) index: u32,
     pub(crate) record: Projection<'static>,
     pub(crate) manifest: Manifest<'static>,
     sidecar: Sidecar<'static>,
@@ -51,6 +55,14 @@ pub(crate) fn directories() -> impl Iterator<Item = (u32, &'static [u8])> {
         let start = start.load(Ordering::Acquire);
         (start != 0).then(|| (index, sys::mapped(start, length.load(Ordering::Relaxed))))
     })
+}
+
+/// Returns the directory of a projection.
+#[inline(always)]
+pub(crate) fn directory(index: u32) -> Option<&'static [u8]> {
+    let [start, length] = DIRECTORIES.get(index as usize)?;
+    let start = start.load(Ordering::Acquire);
+    (start != 0).then(|| sys::mapped(start, length.load(Ordering::Relaxed)))
 }
 
 /// Keeps the run file for the life of the process.
@@ -92,6 +104,7 @@ pub(crate) fn common_prefix() -> Option<&'static [u8]> {
 }
 
 /// Tells whether a real file may be one of a projection's that was touched.
+#[inline(always)]
 pub(crate) fn may_be_shown(device: u64, inode: u64) -> bool {
     let mut at = 0;
     while let Some(place) = SHOWN.get(at) {
@@ -131,7 +144,7 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     let count = sidecar.container_count() as usize;
     // The address and the length of each.
     let (_, packs) = sys::keep((), 2 * count)?;
-    let (shown, _) = sys::keep(Shown { record, manifest, sidecar, words, slots, packs }, 0)?;
+    let (shown, _) = sys::keep(Shown { index, record, manifest, sidecar, words, slots, packs }, 0)?;
     let address = core::ptr::from_ref(shown).addr();
     match place.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(shown),
@@ -143,10 +156,23 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     }
 }
 
-/// Returns a projection that was touched before, or could have been.
+/// Returns the projections of the run.
 pub(crate) fn each_shown() -> impl Iterator<Item = &'static Shown> {
+    each_numbered().map(|(_, shown)| shown)
+}
+
+/// As [`each_shown`], with their places in the run file.
+pub(crate) fn each_numbered() -> impl Iterator<Item = (u32, &'static Shown)> {
     let count = run().map_or(0, Run::projection_count);
-    (0..count).filter_map(|index| shown(index).ok())
+    (0..count).filter_map(|index| Some((index, shown(index).ok()?)))
+}
+
+/// Lets calls be answered at a glance where this is the only projection: the user may search all its directories.
+pub(crate) fn offer(shown: &'static Shown) {
+    let is_only = run().map_or(0, Run::projection_count) == 1;
+    if HOT.shown.load(Ordering::Relaxed) == 0 && is_only && !is_shared() {
+        HOT.shown.store(core::ptr::from_ref(shown).addr(), Ordering::Release);
+    }
 }
 
 impl Shown {

@@ -10,17 +10,18 @@ use rift_tree::state::{REPLACED, State};
 use rift_tree::{EntryId, Kind};
 
 use crate::answer;
-use crate::caches::{self, Known, Working};
+use crate::caches::{self, Known, StandIn, Working};
 use crate::counts;
 use crate::exec::{self, Loads};
 use crate::hot::HOT;
 use crate::list;
 use crate::place::{self, Last, Spot, Where};
+use crate::quick;
 use crate::real;
 use crate::room;
 use crate::run::Shown;
 use crate::sys::{self, CWD, Errno, Result};
-use crate::table::Shape;
+use crate::table::Way;
 use crate::text::Text;
 
 /// A system call, as the program makes it.
@@ -94,22 +95,20 @@ pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
     }
 }
 
-/// Returns what a call is given.
-fn shape(call: &Call) -> Shape {
-    HOT.shapes.get(call.number).copied().unwrap_or(Shape::None)
+/// Returns what kind of call it is, see [`Way`].
+fn kind(call: &Call) -> u8 {
+    HOT.ways.get(call.number).map_or(0, |way| way.kind())
 }
 
 /// Tells whether a call looks again where the kernel has found nothing.
 fn may_lead_in(call: &Call) -> bool {
-    !matches!(shape(call), Shape::None | Shape::Change)
-        || matches!(call.number as u32, kernel::__NR_openat2)
+    (Way::LOOK..Way::OTHER).contains(&kind(call)) || call.number as u32 == kernel::__NR_openat2
 }
 
 /// Lets the kernel do a call that means nothing in a projection, as far as names go.
 fn pass(call: &Call) -> isize {
     let result = call.pass();
-    let is_stat = matches!(shape(call), Shape::Stat(_) | Shape::StatAt(_));
-    match is_stat.then(|| keep_identity(call, result)) {
+    match (kind(call) == Way::STAT).then(|| keep_identity(call, result)) {
         Some(Err(error)) => error.returned(),
         _ => result,
     }
@@ -195,6 +194,9 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         kernel::__NR_getdents => Ok(None),
         kernel::__NR_fstat => stat_descriptor(call, call.int(0)),
         kernel::__NR_lseek => seek(call),
+        kernel::__NR_dup | kernel::__NR_dup2 | kernel::__NR_dup3 | kernel::__NR_fcntl => {
+            double(call).map(Some)
+        }
         kernel::__NR_fsetxattr
         | kernel::__NR_fgetxattr
         | kernel::__NR_flistxattr
@@ -242,32 +244,24 @@ fn or_through_links(found: Where, directory: i32, path: &[u8], last: Last) -> Re
 fn find_again(directory: i32, path: &[u8], last: Last) -> Result<Where> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
     let (folder, name) = slash.map_or((&b""[..], path), |slash| path.split_at(slash));
-    let in_folder = hash(directory, folder)?;
-    if last == Last::Followed && !name.ends_with(b"/") {
-        let itself = add_to_hash(!in_folder, name);
-        if caches::is_missed(itself) {
-            return Ok(Where::Outside);
-        }
-        let is_link = sys::is_link(directory, &Text::of(path)?);
-        // Where the directory leads nowhere only a link at the end does.
-        let found = match is_link || !caches::is_missed(in_folder) {
-            true => walk(directory, path, last),
-            false => Where::Outside,
-        };
-        if matches!(found, Where::Outside) {
-            caches::miss(itself);
-            if !is_link {
-                caches::miss(in_folder);
-            }
-        }
-        return Ok(found);
-    }
-    if caches::is_missed(in_folder) {
+    let (itself, in_folder) = missed(directory, path, folder)?;
+    if caches::is_missed(itself) {
         return Ok(Where::Outside);
     }
-    let found = walk(directory, path, last);
+    // Where the directory leads nowhere only a link at the end does.
+    let may_be_link = last == Last::Followed && !name.ends_with(b"/");
+    let is_link = may_be_link && sys::is_link(directory, &Text::of(path)?);
+    let found = match is_link || !caches::is_missed(in_folder) {
+        true => walk(directory, path, last),
+        false => Where::Outside,
+    };
     if matches!(found, Where::Outside) {
-        caches::miss(in_folder);
+        if may_be_link {
+            caches::miss(itself);
+        }
+        if !is_link {
+            caches::miss(in_folder);
+        }
     }
     Ok(found)
 }
@@ -277,25 +271,17 @@ fn walk(directory: i32, path: &[u8], last: Last) -> Where {
     place::find_through_links(directory, path, last).unwrap_or(Where::Outside)
 }
 
-/// Hashes a directory that is known by where a path begins and how it goes on.
-fn hash(directory: i32, folder: &[u8]) -> Result<u64> {
-    let mut key = 0xcbf2_9ce4_8422_2325_u64;
-    if folder.first() != Some(&b'/') {
-        // Asked each time, for it is asked only where the kernel found nothing.
-        let stat = if directory == CWD {
-            let mut dot = Text::new();
-            dot.push(b".")?;
-            sys::stat_at(CWD, &dot, 0)?
-        } else {
-            sys::stat_of(directory)?
-        };
-        key = (key ^ stat.st_ino).wrapping_mul(0x100_0000_01b3) ^ stat.st_dev;
+/// Returns what a path is remembered by that leads nowhere, and what the names in its folder are.
+fn missed(directory: i32, path: &[u8], folder: &[u8]) -> Result<(u64, u64)> {
+    if path.first() == Some(&b'/') || directory == CWD {
+        // A folder of the root is no path from elsewhere.
+        let start = if path.first() == Some(&b'/') { 0 } else { caches::missed_below_working() };
+        return Ok((quick::missed(path), quick::missed_from(!start, folder)));
     }
-    Ok(add_to_hash(key, folder))
-}
-
-fn add_to_hash(key: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(key, |key, byte| (key ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    // Asked each time, for it is asked only where the kernel found nothing.
+    let stat = sys::stat_of(directory)?;
+    let start = stat.st_ino.wrapping_mul(0x100_0000_01b3) ^ stat.st_dev;
+    Ok((quick::missed_from(start, path), quick::missed_from(!start, folder)))
 }
 
 /// As [`find`], for calls that change names: a path that leads in through a link must not be missed.
@@ -499,7 +485,7 @@ fn stand_ins_below(shown: &'static Shown, id: EntryId) -> impl Iterator<Item = (
 
 /// Puts the real directory in the place of a stand-in for it; `false` when the stand-in is being listed.
 fn put_in_place(shown: &Shown, id: EntryId, descriptor: i32) -> Result<bool> {
-    if sys::seek(descriptor, 0, kernel::SEEK_CUR)? != list::offset_of(id, 0) {
+    if caches::offset(descriptor)? != list::offset_of(id, 0) {
         return Ok(false);
     }
     let opened = open_real(shown, id)?;
@@ -846,17 +832,32 @@ fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isiz
 /// Opens a stand-in for a directory that is not real.
 fn open_stand_in(shown: &'static Shown, id: EntryId, flags: u32) -> Result<isize> {
     answer::access(shown, id, kernel::R_OK, true)?;
-    let path = Text::of(shown.record.stand_in)?;
-    let flags = flags & !kernel::O_NOFOLLOW;
-    let args = [CWD as usize, path.pointer().addr(), flags as usize, 0, 0, 0];
+    // With its NUL, as it lies in the run file.
+    let path = shown.record.stand_in.as_ptr().addr();
+    let args = [CWD as usize, path, (flags & !kernel::O_NOFOLLOW) as usize, 0, 0, 0];
     let result = sys::call(kernel::__NR_openat as usize, args);
     let Ok(descriptor) = usize::try_from(result) else { return Ok(result) };
-    let opened = descriptor as i32;
-    if sys::seek(opened, list::offset_of(id, 0), kernel::SEEK_SET).is_err() {
+    let (opened, offset) = (descriptor as i32, list::offset_of(id, 0));
+    caches::remember_stand_in(opened, StandIn { projection: shown.index, entry: id });
+    caches::remember_key(opened, place::key_of(shown, id)?);
+    // What a program may inherit that makes its system calls itself has to be right at once.
+    let is_kept = caches::keep_offset(opened, offset) && flags & kernel::O_CLOEXEC != 0;
+    if !is_kept && sys::seek(opened, offset, kernel::SEEK_SET).is_err() {
+        caches::forget(descriptor, descriptor);
         sys::close(opened);
         return Err(Errno::IO);
     }
-    caches::remember(opened, Known::StandIn);
+    Ok(result)
+}
+
+/// Makes another descriptor mean what a stand-in's means.
+fn double(call: &Call) -> Result<isize> {
+    let result = call.pass();
+    if let Ok(descriptor) = i32::try_from(result)
+        && descriptor >= 0
+    {
+        caches::double(call.int(0), descriptor);
+    }
     Ok(result)
 }
 
@@ -876,20 +877,25 @@ fn list(call: &Call) -> Result<Option<isize>> {
 }
 
 fn seek(call: &Call) -> Result<Option<isize>> {
-    if caches::known(call.int(0)) == Known::Outside
-        || call.word(2) != kernel::SEEK_SET
-        || call.args[1] != 0
-    {
-        return Ok(None);
-    }
-    // To the start: but the entry must not be lost.
-    match place::entry_of(call.int(0)) {
-        Ok(Some((_, id, true))) => {
-            sys::seek(call.int(0), list::offset_of(id, 0), kernel::SEEK_SET)?;
-            Ok(Some(0))
+    let (descriptor, offset) = (call.int(0), call.args[1].cast_signed() as i64);
+    let Ok(Some((_, id, true))) = place::entry_of(descriptor) else { return Ok(None) };
+    let to_start = list::offset_of(id, 0);
+    match call.word(2) {
+        // To the start: but the entry must not be lost.
+        kernel::SEEK_SET if offset == 0 => move_to(descriptor, to_start)?,
+        kernel::SEEK_SET if list::entry_at(offset) == id => move_to(descriptor, offset)?,
+        kernel::SEEK_CUR if offset == 0 => return Ok(Some(caches::offset(descriptor)? as isize)),
+        _ => {
+            caches::give_offset_back(descriptor);
+            return Ok(None);
         }
-        _ => Ok(None),
     }
+    Ok(Some(call.args[1].cast_signed()))
+}
+
+fn move_to(descriptor: i32, offset: i64) -> Result<()> {
+    while !caches::move_on(descriptor, caches::offset(descriptor)?, offset)? {}
+    Ok(())
 }
 
 fn change_directory(call: &Call) -> Result<Option<isize>> {
@@ -897,7 +903,7 @@ fn change_directory(call: &Call) -> Result<Option<isize>> {
         need(spot)?;
     }
     let result = pass_named(call, &[(plain(0), Last::Followed)])?;
-    caches::set_working(Working::Unknown);
+    caches::set_working(Working::Unknown, None);
     Ok(Some(result))
 }
 
@@ -911,7 +917,7 @@ fn change_directory_to(call: &Call) -> Result<Option<isize>> {
         }
         _ => call.pass(),
     };
-    caches::set_working(Working::Unknown);
+    caches::set_working(Working::Unknown, None);
     Ok(Some(result))
 }
 
@@ -956,7 +962,12 @@ fn mount(call: &Call) -> Result<Option<isize>> {
     if call.word(3) & (kernel::MS_BIND | kernel::MS_MOVE) != 0 {
         make_reachable(call, plain(0))?;
     }
-    change(call, plain(1), Last::Followed)
+    let result = match change(call, plain(1), Last::Followed)? {
+        Some(result) => result,
+        None => call.pass(),
+    };
+    note_names(result == 0);
+    Ok(Some(result))
 }
 
 fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
@@ -980,6 +991,7 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         started.args[at] = environment.address();
     }
     counts::flush();
+    caches::give_offsets_back();
     if is_expected {
         counts::add(Count::Expected);
     }
@@ -1031,15 +1043,38 @@ fn socket(call: &Call) -> Result<Option<isize>> {
 // ---- names
 
 fn make(call: &Call, name: Name) -> Result<Option<isize>> {
-    counts::add(Count::Names);
-    let Where::In(spot) = find_surely(call, name, Last::Itself)? else { return Ok(None) };
+    // What leads nowhere may lead somewhere through a directory or a link.
+    let is_on_the_way = !matches!(call.number as u32, kernel::__NR_mknod | kernel::__NR_mknodat);
+    let Where::In(spot) = find_surely(call, name, Last::Itself)? else {
+        let result = call.pass();
+        note_names(is_on_the_way && result == 0);
+        return Ok(Some(result));
+    };
     match spot.place {
         Place::Pristine(_) => return Err(Errno::EXIST),
         Place::NotDirectory(_) => return Err(Errno::NOTDIR),
         Place::Missing => real::make_real(spot.shown, spot.directory)?,
         Place::Detached(_) | Place::Foreign => {}
     }
-    pass_named(call, &[(name, Last::Itself)]).map(Some)
+    let result = pass_named(call, &[(name, Last::Itself)])?;
+    note_names(is_on_the_way && result == 0);
+    Ok(Some(result))
+}
+
+/// Notes that names have changed on which paths may lead elsewhere.
+fn note_names(have_changed: bool) {
+    if have_changed {
+        counts::add(Count::Names);
+    }
+}
+
+/// As [`note_names`], of what has another name by now: only through a directory or a link does a path lead elsewhere.
+fn note_name_of(call: &Call, name: Name) -> Result<()> {
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    let stat =
+        sys::stat_at(directory, &Text::of(call.path(name.path)?)?, kernel::AT_SYMLINK_NOFOLLOW);
+    note_names(stat.is_ok_and(|stat| stat.st_mode & kernel::S_IFMT != kernel::S_IFREG));
+    Ok(())
 }
 
 fn link(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> {
@@ -1058,8 +1093,18 @@ fn link(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> 
         }
     }
     match (source, target) {
-        (Where::Outside, Where::Outside) => Ok(None),
-        _ => pass_named(call, &[(from, last), (to, Last::Itself)]).map(Some),
+        (Where::Outside, Where::Outside) => {
+            let result = call.pass();
+            if result == 0 {
+                note_name_of(call, to)?;
+            }
+            Ok(Some(result))
+        }
+        _ => {
+            let result = pass_named(call, &[(from, last), (to, Last::Itself)])?;
+            note_names(result == 0);
+            Ok(Some(result))
+        }
     }
 }
 
@@ -1178,7 +1223,6 @@ fn remove_root(call: &Call, shown: &'static Shown, is_directory: bool) -> Result
 }
 
 fn rename(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> {
-    counts::add(Count::Names);
     let source = find_surely(call, from, Last::Itself)?;
     let target = find_surely(call, to, Last::Itself)?;
     if let Where::In(spot) = source {
@@ -1214,9 +1258,16 @@ fn rename(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>
         }
     }
     if let (Where::Outside, Where::Outside) = (source, target) {
-        return Ok(None);
+        let result = call.pass();
+        match result {
+            0 if flags & kernel::RENAME_EXCHANGE != 0 => note_names(true),
+            0 => note_name_of(call, to)?,
+            _ => {}
+        }
+        return Ok(Some(result));
     }
     let result = pass_named(call, &[(from, Last::Itself), (to, Last::Itself)])?;
+    note_names(result == 0);
     if result == 0 && flags & kernel::RENAME_EXCHANGE == 0 {
         if let Some((shown, lost, place)) = replaced {
             lose(shown, lost, place)?;

@@ -494,20 +494,49 @@ fn is_nowhere(address: usize) -> bool {
     !(FIRST_ADDRESS..LAST_ADDRESS).contains(&address)
 }
 
-/// Pages that could be written to.
-static WRITABLE: [AtomicUsize; PAGES] = [const { AtomicUsize::new(0) }; PAGES];
-
 /// Tells whether the program's memory can be read at an address. A page that could be once is not asked for again: it is
 /// the program's affair to give it back while it passes it on.
 #[inline(always)]
 pub(crate) fn may_read(address: usize) -> bool {
     let page = address / PAGE_BYTES;
-    // Nothing is at page 0, with which all places begin.
-    let is_known = match HOT.readable.get(page % PAGES) {
+    is_remembered(&HOT.readable, page) || !is_nowhere(address) && is_readable(page)
+}
+
+/// Tells whether a page was looked at before.
+#[inline(always)]
+fn is_remembered(pages: &[AtomicUsize; PAGES], page: usize) -> bool {
+    match pages.get(page % PAGES) {
+        // Nothing is at page 0, with which all places begin.
         Some(place) => page != 0 && place.load(Ordering::Relaxed) == page,
         None => false,
-    };
-    is_known || !is_nowhere(address) && is_readable(page)
+    }
+}
+
+/// Tells whether memory of the program, less than a page, is known to take what is written to it.
+#[inline(always)]
+pub(crate) fn is_room_known(address: usize, bytes: usize) -> bool {
+    let last = address.wrapping_add(bytes - 1);
+    is_remembered(&HOT.writable, address / PAGE_BYTES)
+        && (address / PAGE_BYTES == last / PAGE_BYTES
+            || is_remembered(&HOT.writable, last / PAGE_BYTES))
+}
+
+/// Writes eight bytes where the program wants them, see [`is_room_known`]: each by itself, in no vector register.
+#[inline(always)]
+pub(crate) fn put_word(address: usize, word: u64) {
+    // SAFETY: as `room`; volatile, so that it is not joined with its neighbors, and bytes, for it need not be aligned.
+    unsafe { (address as *mut [u8; 8]).cast::<Unaligned>().write_volatile(Unaligned(word)) };
+}
+
+/// A word anywhere.
+#[repr(C, packed)]
+struct Unaligned(u64);
+
+/// Returns text of the program that was looked through from its start to its end.
+#[inline(always)]
+pub(crate) fn text_between(start: usize, end: usize) -> &'static [u8] {
+    // SAFETY: as `string`, whose bytes were all read.
+    unsafe { core::slice::from_raw_parts(start as *const u8, end - start) }
 }
 
 #[cold]
@@ -521,9 +550,7 @@ fn is_readable(page: usize) -> bool {
 /// As [`may_read`], of memory that is about to be overwritten.
 fn may_write(address: usize) -> bool {
     let page = address / PAGE_BYTES;
-    let is_known =
-        WRITABLE.get(page % PAGES).is_some_and(|place| place.load(Ordering::Relaxed) == page);
-    if is_known && page != 0 {
+    if is_remembered(&HOT.writable, page) {
         return true;
     }
     // It writes the set of signals there, where something else will be in a moment.
@@ -537,7 +564,7 @@ fn may_write(address: usize) -> bool {
         true => asked.is_ok(),
         false => asked == Err(Errno::INVAL),
     };
-    !is_nowhere(address) && remember_page(&WRITABLE, page, is_good)
+    !is_nowhere(address) && remember_page(&HOT.writable, page, is_good)
 }
 
 fn remember_page(pages: &[AtomicUsize; PAGES], page: usize, is_good: bool) -> bool {

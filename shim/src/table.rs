@@ -25,6 +25,10 @@ pub(crate) enum Shape {
     Descriptor(u8),
     /// It makes descriptors mean something else, and is done whatever they meant.
     Closing,
+    /// It makes another descriptor mean what the one in the first argument means.
+    Doubling,
+    /// It may send descriptors to another process.
+    Sending,
     /// It makes the process another user's.
     Becoming,
     /// The process ends.
@@ -48,6 +52,70 @@ const fn shapes() -> [Shape; NUMBERS] {
         at += 1;
     }
     shapes
+}
+
+/// A shape in one byte, for a look at a glance: what it is, and where in the arguments.
+///
+/// ```text
+/// | kind 4 bits | of a directory 1 bit | argument 3 bits |
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way(u8);
+
+impl Way {
+    /// The kernel does it.
+    pub(crate) const PASS: Self = Self(0);
+    pub(crate) const LOOK: u8 = 1;
+    pub(crate) const STAT: u8 = 2;
+    pub(crate) const OPEN: u8 = 3;
+    pub(crate) const DESCRIPTOR: u8 = 4;
+    pub(crate) const OTHER: u8 = 5;
+
+    const fn of(shape: Shape) -> Self {
+        let (kind, argument) = match shape {
+            Shape::None => return Self::PASS,
+            Shape::Path(at) => (Self::LOOK, at),
+            Shape::At(at) => (Self::LOOK, at | 8),
+            Shape::Stat(at) => (Self::STAT, at),
+            Shape::StatAt(at) => (Self::STAT, at | 8),
+            Shape::Open(0) => (Self::OPEN, 0),
+            Shape::Open(at) => (Self::OPEN, at | 8),
+            Shape::Descriptor(at) => (Self::DESCRIPTOR, at),
+            _ => (Self::OTHER, 0),
+        };
+        Self(kind << 4 | argument)
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind(self) -> u8 {
+        self.0 >> 4
+    }
+
+    /// Which argument it is, one of the first six.
+    #[inline(always)]
+    pub(crate) fn argument(self) -> usize {
+        usize::from(self.0 & 7)
+    }
+
+    /// Whether a directory is in the argument before.
+    #[inline(always)]
+    pub(crate) fn is_at(self) -> bool {
+        self.0 & 8 != 0
+    }
+}
+
+/// The ways of all numbers.
+pub(crate) const WAYS: [Way; NUMBERS] = ways();
+
+const fn ways() -> [Way; NUMBERS] {
+    let mut ways = [Way::PASS; NUMBERS];
+    let mut at = 0;
+    while at < TABLE.len() {
+        let (number, shape) = TABLE[at];
+        ways[number as usize] = Way::of(shape);
+        at += 1;
+    }
+    ways
 }
 
 /// Every system call that the shim owns.
@@ -128,8 +196,12 @@ pub(crate) const TABLE: &[(u32, Shape)] = &[
     (kernel::__NR_fremovexattr, Shape::Descriptor(0)),
     (kernel::__NR_close, Shape::Closing),
     (kernel::__NR_close_range, Shape::Closing),
-    (kernel::__NR_dup2, Shape::Closing),
-    (kernel::__NR_dup3, Shape::Closing),
+    (kernel::__NR_dup, Shape::Doubling),
+    (kernel::__NR_dup2, Shape::Doubling),
+    (kernel::__NR_dup3, Shape::Doubling),
+    (kernel::__NR_fcntl, Shape::Doubling),
+    (kernel::__NR_sendmsg, Shape::Sending),
+    (kernel::__NR_sendmmsg, Shape::Sending),
     (kernel::__NR_exit_group, Shape::Ending),
     (kernel::__NR_setuid, Shape::Becoming),
     (kernel::__NR_setreuid, Shape::Becoming),

@@ -146,10 +146,11 @@ pub struct Run<'r> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Count {
-    /// How often names were changed: what a process remembers of names that lead nowhere is worth nothing then.
+    /// How often names were changed that may lead elsewhere: what a process remembers of names that lead nowhere is worth
+    /// nothing then. It is read all the time, so it has a line of the processors' caches to itself.
     Names,
     /// Programs started that the shim has to be loaded into.
-    Expected,
+    Expected = 8,
     /// Processes that it was loaded into.
     Arrived,
     /// Of these, ones whose libraries could not be patched, so that everything was made real.

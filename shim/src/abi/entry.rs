@@ -3,12 +3,13 @@
 //! ```text
 //! stub (one per site):  skip the red zone, push the way back, jump to rift_entry
 //! rift_entry:           save the arguments ── glance ──> PASS: the kernel, and back
-//!                                               ├──────> PASS_AND_LOOK: the kernel; nothing found? then SERVE
+//!                                               ├──────> PASS_AND_LOOK: the kernel; nothing found? then perhaps SERVE
+//!                                               ├──────> DONE: back, with the answer
 //!                                               ├──────> BARE: the kernel, at an instruction of the stub
 //!                                               └──────> SERVE: save what vectors hold, serve
 //! ```
-//! A system call leaves all registers alone but rax, rcx and r11, so everything here does. [`glance`] and [`after`]
-//! use no vector register, which a test checks in the library's code.
+//! A system call leaves all registers alone but rax, rcx and r11, so everything here does. [`glance`],
+//! [`after`] and [`is_nothing`] use no vector register, which a test checks in the library's code.
 
 #![allow(unsafe_code, reason = "registers are the program's")]
 
@@ -17,29 +18,19 @@ use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as kernel;
 
-use crate::caches::{self, Known, Working};
+use crate::caches::{self, Known};
 use crate::counts;
 use crate::hot::HOT;
+use crate::quick::{self, BARE, DONE, Glance, PASS, PASS_AND_FIX, SERVE, just};
 use crate::room;
-use crate::run;
 use crate::serve::{self, Asked, Call};
-use crate::sys::{self, CWD};
-use crate::table::Shape;
-
-/// The kernel does it.
-const PASS: usize = 0;
-/// The kernel does it; when it finds nothing, the call may mean something in a projection.
-const PASS_AND_LOOK: usize = 1;
-/// As `PASS_AND_LOOK`, and what stat(2) says has to be looked at.
-const PASS_AND_FIX: usize = 2;
-/// The call is served.
-const SERVE: usize = 3;
-/// The kernel does it, at an instruction of the stub: the stack may be another one afterwards.
-const BARE: usize = 4;
+use crate::sys;
+use crate::table::{SHAPES, Shape, Way};
 
 global_asm!(
-    ".text",
-    ".p2align 4",
+    // With what it calls at once, in few pages.
+    ".section .text.hot.rift_entry, \"ax\", @progbits",
+    ".p2align 6",
     ".hidden rift_entry",
     ".globl rift_entry",
     "rift_entry:",
@@ -55,10 +46,8 @@ global_asm!(
     "and rsp, -16",
     "lea rdi, [rbp + 8]",
     "call {glance}",
-    "cmp eax, {serve}",
-    "je 3f",
-    "cmp eax, {bare}",
-    "je 7f",
+    "cmp eax, {done}",
+    "jae 10f",
     "mov ecx, eax",
     "mov rdi, [rbp + 16]",
     "mov rsi, [rbp + 24]",
@@ -98,10 +87,21 @@ global_asm!(
     "jz 5f",
     "mov edx, {fixed}",
     "jmp 6f",
-    "3:",
+    "10:",
+    "ja 11f",
+    "mov rax, rdx",
+    "jmp 5f",
+    "11:",
+    "cmp eax, {bare}",
+    "je 7f",
     "mov edx, {asked_no}",
     "jmp 6f",
     "4:",
+    "lea rdi, [rbp + 8]",
+    "call {is_nothing}",
+    "test eax, eax",
+    "mov rax, -{noent}",
+    "jnz 5f",
     "mov edx, {found_nothing}",
     "6:",
     "lea rdi, [rbp + 8]",
@@ -184,10 +184,11 @@ global_asm!(
     "jmp rcx",
     glance = sym glance,
     after = sym after,
+    is_nothing = sym is_nothing,
     answer = sym answer,
     take = sym take,
     give_back = sym give_back,
-    serve = const SERVE,
+    done = const DONE,
     bare = const BARE,
     fix = const PASS_AND_FIX,
     noent = const linux_raw_sys::errno::ENOENT,
@@ -218,144 +219,86 @@ pub(super) fn set_prefix(prefix: &'static [u8]) {
 }
 
 /// Tells at a glance whether a call may mean something in a projection.
-extern "C" fn glance(call: &Call) -> usize {
-    let Some(shape) = HOT.shapes.get(call.number) else { return PASS };
-    match *shape {
-        Shape::None => PASS,
-        Shape::Starting => {
+#[unsafe(link_section = ".text.hot.rift_glance")]
+extern "C" fn glance(call: &Call) -> Glance {
+    let Some(way) = HOT.ways.get(call.number).copied() else { return just(PASS) };
+    if way == Way::PASS {
+        return just(PASS);
+    }
+    if way.kind() <= Way::OPEN {
+        return quick::path(call, way);
+    }
+    if way.kind() == Way::DESCRIPTOR {
+        return quick::descriptor(call, way);
+    }
+    look_otherwise(call)
+}
+
+/// Looks at a call that is not made so often.
+#[unsafe(link_section = ".text.hot.rift_glance")]
+#[inline(never)]
+fn look_otherwise(call: &Call) -> Glance {
+    match SHAPES.get(call.number) {
+        Some(Shape::Starting) => {
             before_start(call);
-            BARE
+            just(BARE)
         }
-        Shape::Path(at) => glance_at(call, None, at, PASS_AND_LOOK),
-        Shape::At(at) => glance_at(call, Some(at - 1), at, PASS_AND_LOOK),
-        Shape::Stat(at) => glance_at(call, None, at, PASS_AND_FIX),
-        Shape::StatAt(at) => glance_at(call, Some(at - 1), at, PASS_AND_FIX),
-        Shape::Open(at) => match call.args[usize::from(at & 7) + 1] as u32 & kernel::O_CREAT {
-            0 => glance_at(call, at.checked_sub(1), at, PASS_AND_LOOK),
-            _ => SERVE,
-        },
-        Shape::Change | Shape::Becoming => SERVE,
-        Shape::Descriptor(at) => match caches::known(call.args[usize::from(at & 7)] as i32) {
-            Known::Outside => PASS,
-            _ => SERVE,
-        },
-        Shape::Closing => {
+        Some(Shape::Closing) => {
             close(call);
-            PASS
+            just(PASS)
         }
-        Shape::Ending => {
+        Some(Shape::Doubling) => just(before_doubling(call)),
+        Some(Shape::Sending) => {
+            before_sending();
+            just(PASS)
+        }
+        Some(Shape::Ending) => {
             counts::flush();
-            PASS
+            just(PASS)
         }
+        _ => just(SERVE),
     }
-}
-
-fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> usize {
-    let address = call.args[usize::from(path & 7)];
-    if !sys::may_read(address) {
-        // A descriptor alone may be meant, as utimensat(2) and statx(2) have it.
-        return if address == 0 && directory.is_some() { SERVE } else { PASS };
-    }
-    let first = sys::byte_at(address);
-    if first == b'/' {
-        return if has_prefix(address) { SERVE } else { outside };
-    }
-    let descriptor = directory.map_or(CWD, |at| call.args[usize::from(at & 7)] as i32);
-    if descriptor != CWD {
-        let is_outside = caches::known(descriptor) == Known::Outside && first != 0;
-        return if is_outside { outside } else { SERVE };
-    }
-    match caches::working() {
-        Working::Outside => outside,
-        Working::Above { projection, rest } if first != b'.' => {
-            let Some(record) = run::run().and_then(|run| run.projection(projection)) else {
-                return SERVE;
-            };
-            match record.directory.get(rest..) {
-                Some(wanted) if !begins_with(address, wanted.as_ptr().addr(), wanted.len()) => {
-                    outside
-                }
-                _ => SERVE,
-            }
-        }
-        _ => SERVE,
-    }
-}
-
-/// Tells whether a path begins as all directories of projections do. Paths of one folder differ at their ends, so the last
-/// word is compared first, without a look at where the others lie.
-#[inline(always)]
-fn has_prefix(address: usize) -> bool {
-    let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
-    if let Some(end) = bytes.checked_sub(size_of::<u64>())
-        && is_in_sight(address, bytes)
-        && sys::word_at(address + end) != HOT.prefix_end.load(Ordering::Relaxed)
-    {
-        return false;
-    }
-    begins_with(address, HOT.prefix.load(Ordering::Relaxed), bytes)
-}
-
-#[inline(always)]
-fn begins_with(address: usize, prefix: usize, bytes: usize) -> bool {
-    const WORD: usize = size_of::<u64>();
-    if bytes < WORD || !is_in_sight(address, bytes) {
-        return begins_bytewise(address, prefix, bytes);
-    }
-    // Paths of one folder differ at their ends.
-    let mut at = bytes - WORD;
-    while sys::word_at(address + at) == sys::word_at(prefix + at) {
-        if at == 0 {
-            return true;
-        }
-        at = at.saturating_sub(WORD);
-    }
-    false
-}
-
-/// Tells whether so many bytes can be read behind an address that can.
-#[inline(always)]
-fn is_in_sight(address: usize, bytes: usize) -> bool {
-    address % sys::PAGE_BYTES + bytes <= sys::PAGE_BYTES || sys::may_read(address + bytes)
-}
-
-/// As [`begins_with`], of what may end before the next page, which can't be read.
-fn begins_bytewise(address: usize, prefix: usize, bytes: usize) -> bool {
-    let mut at = 0;
-    while at < bytes {
-        let next = address + at;
-        // The kernel says what is wrong with a string that has no end.
-        let is_new_page = next.is_multiple_of(sys::PAGE_BYTES);
-        if is_new_page && !sys::may_read(next) || sys::byte_at(next) != sys::byte_at(prefix + at) {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 /// Descriptors come to mean something else.
+#[inline(always)]
 fn close(call: &Call) {
     let first = call.args[0];
     match call.number as u32 {
         kernel::__NR_close => caches::remember(first as i32, Known::Unknown),
-        kernel::__NR_close_range => caches::forget(first, call.args[1]),
-        _ => caches::remember(call.args[1] as i32, Known::Unknown),
+        _ => caches::forget(first, call.args[1]),
     }
 }
 
+/// A descriptor comes to mean what another one does; that of a stand-in has the same offset.
+fn before_doubling(call: &Call) -> usize {
+    let number = call.number as u32;
+    if number == kernel::__NR_fcntl
+        && !matches!(call.args[1] as u32, kernel::F_DUPFD | kernel::F_DUPFD_CLOEXEC)
+    {
+        return PASS;
+    }
+    if matches!(number, kernel::__NR_dup2 | kernel::__NR_dup3) && call.args[0] != call.args[1] {
+        caches::remember(call.args[1] as i32, Known::Unknown);
+    }
+    if caches::known(call.args[0] as i32) == Known::StandIn { SERVE } else { PASS }
+}
+
+/// Descriptors that are sent along with a message another process has open, too.
+fn before_sending() {
+    caches::give_offsets_back();
+}
+
 /// Tells whether what stat(2) said may be of a file of a projection.
+#[unsafe(link_section = ".text.hot.rift_glance")]
 extern "C" fn after(call: &Call) -> usize {
-    let (device, inode) = if call.number as u32 == kernel::__NR_statx {
-        let Ok(wide) = sys::value::<[u64; 18]>(call.args[4]) else { return 0 };
-        let (major, minor) = (wide[17] & 0xffff_ffff, wide[17] >> 32);
-        (minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12, wide[4])
-    } else {
-        let at = if call.number as u32 == kernel::__NR_newfstatat { 2 } else { 1 };
-        let Ok(stat) = sys::value::<[u64; 2]>(call.args[at]) else { return 0 };
-        (stat[0], stat[1])
-    };
-    usize::from(run::may_be_shown(device, inode))
+    usize::from(quick::may_be_shown(call))
+}
+
+/// Tells whether what the kernel found nothing for is known to lead into no projection.
+#[unsafe(link_section = ".text.hot.rift_glance")]
+extern "C" fn is_nothing(call: &Call) -> usize {
+    usize::from(quick::is_nothing(call))
 }
 
 /// Takes a stack to serve a call on.
@@ -388,7 +331,13 @@ fn before_start(call: &Call) {
         // The first field of `clone_args`.
         _ => sys::value::<u64>(call.args[0]).unwrap_or(0),
     };
-    if flags & u64::from(kernel::CLONE_VFORK) != 0 && flags & u64::from(kernel::CLONE_VM) != 0 {
+    let has = |flag: u32| flags & u64::from(flag) != 0;
+    if call.number as u32 != kernel::__NR_rt_sigreturn
+        && !(has(kernel::CLONE_VM) && has(kernel::CLONE_FILES))
+    {
+        caches::give_offsets_back();
+    }
+    if has(kernel::CLONE_VFORK) && has(kernel::CLONE_VM) {
         room::share();
     }
 }
@@ -408,9 +357,12 @@ global_asm!(
     "memcpy:",
     "mov rax, rdi",
     "cmp rdx, 256",
-    "ja 4f",
+    "ja 5f",
     "cmp rdx, 8",
     "jb 2f",
+    // Words, and the last one once more where it is not whole.
+    "mov r8, [rsi + rdx - 8]",
+    "lea r9, [rdi + rdx - 8]",
     "1:",
     "mov rcx, [rsi]",
     "mov [rdi], rcx",
@@ -419,18 +371,31 @@ global_asm!(
     "sub rdx, 8",
     "cmp rdx, 8",
     "jae 1b",
-    "2:",
-    "test rdx, rdx",
-    "jz 3f",
-    "movzx ecx, byte ptr [rsi]",
-    "mov [rdi], cl",
-    "inc rsi",
-    "inc rdi",
-    "dec rdx",
-    "jmp 2b",
-    "3:",
+    "mov [r9], r8",
     "ret",
+    "2:",
+    "cmp rdx, 4",
+    "jb 3f",
+    "mov ecx, [rsi]",
+    "mov r8d, [rsi + rdx - 4]",
+    "mov [rdi], ecx",
+    "mov [rdi + rdx - 4], r8d",
+    "ret",
+    "3:",
+    "test rdx, rdx",
+    "jz 4f",
+    // The first, the middle and the last of at most three.
+    "mov r9, rdx",
+    "shr r9, 1",
+    "movzx ecx, byte ptr [rsi]",
+    "movzx r8d, byte ptr [rsi + rdx - 1]",
+    "movzx esi, byte ptr [rsi + r9]",
+    "mov [rdi], cl",
+    "mov [rdi + r9], sil",
+    "mov [rdi + rdx - 1], r8b",
     "4:",
+    "ret",
+    "5:",
     "mov rcx, rdx",
     "rep movsb",
     "ret",
@@ -456,9 +421,33 @@ global_asm!(
     ".globl memset",
     "memset:",
     "mov r8, rdi",
-    "mov eax, esi",
+    "movzx eax, sil",
+    "cmp rdx, 256",
+    "ja 3f",
+    "cmp rdx, 8",
+    "jb 2f",
+    "mov rcx, 0x0101010101010101",
+    "imul rax, rcx",
+    "lea r9, [rdi + rdx - 8]",
+    "1:",
+    "mov [rdi], rax",
+    "add rdi, 8",
+    "cmp rdi, r9",
+    "jb 1b",
+    "mov [r9], rax",
+    "mov rax, r8",
+    "ret",
+    "2:",
+    "test rdx, rdx",
+    "jz 4f",
+    "mov [rdi], al",
+    "inc rdi",
+    "dec rdx",
+    "jmp 2b",
+    "3:",
     "mov rcx, rdx",
     "rep stosb",
+    "4:",
     "mov rax, r8",
     "ret",
     ".hidden memcmp",

@@ -1,0 +1,409 @@
+//! What is decided at a glance: whether the kernel does a call, and what it is told without the kernel.
+//!
+//! All of this runs on the program's stack before any vector register is saved, so nothing here may use one, which a test
+//! checks in the library's code. What takes more than a look at the index of the one tree is left to `serve`.
+
+use core::sync::atomic::Ordering;
+
+use linux_raw_sys::general as kernel;
+use rift_tree::EntryId;
+use rift_tree::name::{NameHash, PathKey};
+
+use crate::answer;
+use crate::caches::{self, Known, Working};
+use crate::counts;
+use crate::hot::HOT;
+use crate::run::{self, Shown};
+use crate::serve::Call;
+use crate::sys::{self, CWD, Errno};
+use crate::table::Way;
+
+/// The kernel does it.
+pub(crate) const PASS: usize = 0;
+/// The kernel does it; when it finds nothing, the call may mean something in a projection.
+pub(crate) const PASS_AND_LOOK: usize = 1;
+/// As `PASS_AND_LOOK`, and what stat(2) says has to be looked at.
+pub(crate) const PASS_AND_FIX: usize = 2;
+/// It is done, with this result.
+pub(crate) const DONE: usize = 3;
+/// The call is served.
+pub(crate) const SERVE: usize = 4;
+/// The kernel does it, at an instruction of the stub: the stack may be another one afterwards.
+pub(crate) const BARE: usize = 5;
+
+/// What a glance has found out.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Glance {
+    pub(crate) code: usize,
+    pub(crate) result: isize,
+}
+
+#[inline(always)]
+pub(crate) fn just(code: usize) -> Glance {
+    Glance { code, result: 0 }
+}
+
+#[inline(always)]
+fn done(result: isize) -> Glance {
+    counts::answered();
+    Glance { code: DONE, result }
+}
+
+/// Where a relative path of a tree begins.
+#[derive(Clone, Copy)]
+struct Base {
+    directory: EntryId,
+    key: PathKey,
+    /// The kernel begins at the same directory.
+    is_real: bool,
+}
+
+const ROOT: Base = Base { directory: EntryId::ROOT, key: PathKey::ROOT, is_real: true };
+
+/// Looks at a call with a path.
+#[inline(always)]
+pub(crate) fn path(call: &Call, way: Way) -> Glance {
+    let (kind, at) = (way.kind(), way.argument());
+    let address = argument(call, at);
+    if kind == Way::OPEN && argument(call, at + 1) as u32 & kernel::O_CREAT != 0 {
+        return just(SERVE);
+    }
+    if !sys::may_read(address) {
+        // A descriptor alone may be meant, as utimensat(2) and statx(2) have it.
+        return just(if address == 0 && way.is_at() { SERVE } else { PASS });
+    }
+    let outside = just(if kind == Way::STAT { PASS_AND_FIX } else { PASS_AND_LOOK });
+    let first = sys::byte_at(address);
+    let (base, rest) = if first == b'/' {
+        if !has_prefix(address) {
+            return outside;
+        }
+        (ROOT, address + HOT.prefix_bytes.load(Ordering::Relaxed))
+    } else {
+        let descriptor = if way.is_at() { argument(call, at - 1) as i32 } else { CWD };
+        if descriptor != CWD {
+            if caches::is_outside(descriptor) {
+                return if first == 0 { just(PASS) } else { outside };
+            }
+            if first == 0 {
+                let is_real = caches::known(descriptor) == Known::Inside;
+                return just(if is_real && kind == Way::STAT { PASS_AND_FIX } else { SERVE });
+            }
+            let (Some(one), Some(key)) = (caches::stand_in(descriptor), caches::key(descriptor))
+            else {
+                return just(SERVE);
+            };
+            (Base { directory: one.entry, key, is_real: false }, address)
+        } else {
+            match caches::working() {
+                Working::Outside => return outside,
+                Working::Above { projection, rest } if first != b'.' => {
+                    let Some(directory) = run::directory(projection) else { return just(SERVE) };
+                    let wanted = directory.get(rest..).unwrap_or_default();
+                    if !begins_with(address, wanted.as_ptr().addr(), wanted.len()) {
+                        return outside;
+                    }
+                    (ROOT, address + wanted.len())
+                }
+                Working::Inside { directory, .. } => {
+                    let Some(key) = caches::working_key() else { return just(SERVE) };
+                    (Base { directory, key, is_real: true }, address)
+                }
+                _ => return just(SERVE),
+            }
+        }
+    };
+    // Only where there is one projection, and its directories keep nobody out.
+    let Some(shown) = sys::kept::<Shown>(HOT.shown.load(Ordering::Acquire)) else {
+        return just(SERVE);
+    };
+    let rest = if rest == address {
+        rest
+    } else if !sys::may_read(rest) {
+        return just(SERVE);
+    } else {
+        match sys::byte_at(rest) {
+            b'/' => rest + 1,
+            0 => return just(SERVE),
+            // Another name that begins as the projection's.
+            _ => return outside,
+        }
+    };
+    if HOT.sharing.load(Ordering::Relaxed) != 0 {
+        return just(SERVE);
+    }
+    decide(call, kind, shown, base, rest)
+}
+
+/// Decides what a path from a directory of the tree means to a call.
+#[inline(always)]
+fn decide(call: &Call, kind: u8, shown: &Shown, base: Base, rest: usize) -> Glance {
+    let number = call.number as u32;
+    let by_kernel = just(match (base.is_real, kind) {
+        (false, _) => SERVE,
+        (true, Way::STAT) => PASS_AND_FIX,
+        (true, _) => PASS_AND_LOOK,
+    });
+    let id = match look_up(shown, base, rest) {
+        Found::Unsure => return just(SERVE),
+        // Only real directories hold names that the tree does not have.
+        Found::MissingIn(directory) if shown.is_pristine(directory) => {
+            return done(Errno::NOENT.returned());
+        }
+        Found::MissingIn(_) => return by_kernel,
+        Found::Entry(id) if !shown.is_pristine(id) => return by_kernel,
+        Found::Entry(id) => id,
+    };
+    let mode = shown.manifest.mode(id).map_or(0, u32::from);
+    let is_link = mode & kernel::S_IFMT == kernel::S_IFLNK;
+    match kind {
+        Way::STAT => {
+            let known = kernel::AT_SYMLINK_NOFOLLOW | kernel::AT_NO_AUTOMOUNT;
+            let (room, flags) = match number {
+                kernel::__NR_stat => (call.args[1], 0),
+                kernel::__NR_lstat => (call.args[1], kernel::AT_SYMLINK_NOFOLLOW),
+                kernel::__NR_newfstatat => (call.args[2], call.args[3] as u32),
+                _ => return just(SERVE),
+            };
+            let is_followed = flags & kernel::AT_SYMLINK_NOFOLLOW == 0;
+            let is_large = shown.manifest.children(id).len() > CHILDREN_MAX;
+            if flags & !known != 0 || is_link && is_followed || is_large {
+                return just(SERVE);
+            }
+            if !sys::is_room_known(room, size_of::<sys::Stat>()) {
+                return just(SERVE);
+            }
+            match answer::each_word(shown, id, |at, word| sys::put_word(room + 8 * at, word)) {
+                Ok(()) => done(0),
+                Err(_) => just(SERVE),
+            }
+        }
+        Way::LOOK if !is_link => match number {
+            kernel::__NR_readlink | kernel::__NR_readlinkat => done(Errno::INVAL.returned()),
+            kernel::__NR_access if call.args[1] as u32 == kernel::F_OK => done(0),
+            kernel::__NR_faccessat if call.args[2] as u32 == kernel::F_OK => done(0),
+            _ => just(SERVE),
+        },
+        _ => just(SERVE),
+    }
+}
+
+/// Looks at a call with a descriptor.
+#[inline(always)]
+pub(crate) fn descriptor(call: &Call, way: Way) -> Glance {
+    let descriptor = argument(call, way.argument()) as i32;
+    if caches::is_outside(descriptor) {
+        return just(PASS);
+    }
+    if call.number as u32 == kernel::__NR_fstat && caches::known(descriptor) == Known::Inside {
+        return just(PASS_AND_FIX);
+    }
+    let is_rewound = call.number as u32 == kernel::__NR_lseek
+        && call.args[2] as u32 == kernel::SEEK_SET
+        && call.args[1] == 0
+        && caches::rewind(descriptor);
+    if is_rewound { done(0) } else { just(SERVE) }
+}
+
+/// Of larger directories the subdirectories are not counted at a glance.
+const CHILDREN_MAX: usize = 64;
+
+/// What a path means, as far as a look into the index tells.
+enum Found {
+    Entry(EntryId),
+    /// The tree has this directory, but not the last name in it.
+    MissingIn(EntryId),
+    /// It has to be followed name by name.
+    Unsure,
+}
+
+/// Looks a path up that begins in a directory of the tree and is written straight.
+#[inline(always)]
+fn look_up(shown: &Shown, base: Base, path: usize) -> Found {
+    let (mut above, mut at) = (base.key, path);
+    let (key, end) = loop {
+        let Some((hash, bytes)) = name(at) else { return Found::Unsure };
+        let key = above.child_hashed(hash);
+        // What `name` has looked at can be read.
+        if sys::byte_at(at + bytes) == 0 {
+            break (key, at + bytes);
+        }
+        above = key;
+        at += bytes + 1;
+    };
+    let manifest = &shown.manifest;
+    let whole = sys::text_between(path, end);
+    if let Some(id) = manifest.lookup_below(base.directory, key, whole) {
+        return Found::Entry(id);
+    }
+    let folder = match at.checked_sub(path + 1) {
+        None => base.directory,
+        Some(bytes) => {
+            let folder = sys::text_between(path, path + bytes);
+            match manifest.lookup_below(base.directory, above, folder) {
+                Some(folder) => folder,
+                None => return Found::Unsure,
+            }
+        }
+    };
+    match manifest.mode(folder).map(|mode| u32::from(mode) & kernel::S_IFMT) {
+        Some(kernel::S_IFDIR) => Found::MissingIn(folder),
+        _ => Found::Unsure,
+    }
+}
+
+const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+const SLASHES: u64 = u64::from_ne_bytes([b'/'; 8]);
+
+/// Returns the hash and the length of the name that begins here; `None` where it means more than a name.
+#[inline(always)]
+fn name(start: usize) -> Option<(u64, usize)> {
+    let (hash, tail, bytes) = hashed(start, 255, |word| zeros(word) | zeros(word ^ SLASHES))?;
+    let is_dots = bytes == 1 && tail == 0x2e || bytes == 2 && tail == 0x2e2e;
+    (bytes != 0 && !is_dots).then_some((hash, bytes))
+}
+
+/// Returns the hash of what begins here, the last of it that is less than a word, and its length, which is `most` bytes at the
+/// most; `ends` marks the highest bits of bytes that end it, of which only the first has to be right.
+#[inline(always)]
+fn hashed(start: usize, most: usize, ends: impl Fn(u64) -> u64) -> Option<(u64, u64, usize)> {
+    let mut hash = NameHash::new();
+    let mut at = start;
+    loop {
+        if at % sys::PAGE_BYTES > sys::PAGE_BYTES - 8 && !sys::may_read(at + 7) {
+            return None;
+        }
+        let word = sys::word_at(at);
+        let found = ends(word);
+        if found != 0 {
+            let bits = found.trailing_zeros() & !7;
+            let tail = word & ((1 << bits) - 1);
+            let bytes = at - start + (bits / 8) as usize;
+            return (bytes <= most).then(|| (hash.finish(tail, bytes), tail, bytes));
+        }
+        hash.add(word);
+        at += 8;
+        if at - start > most {
+            return None;
+        }
+    }
+}
+
+/// Marks the bytes of a word that are 0; the first mark is right, whatever is above it.
+#[inline(always)]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(LOW) & !word & HIGH
+}
+
+#[inline(always)]
+fn argument(call: &Call, at: usize) -> usize {
+    call.args.get(at).copied().unwrap_or(0)
+}
+
+/// Tells whether a path begins as all directories of projections do. Paths of one folder differ at their ends, so the last
+/// word is compared first, without a look at where the others lie.
+#[inline(always)]
+fn has_prefix(address: usize) -> bool {
+    let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
+    if let Some(end) = bytes.checked_sub(size_of::<u64>())
+        && is_in_sight(address, bytes)
+        && sys::word_at(address + end) != HOT.prefix_end.load(Ordering::Relaxed)
+    {
+        return false;
+    }
+    begins_with(address, HOT.prefix.load(Ordering::Relaxed), bytes)
+}
+
+#[inline(always)]
+fn begins_with(address: usize, prefix: usize, bytes: usize) -> bool {
+    const WORD: usize = size_of::<u64>();
+    if bytes < WORD || !is_in_sight(address, bytes) {
+        return begins_bytewise(address, prefix, bytes);
+    }
+    // Paths of one folder differ at their ends.
+    let mut at = bytes - WORD;
+    while sys::word_at(address + at) == sys::word_at(prefix + at) {
+        if at == 0 {
+            return true;
+        }
+        at = at.saturating_sub(WORD);
+    }
+    false
+}
+
+/// Tells whether so many bytes can be read behind an address that can.
+#[inline(always)]
+fn is_in_sight(address: usize, bytes: usize) -> bool {
+    address % sys::PAGE_BYTES + bytes <= sys::PAGE_BYTES || sys::may_read(address + bytes)
+}
+
+/// As [`begins_with`], of what may end before the next page, which can't be read.
+#[inline(never)]
+fn begins_bytewise(address: usize, prefix: usize, bytes: usize) -> bool {
+    let mut at = 0;
+    while at < bytes {
+        let next = address + at;
+        // The kernel says what is wrong with a string that has no end.
+        let is_new_page = next.is_multiple_of(sys::PAGE_BYTES);
+        if is_new_page && !sys::may_read(next) || sys::byte_at(next) != sys::byte_at(prefix + at) {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// Tells whether what the kernel found nothing for is known to lead into no projection.
+#[inline(always)]
+pub(crate) fn is_nothing(call: &Call) -> bool {
+    let Some(way) = HOT.ways.get(call.number) else { return false };
+    let at = way.argument();
+    // The kernel has read it.
+    let path = argument(call, at);
+    let start = if sys::byte_at(path) == b'/' {
+        caches::MISSED_BELOW_ROOT
+    } else if way.is_at() && argument(call, at.wrapping_sub(1)) as i32 != CWD {
+        return false;
+    } else {
+        caches::missed_below_working()
+    };
+    let Some((hash, ..)) = hashed(path, kernel::PATH_MAX as usize, zeros) else { return false };
+    let hash = PathKey::of_bits(start).child_hashed(hash).bits();
+    HOT.sharing.load(Ordering::Relaxed) == 0 && caches::is_missed(hash)
+}
+
+/// Returns what a path, absolute or from the working directory, is remembered by that leads nowhere.
+#[inline(always)]
+pub(crate) fn missed(path: &[u8]) -> u64 {
+    let start = match path.first() {
+        Some(b'/') => caches::MISSED_BELOW_ROOT,
+        _ => caches::missed_below_working(),
+    };
+    missed_from(start, path)
+}
+
+/// As [`missed`], from a directory that is told from others by `start`.
+#[inline(always)]
+pub(crate) fn missed_from(start: u64, path: &[u8]) -> u64 {
+    PathKey::of_bits(start).child(path).bits()
+}
+
+/// Tells whether what stat(2) said may be of a file of a projection.
+#[inline(always)]
+pub(crate) fn may_be_shown(call: &Call) -> bool {
+    // The kernel has just written it.
+    let word = |address: usize, at: usize| sys::word_at(address + 8 * at);
+    let (device, inode) = match call.number as u32 {
+        kernel::__NR_statx => {
+            let wide = call.args[4];
+            let numbers = word(wide, 17);
+            let (major, minor) = (numbers & 0xffff_ffff, numbers >> 32);
+            (minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12, word(wide, 4))
+        }
+        kernel::__NR_newfstatat => (word(call.args[2], 0), word(call.args[2], 1)),
+        _ => (word(call.args[1], 0), word(call.args[1], 1)),
+    };
+    run::may_be_shown(device, inode)
+}
