@@ -133,10 +133,10 @@ pub(crate) fn remember_stand_in(descriptor: i32, one: StandIn) {
     }
 }
 
-/// Keeps the offset of a stand-in that was just opened, and that no other descriptor has open, from now on; `false` where
-/// the kernel has to keep it.
-pub(crate) fn keep_offset(descriptor: i32, offset: i64) -> bool {
-    let Some(word) = word(descriptor).filter(|_| !is_shared()) else { return false };
+/// Keeps the offset of a stand-in that was just opened, and that no other descriptor has open, from now on; where there is no
+/// place for it, the kernel does.
+pub(crate) fn keep_offset(descriptor: i32, offset: i64) {
+    let Some(word) = word(descriptor).filter(|_| !is_shared()) else { return };
     for (at, place) in HOT.offsets.iter().enumerate() {
         let is_free = place.holders.load(Ordering::Relaxed) == 0
             && place.holders.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
@@ -145,10 +145,9 @@ pub(crate) fn keep_offset(descriptor: i32, offset: i64) -> bool {
             place.offset.store(offset.cast_unsigned(), Ordering::Relaxed);
             // As many as there are offsets.
             word.fetch_or((at as u64 + 1) << 16, Ordering::Release);
-            return true;
+            return;
         }
     }
-    false
 }
 
 #[inline(always)]
@@ -277,6 +276,23 @@ pub(crate) fn stand_ins() -> impl Iterator<Item = i32> {
     descriptors()
 }
 
+/// Forgets what a descriptor was.
+#[inline(always)]
+pub(crate) fn forget_one(descriptor: i32) {
+    if let Some(word) = word(descriptor)
+        && word.load(Ordering::Relaxed) != 0
+    {
+        forget_known(word);
+    }
+}
+
+#[inline(never)]
+fn forget_known(word: &AtomicU64) {
+    if !is_shared() {
+        change(word, 0);
+    }
+}
+
 /// Forgets what descriptors were, from `first` to `last`.
 pub(crate) fn forget(first: usize, last: usize) {
     if is_shared() {
@@ -379,7 +395,7 @@ pub(crate) fn forget_user() {
     for place in [&HOT.user, &HOT.real_user] {
         place.store(0, Ordering::Relaxed);
     }
-    HOT.shown.store(0, Ordering::Release);
+    HOT.searched.store(0, Ordering::Release);
 }
 
 /// How many places there are for paths that are known not to lead into a projection.

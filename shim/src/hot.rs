@@ -13,9 +13,44 @@ pub(crate) const DESCRIPTORS: usize = 256;
 /// How many open stand-ins have their offset here.
 pub(crate) const OFFSETS: usize = 32;
 
-/// The page; what its parts mean, those say that use them.
+/// The page; what its parts mean, those say that use them. What is read together lies in one line of the processor's cache,
+/// of which the kernel leaves few.
 #[repr(C, align(4096))]
 pub(crate) struct Hot {
+    /// What all directories of projections begin with: where it is, how long, and its last eight bytes.
+    pub(crate) prefix: AtomicUsize,
+    pub(crate) prefix_bytes: AtomicUsize,
+    pub(crate) prefix_end: AtomicU64,
+    /// The page of the program that was read last.
+    pub(crate) page_read: AtomicUsize,
+    /// Not 0 while a child may share this memory.
+    pub(crate) sharing: AtomicUsize,
+    /// Where the process works.
+    pub(crate) working: AtomicU64,
+    /// Of which projections the user may search all directories: a bit for each that is mapped.
+    pub(crate) searched: AtomicUsize,
+    /// Where the file of counts is mapped.
+    pub(crate) counts: AtomicUsize,
+
+    /// Where the slots of the state of the only projection are, and how many, once it is mapped.
+    pub(crate) slots: AtomicUsize,
+    pub(crate) slot_count: AtomicUsize,
+    /// The device that it is on, and the inodes of its directory and of the stand-in, of the same device or another.
+    pub(crate) device: AtomicU64,
+    pub(crate) inode: AtomicU64,
+    pub(crate) stand_in: AtomicU64,
+    /// The path key of the directory of a tree that the process works in.
+    pub(crate) working_key: AtomicU64,
+    /// Calls answered that were not added to the counts.
+    pub(crate) answered: AtomicU64,
+    /// How many of `offsets` are taken.
+    pub(crate) offsets_taken: AtomicUsize,
+
+    /// The effective user and the real one, plus 1; 0 while it is not known.
+    pub(crate) user: AtomicU64,
+    pub(crate) real_user: AtomicU64,
+    /// What tells who shares this memory.
+    pub(crate) page: AtomicUsize,
     /// What to do at a system call.
     pub(crate) ways: [Way; NUMBERS],
     /// Pages of the program that could be read.
@@ -26,28 +61,6 @@ pub(crate) struct Hot {
     pub(crate) descriptors: [AtomicU64; DESCRIPTORS],
     /// Where open stand-ins are.
     pub(crate) offsets: [Offset; OFFSETS],
-    /// How many of these are taken.
-    pub(crate) offsets_taken: AtomicUsize,
-    /// What all directories of projections begin with: where it is, how long, and its last eight bytes.
-    pub(crate) prefix: AtomicUsize,
-    pub(crate) prefix_bytes: AtomicUsize,
-    pub(crate) prefix_end: AtomicU64,
-    /// The projection, where there is one only, it is mapped, and the user searches all its directories.
-    pub(crate) shown: AtomicUsize,
-    /// Where the process works, and the path key of that directory of a tree.
-    pub(crate) working: AtomicU64,
-    pub(crate) working_key: AtomicU64,
-    /// The effective user and the real one, plus 1; 0 while it is not known.
-    pub(crate) user: AtomicU64,
-    pub(crate) real_user: AtomicU64,
-    /// Not 0 while a child may share this memory.
-    pub(crate) sharing: AtomicUsize,
-    /// What tells who does.
-    pub(crate) page: AtomicUsize,
-    /// Where the file of counts is mapped.
-    pub(crate) counts: AtomicUsize,
-    /// Calls answered that were not added to it.
-    pub(crate) answered: AtomicU64,
 }
 
 /// The offset of an open stand-in, and how many descriptors have it open.
@@ -57,25 +70,31 @@ pub(crate) struct Offset {
 }
 
 pub(crate) static HOT: Hot = Hot {
+    prefix: AtomicUsize::new(0),
+    prefix_bytes: AtomicUsize::new(0),
+    prefix_end: AtomicU64::new(0),
+    page_read: AtomicUsize::new(0),
+    // Until the page is there.
+    sharing: AtomicUsize::new(1),
+    working: AtomicU64::new(0),
+    searched: AtomicUsize::new(0),
+    counts: AtomicUsize::new(0),
+    slots: AtomicUsize::new(0),
+    slot_count: AtomicUsize::new(0),
+    device: AtomicU64::new(0),
+    inode: AtomicU64::new(0),
+    stand_in: AtomicU64::new(0),
+    working_key: AtomicU64::new(0),
+    answered: AtomicU64::new(0),
+    offsets_taken: AtomicUsize::new(0),
+    user: AtomicU64::new(0),
+    real_user: AtomicU64::new(0),
+    page: AtomicUsize::new(0),
     ways: WAYS,
     readable: [const { AtomicUsize::new(0) }; PAGES],
     writable: [const { AtomicUsize::new(0) }; PAGES],
     descriptors: [const { AtomicU64::new(0) }; DESCRIPTORS],
     offsets: [const { Offset { offset: AtomicU64::new(0), holders: AtomicU32::new(0) } }; OFFSETS],
-    offsets_taken: AtomicUsize::new(0),
-    prefix: AtomicUsize::new(0),
-    prefix_bytes: AtomicUsize::new(0),
-    prefix_end: AtomicU64::new(0),
-    shown: AtomicUsize::new(0),
-    working: AtomicU64::new(0),
-    working_key: AtomicU64::new(0),
-    user: AtomicU64::new(0),
-    real_user: AtomicU64::new(0),
-    // Until the page is there.
-    sharing: AtomicUsize::new(1),
-    page: AtomicUsize::new(0),
-    counts: AtomicUsize::new(0),
-    answered: AtomicU64::new(0),
 };
 
 const _: () = assert!(size_of::<Hot>() == 4096);

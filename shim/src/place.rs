@@ -240,7 +240,7 @@ fn searches_all(shown: &'static Shown) -> bool {
     let user = caches::user();
     let searches_all = user == 0 || shown.record.is_searchable && user == shown.record.uid;
     if searches_all {
-        run::offer(shown);
+        run::note_searched(shown);
     }
     searches_all
 }

@@ -61,25 +61,52 @@ struct Base {
 
 const ROOT: Base = Base { directory: EntryId::ROOT, key: PathKey::ROOT, is_real: true };
 
-/// Looks at a call with a path.
+/// Looks at a call with a path. What is outside by its first bytes is found out in few lines of code, for the kernel leaves
+/// few in the processor's cache.
 #[inline(always)]
 pub(crate) fn path(call: &Call, way: Way) -> Glance {
     let (kind, at) = (way.kind(), way.argument());
     let address = argument(call, at);
-    if kind == Way::OPEN && argument(call, at + 1) as u32 & kernel::O_CREAT != 0 {
-        return just(SERVE);
+    let makes = kind == Way::OPEN && argument(call, at + 1) as u32 & kernel::O_CREAT != 0;
+    let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
+    if !makes
+        && HOT.page_read.load(Ordering::Relaxed) == address / sys::PAGE_BYTES
+        && address >= sys::PAGE_BYTES
+        && sys::byte_at(address) == b'/'
+        && bytes >= size_of::<u64>()
+        && address % sys::PAGE_BYTES + bytes <= sys::PAGE_BYTES
+        // Paths of one folder differ at their ends.
+        && sys::word_at(address + bytes - size_of::<u64>())
+            != HOT.prefix_end.load(Ordering::Relaxed)
+    {
+        return just(outside(kind));
     }
+    if makes { just(SERVE) } else { path_further(call, way) }
+}
+
+/// What becomes of a call with a path that is in no projection, as it is written.
+#[inline(always)]
+fn outside(kind: u8) -> usize {
+    if kind == Way::STAT { PASS_AND_FIX } else { PASS_AND_LOOK }
+}
+
+/// As [`path`], of whatever it is.
+#[inline(never)]
+fn path_further(call: &Call, way: Way) -> Glance {
+    let (kind, at) = (way.kind(), way.argument());
+    let address = argument(call, at);
     if !sys::may_read(address) {
         // A descriptor alone may be meant, as utimensat(2) and statx(2) have it.
         return just(if address == 0 && way.is_at() { SERVE } else { PASS });
     }
-    let outside = just(if kind == Way::STAT { PASS_AND_FIX } else { PASS_AND_LOOK });
+    let outside = just(outside(kind));
     let first = sys::byte_at(address);
-    let (base, rest) = if first == b'/' {
-        if !has_prefix(address) {
-            return outside;
+    let (index, base, rest) = if first == b'/' {
+        match below_projection(address) {
+            Below::Outside => return outside,
+            Below::Unsure => return just(SERVE),
+            Below::In(index, rest) => (index, ROOT, rest),
         }
-        (ROOT, address + HOT.prefix_bytes.load(Ordering::Relaxed))
     } else {
         let descriptor = if way.is_at() { argument(call, at - 1) as i32 } else { CWD };
         if descriptor != CWD {
@@ -87,14 +114,13 @@ pub(crate) fn path(call: &Call, way: Way) -> Glance {
                 return if first == 0 { just(PASS) } else { outside };
             }
             if first == 0 {
-                let is_real = caches::known(descriptor) == Known::Inside;
-                return just(if is_real && kind == Way::STAT { PASS_AND_FIX } else { SERVE });
+                return just(if kind == Way::STAT { stat_of(descriptor) } else { SERVE });
             }
             let (Some(one), Some(key)) = (caches::stand_in(descriptor), caches::key(descriptor))
             else {
                 return just(SERVE);
             };
-            (Base { directory: one.entry, key, is_real: false }, address)
+            (one.projection, Base { directory: one.entry, key, is_real: false }, address)
         } else {
             match caches::working() {
                 Working::Outside => return outside,
@@ -104,36 +130,78 @@ pub(crate) fn path(call: &Call, way: Way) -> Glance {
                     if !begins_with(address, wanted.as_ptr().addr(), wanted.len()) {
                         return outside;
                     }
-                    (ROOT, address + wanted.len())
+                    match rest_of(address + wanted.len()) {
+                        Below::Outside => return outside,
+                        Below::Unsure => return just(SERVE),
+                        Below::In(_, rest) => (projection, ROOT, rest),
+                    }
                 }
-                Working::Inside { directory, .. } => {
+                Working::Inside { projection, directory } => {
                     let Some(key) = caches::working_key() else { return just(SERVE) };
-                    (Base { directory, key, is_real: true }, address)
+                    (projection, Base { directory, key, is_real: true }, address)
                 }
                 _ => return just(SERVE),
             }
         }
     };
-    // Only where there is one projection, and its directories keep nobody out.
-    let Some(shown) = sys::kept::<Shown>(HOT.shown.load(Ordering::Acquire)) else {
-        return just(SERVE);
-    };
-    let rest = if rest == address {
-        rest
-    } else if !sys::may_read(rest) {
-        return just(SERVE);
-    } else {
-        match sys::byte_at(rest) {
-            b'/' => rest + 1,
-            0 => return just(SERVE),
-            // Another name that begins as the projection's.
-            _ => return outside,
-        }
-    };
+    let Some(shown) = run::searched(index) else { return just(SERVE) };
     if HOT.sharing.load(Ordering::Relaxed) != 0 {
         return just(SERVE);
     }
     decide(call, kind, shown, base, rest)
+}
+
+/// Where an absolute path leads by its first names.
+enum Below {
+    Outside,
+    Unsure,
+    /// Below the directory of this projection, from which the path goes on here.
+    In(u32, usize),
+}
+
+/// Finds the projection that an absolute path is below.
+#[inline(always)]
+fn below_projection(address: usize) -> Below {
+    if !has_prefix(address) {
+        return Below::Outside;
+    }
+    let mut index = 0;
+    while let Some(directory) = run::directory(index) {
+        if begins_with(address, directory.as_ptr().addr(), directory.len()) {
+            match rest_of(address + directory.len()) {
+                Below::In(_, rest) => return Below::In(index, rest),
+                Below::Unsure => return Below::Unsure,
+                Below::Outside => {}
+            }
+        }
+        index += 1;
+    }
+    Below::Outside
+}
+
+/// Looks how a path goes on behind the directory of a projection.
+#[inline(always)]
+fn rest_of(rest: usize) -> Below {
+    if !sys::may_read(rest) {
+        return Below::Unsure;
+    }
+    match sys::byte_at(rest) {
+        b'/' => Below::In(0, rest + 1),
+        // The directory itself.
+        0 => Below::Unsure,
+        // Another name that begins as the projection's.
+        _ => Below::Outside,
+    }
+}
+
+/// Decides what becomes of a call that asks what a descriptor is open on.
+#[inline(always)]
+fn stat_of(descriptor: i32) -> usize {
+    match caches::known(descriptor) {
+        // A directory may have entries that the kernel does not count.
+        Known::StandIn | Known::Mixed => SERVE,
+        _ => PASS_AND_FIX,
+    }
 }
 
 /// Decides what a path from a directory of the tree means to a call.
@@ -196,8 +264,8 @@ pub(crate) fn descriptor(call: &Call, way: Way) -> Glance {
     if caches::is_outside(descriptor) {
         return just(PASS);
     }
-    if call.number as u32 == kernel::__NR_fstat && caches::known(descriptor) == Known::Inside {
-        return just(PASS_AND_FIX);
+    if call.number as u32 == kernel::__NR_fstat {
+        return just(stat_of(descriptor));
     }
     let is_rewound = call.number as u32 == kernel::__NR_lseek
         && call.args[2] as u32 == kernel::SEEK_SET
@@ -302,17 +370,10 @@ fn argument(call: &Call, at: usize) -> usize {
     call.args.get(at).copied().unwrap_or(0)
 }
 
-/// Tells whether a path begins as all directories of projections do. Paths of one folder differ at their ends, so the last
-/// word is compared first, without a look at where the others lie.
+/// Tells whether a path begins as all directories of projections do.
 #[inline(always)]
 fn has_prefix(address: usize) -> bool {
     let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
-    if let Some(end) = bytes.checked_sub(size_of::<u64>())
-        && is_in_sight(address, bytes)
-        && sys::word_at(address + end) != HOT.prefix_end.load(Ordering::Relaxed)
-    {
-        return false;
-    }
     begins_with(address, HOT.prefix.load(Ordering::Relaxed), bytes)
 }
 
@@ -390,20 +451,54 @@ pub(crate) fn missed_from(start: u64, path: &[u8]) -> u64 {
     PathKey::of_bits(start).child(path).bits()
 }
 
-/// Tells whether what stat(2) said may be of a file of a projection.
+/// Tells whether what stat(2) said may be of a file of a projection, or of a stand-in. What a descriptor is open on otherwise is
+/// remembered.
 #[inline(always)]
 pub(crate) fn may_be_shown(call: &Call) -> bool {
+    let number = call.number as u32;
+    if number == kernel::__NR_statx {
+        return may_be_shown_wide(call);
+    }
     // The kernel has just written it.
-    let word = |address: usize, at: usize| sys::word_at(address + 8 * at);
-    let (device, inode) = match call.number as u32 {
-        kernel::__NR_statx => {
-            let wide = call.args[4];
-            let numbers = word(wide, 17);
-            let (major, minor) = (numbers & 0xffff_ffff, numbers >> 32);
-            (minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12, word(wide, 4))
+    let room = call.args[if number == kernel::__NR_newfstatat { 2 } else { 1 }];
+    let (device, inode) = (sys::word_at(room), sys::word_at(room + 8));
+    run::may_be_shown(device, inode) || {
+        note_outside(call);
+        false
+    }
+}
+
+/// As [`may_be_shown`], of what statx(2) said.
+#[inline(never)]
+fn may_be_shown_wide(call: &Call) -> bool {
+    let word = |at: usize| sys::word_at(call.args[4] + 8 * at);
+    let (major, minor) = (word(17) & 0xffff_ffff, word(17) >> 32);
+    let device = minor & 0xff | (major & 0xfff) << 8 | (minor & !0xff) << 12;
+    run::may_be_shown(device, word(4)) || {
+        note_outside(call);
+        false
+    }
+}
+
+/// Remembers that what a call has asked about by a descriptor is outside.
+#[inline(always)]
+fn note_outside(call: &Call) {
+    if let Some(descriptor) = descriptor_of(call)
+        && caches::known(descriptor) == Known::Unknown
+    {
+        caches::remember(descriptor, Known::Outside);
+    }
+}
+
+/// Returns the descriptor whose file a call has asked about, if it was one.
+#[inline(always)]
+pub(crate) fn descriptor_of(call: &Call) -> Option<i32> {
+    let is_one = match call.number as u32 {
+        kernel::__NR_fstat => true,
+        kernel::__NR_newfstatat | kernel::__NR_statx => {
+            call.args[1] == 0 || sys::byte_at(call.args[1]) == 0
         }
-        kernel::__NR_newfstatat => (word(call.args[2], 0), word(call.args[2], 1)),
-        _ => (word(call.args[1], 0), word(call.args[1], 1)),
+        _ => false,
     };
-    run::may_be_shown(device, inode)
+    is_one.then_some(call.args[0] as i32).filter(|descriptor| *descriptor >= 0)
 }

@@ -1,6 +1,6 @@
 //! What this process was told of the run, and the projections it sees, mapped when they are first touched.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rift_tree::merge::States;
 use rift_tree::run::{Projection, Run};
@@ -103,14 +103,31 @@ pub(crate) fn common_prefix() -> Option<&'static [u8]> {
     records().map(|(_, record)| record.directory).reduce(common)
 }
 
-/// Tells whether a real file may be one of a projection's that was touched.
+/// Tells whether a real file may be one of a projection's, or a stand-in.
 #[inline(always)]
 pub(crate) fn may_be_shown(device: u64, inode: u64) -> bool {
+    let slots = HOT.slots.load(Ordering::Acquire);
+    if slots == 0 {
+        return may_be_any_shown(device, inode);
+    }
+    let is = |place: &AtomicU64| place.load(Ordering::Relaxed) == inode;
+    if is(&HOT.stand_in) || is(&HOT.inode) {
+        return true;
+    }
+    let slots = sys::slots(slots, HOT.slot_count.load(Ordering::Relaxed));
+    device == HOT.device.load(Ordering::Relaxed) && !Inodes::has_none(slots, inode)
+}
+
+/// As [`may_be_shown`], where there are several projections, or none was touched.
+#[inline(never)]
+fn may_be_any_shown(device: u64, inode: u64) -> bool {
     let mut at = 0;
     while let Some(place) = SHOWN.get(at) {
         let Some(shown) = sys::kept::<Shown>(place.load(Ordering::Acquire)) else { return true };
-        if device == shown.record.device
-            && (inode == shown.record.inode || shown.inodes().entry(inode).is_some())
+        let record = &shown.record;
+        if inode == record.stand_in_inode
+            || device == record.device
+                && (inode == record.inode || !Inodes::has_none(shown.slots, inode))
         {
             return true;
         }
@@ -120,6 +137,18 @@ pub(crate) fn may_be_shown(device: u64, inode: u64) -> bool {
         }
     }
     false
+}
+
+/// Keeps at hand what tells the files of the only projection from others.
+fn keep_at_hand(shown: &'static Shown) {
+    if run().map_or(0, Run::projection_count) != 1 {
+        return;
+    }
+    HOT.device.store(shown.record.device, Ordering::Relaxed);
+    HOT.inode.store(shown.record.inode, Ordering::Relaxed);
+    HOT.stand_in.store(shown.record.stand_in_inode, Ordering::Relaxed);
+    HOT.slot_count.store(shown.slots.len(), Ordering::Relaxed);
+    HOT.slots.store(shown.slots.as_ptr().addr(), Ordering::Release);
 }
 
 /// Returns a projection by its place in the run file, mapping it when it is the first time.
@@ -147,7 +176,10 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     let (shown, _) = sys::keep(Shown { index, record, manifest, sidecar, words, slots, packs }, 0)?;
     let address = core::ptr::from_ref(shown).addr();
     match place.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => Ok(shown),
+        Ok(_) => {
+            keep_at_hand(shown);
+            Ok(shown)
+        }
         // Another thread was faster; what it maps is the same.
         Err(other) => {
             sys::drop_kept(shown, 0);
@@ -167,12 +199,21 @@ pub(crate) fn each_numbered() -> impl Iterator<Item = (u32, &'static Shown)> {
     (0..count).filter_map(|index| Some((index, shown(index).ok()?)))
 }
 
-/// Lets calls be answered at a glance where this is the only projection: the user may search all its directories.
-pub(crate) fn offer(shown: &'static Shown) {
-    let is_only = run().map_or(0, Run::projection_count) == 1;
-    if HOT.shown.load(Ordering::Relaxed) == 0 && is_only && !is_shared() {
-        HOT.shown.store(core::ptr::from_ref(shown).addr(), Ordering::Release);
+/// Lets calls be answered at a glance: the user may search all directories of a projection.
+pub(crate) fn note_searched(shown: &'static Shown) {
+    let bit = 1 << shown.index;
+    if HOT.searched.load(Ordering::Relaxed) & bit == 0 && !is_shared() {
+        HOT.searched.fetch_or(bit, Ordering::Release);
     }
+}
+
+/// Returns a projection that is mapped and whose directories the user may search, all of them.
+#[inline(always)]
+pub(crate) fn searched(index: u32) -> Option<&'static Shown> {
+    if HOT.searched.load(Ordering::Acquire) & 1 << (index & 31) == 0 {
+        return None;
+    }
+    sys::kept(SHOWN.get(index as usize)?.load(Ordering::Acquire))
 }
 
 impl Shown {

@@ -600,8 +600,33 @@ fn give_stat(call: &Call, shown: &Shown, id: EntryId) -> Result<isize> {
     Ok(result)
 }
 
+/// Sees to what stat(2) has said of a file that may be a projection's, or of a stand-in.
+pub(crate) fn fix_up(call: &Call) -> isize {
+    let fixed = match quick::descriptor_of(call) {
+        Some(_) if is_stand_in(call) => return serve(call, Asked::No),
+        _ => keep_identity(call, 0),
+    };
+    match fixed {
+        Ok(()) => 0,
+        Err(error) => error.returned(),
+    }
+}
+
+/// Tells whether stat(2) has said what it says of a stand-in.
+fn is_stand_in(call: &Call) -> bool {
+    let found = match call.number as u32 {
+        kernel::__NR_statx => sys::value(call.args[4]).map(|wide| answer::narrow(&wide)),
+        _ => sys::value(stat_room(call)),
+    };
+    let is_one = |stat: sys::Stat| {
+        let mut all = crate::run::each_shown().map(|shown| &shown.record);
+        all.any(|one| (stat.st_dev, stat.st_ino) == (one.stand_in_device, one.stand_in_inode))
+    };
+    found.is_ok_and(is_one)
+}
+
 /// Gives a real file of a projection the identity that its entry had.
-pub(crate) fn keep_identity(call: &Call, result: isize) -> Result<()> {
+fn keep_identity(call: &Call, result: isize) -> Result<()> {
     if result != 0 {
         return Ok(());
     }
@@ -840,13 +865,13 @@ fn open_stand_in(shown: &'static Shown, id: EntryId, flags: u32) -> Result<isize
     let (opened, offset) = (descriptor as i32, list::offset_of(id, 0));
     caches::remember_stand_in(opened, StandIn { projection: shown.index, entry: id });
     caches::remember_key(opened, place::key_of(shown, id)?);
-    // What a program may inherit that makes its system calls itself has to be right at once.
-    let is_kept = caches::keep_offset(opened, offset) && flags & kernel::O_CLOEXEC != 0;
-    if !is_kept && sys::seek(opened, offset, kernel::SEEK_SET).is_err() {
+    // Whoever gets the descriptor in a way that nobody hears of finds the right directory.
+    if sys::seek(opened, offset, kernel::SEEK_SET).is_err() {
         caches::forget(descriptor, descriptor);
         sys::close(opened);
         return Err(Errno::IO);
     }
+    caches::keep_offset(opened, offset);
     Ok(result)
 }
 

@@ -484,6 +484,13 @@ pub(crate) fn mapped(address: usize, bytes: usize) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(address as *const u8, bytes) }
 }
 
+/// Returns mapped slots of a state file, from their address.
+#[inline(always)]
+pub(crate) fn slots(address: usize, count: usize) -> &'static [AtomicU32] {
+    // SAFETY: only what `map_state` returned is passed on.
+    unsafe { core::slice::from_raw_parts(address as *const AtomicU32, count) }
+}
+
 /// Addresses below are nobody's, see vm.mmap_min_addr in proc(5).
 const FIRST_ADDRESS: usize = 4096;
 /// Addresses from here on are the kernel's.
@@ -499,7 +506,16 @@ fn is_nowhere(address: usize) -> bool {
 #[inline(always)]
 pub(crate) fn may_read(address: usize) -> bool {
     let page = address / PAGE_BYTES;
-    is_remembered(&HOT.readable, page) || !is_nowhere(address) && is_readable(page)
+    HOT.page_read.load(Ordering::Relaxed) == page && page != 0 || is_readable(page)
+}
+
+#[inline(never)]
+fn is_readable(page: usize) -> bool {
+    if is_remembered(&HOT.readable, page) {
+        HOT.page_read.store(page, Ordering::Relaxed);
+        return true;
+    }
+    !is_nowhere(page.saturating_mul(PAGE_BYTES)) && was_readable(page)
 }
 
 /// Tells whether a page was looked at before.
@@ -541,7 +557,7 @@ pub(crate) fn text_between(start: usize, end: usize) -> &'static [u8] {
 
 #[cold]
 #[inline(never)]
-fn is_readable(page: usize) -> bool {
+fn was_readable(page: usize) -> bool {
     // It reads a set of signals and then finds that there is no such way to change one, see sigprocmask(2).
     let asked = ask!(__NR_rt_sigprocmask, usize::MAX, page * PAGE_BYTES, 0, size_of::<u64>());
     remember_page(&HOT.readable, page, asked == Err(Errno::INVAL))

@@ -69,7 +69,8 @@ impl Way {
     pub(crate) const STAT: u8 = 2;
     pub(crate) const OPEN: u8 = 3;
     pub(crate) const DESCRIPTOR: u8 = 4;
-    pub(crate) const OTHER: u8 = 5;
+    pub(crate) const CLOSE: u8 = 5;
+    pub(crate) const OTHER: u8 = 6;
 
     const fn of(shape: Shape) -> Self {
         let (kind, argument) = match shape {
@@ -81,6 +82,7 @@ impl Way {
             Shape::Open(0) => (Self::OPEN, 0),
             Shape::Open(at) => (Self::OPEN, at | 8),
             Shape::Descriptor(at) => (Self::DESCRIPTOR, at),
+            Shape::Closing => (Self::CLOSE, 0),
             _ => (Self::OTHER, 0),
         };
         Self(kind << 4 | argument)

@@ -430,11 +430,25 @@ impl<'s> Inodes<'s> {
         }
     }
 
+    /// Tells at a glance that no entry has this inode, of a table with these slots alone; else it may have one.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_none(slots: &[AtomicU32], inode: u64) -> bool {
+        let first = slots.get(first_slot(inode, slots.len()));
+        first.is_none_or(|slot| slot.load(Ordering::Acquire) == 0)
+    }
+
     /// The slots in which an inode may be found, the first one first.
     fn chain(&self, inode: u64) -> impl Iterator<Item = &'s AtomicU32> + use<'s> {
-        // Fibonacci hashing: neighbors, as inodes are, go far apart.
-        let hash = inode.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let first = hash as usize & self.slots.len().saturating_sub(1);
+        let first = first_slot(inode, self.slots.len());
         self.slots[first..].iter().chain(&self.slots[..first])
     }
+}
+
+/// Returns the slot in which an inode is looked for first.
+#[inline(always)]
+fn first_slot(inode: u64, slots: usize) -> usize {
+    // Fibonacci hashing: neighbors, as inodes are, go far apart.
+    let hash = inode.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    hash as usize & slots.saturating_sub(1)
 }

@@ -228,23 +228,27 @@ extern "C" fn glance(call: &Call) -> Glance {
     if way.kind() <= Way::OPEN {
         return quick::path(call, way);
     }
-    if way.kind() == Way::DESCRIPTOR {
-        return quick::descriptor(call, way);
+    if way.kind() == Way::CLOSE && call.number as u32 == kernel::__NR_close {
+        caches::forget_one(call.args[0] as i32);
+        return just(PASS);
     }
-    look_otherwise(call)
+    look_otherwise(call, way)
 }
 
 /// Looks at a call that is not made so often.
 #[unsafe(link_section = ".text.hot.rift_glance")]
 #[inline(never)]
-fn look_otherwise(call: &Call) -> Glance {
+fn look_otherwise(call: &Call, way: Way) -> Glance {
+    if way.kind() == Way::DESCRIPTOR {
+        return quick::descriptor(call, way);
+    }
     match SHAPES.get(call.number) {
         Some(Shape::Starting) => {
             before_start(call);
             just(BARE)
         }
         Some(Shape::Closing) => {
-            close(call);
+            caches::forget(call.args[0], call.args[1]);
             just(PASS)
         }
         Some(Shape::Doubling) => just(before_doubling(call)),
@@ -260,16 +264,6 @@ fn look_otherwise(call: &Call) -> Glance {
     }
 }
 
-/// Descriptors come to mean something else.
-#[inline(always)]
-fn close(call: &Call) {
-    let first = call.args[0];
-    match call.number as u32 {
-        kernel::__NR_close => caches::remember(first as i32, Known::Unknown),
-        _ => caches::forget(first, call.args[1]),
-    }
-}
-
 /// A descriptor comes to mean what another one does; that of a stand-in has the same offset.
 fn before_doubling(call: &Call) -> usize {
     let number = call.number as u32;
@@ -279,7 +273,7 @@ fn before_doubling(call: &Call) -> usize {
         return PASS;
     }
     if matches!(number, kernel::__NR_dup2 | kernel::__NR_dup3) && call.args[0] != call.args[1] {
-        caches::remember(call.args[1] as i32, Known::Unknown);
+        caches::forget_one(call.args[1] as i32);
     }
     if caches::known(call.args[0] as i32) == Known::StandIn { SERVE } else { PASS }
 }
@@ -313,10 +307,7 @@ extern "C" fn give_back(end: usize) {
 /// Serves a call, with all registers at its disposal.
 extern "C" fn answer(call: &Call, asked: u32) -> isize {
     match asked {
-        FIXED => match serve::keep_identity(call, 0) {
-            Ok(()) => 0,
-            Err(error) => error.returned(),
-        },
+        FIXED => serve::fix_up(call),
         FOUND_NOTHING => serve::serve(call, Asked::FoundNothing),
         _ => serve::serve(call, Asked::No),
     }
