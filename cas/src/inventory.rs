@@ -36,6 +36,8 @@ pub(crate) enum Item {
     /// A program of rift's own, whose content has this hash.
     Tool(BlobHash),
     Cache,
+    /// What was found in a library.
+    Patches,
     /// The folder of a tree as plain files.
     LooseForm(TreeHash),
     Temporary,
@@ -176,6 +178,7 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
                 Ok(_) => Item::State(name),
                 Err(_) => Item::Stray,
             },
+            ("tools", _) if name.starts_with(crate::store::PATCHES) => Item::Patches,
             ("tools", _) => {
                 let hash = name.split('-').next().unwrap_or_default();
                 BlobHash::from_hex(hash.as_bytes()).map_or(Item::Stray, Item::Tool)

@@ -53,6 +53,9 @@ pub(crate) const FOLDERS: [&str; 13] = [
     "tmp",
 ];
 
+/// What the names of files begin with that tell what was found in a library.
+pub(crate) const PATCHES: &str = "patches-";
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -197,6 +200,20 @@ impl Store {
             self.publish_bytes(&path, bytes)?;
         }
         Ok(path)
+    }
+
+    /// Returns where what was found in libraries is kept, by rules of this name, before the name of each.
+    #[must_use]
+    pub fn patches_path(&self, rules: &str) -> PathBuf {
+        self.path("tools").join(format!("{PATCHES}{rules}"))
+    }
+
+    /// Keeps what was found in a library, in place of what was found before.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn keep_patches(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.publish_passing(path, bytes)
     }
 
     /// Writes a file that lives as long as what is returned.

@@ -1,16 +1,16 @@
 //! What the processes of a run count together, in a file that all of them have mapped.
 
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rift_tree::run::Count;
 
 use crate::hot::HOT;
 use crate::sys::{self, Result};
-use crate::text::Text;
 
 /// Maps the file of this path.
-pub(crate) fn set(path: &[u8]) -> Result<()> {
-    let mapped = sys::map_counts(&Text::of(path)?)?;
+pub(crate) fn set(path: &CStr) -> Result<()> {
+    let mapped = sys::map_counts(path)?;
     HOT.counts.store(mapped, Ordering::Release);
     Ok(())
 }

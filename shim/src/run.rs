@@ -69,11 +69,15 @@ pub(crate) fn directory(index: u32) -> Option<&'static [u8]> {
 pub(crate) fn set(path: &[u8], bytes: &'static [u8]) -> Result<Run<'static>> {
     let run = Run::parse(bytes).map_err(|_| Errno::IO)?;
     counts::set(run.counts())?;
+    let (kept, words) = sys::keep(run, path.len().div_ceil(size_of::<usize>()))?;
     // The environment may change.
-    let (kept, _) = sys::keep(Text::of(path)?, 0)?;
-    PATH[1].store(kept.bytes().len(), Ordering::Release);
-    PATH[0].store(kept.bytes().as_ptr().addr(), Ordering::Release);
-    let (kept, _) = sys::keep(run, 0)?;
+    for (word, part) in words.iter().zip(path.chunks(size_of::<usize>())) {
+        let mut bytes = [0; size_of::<usize>()];
+        bytes.get_mut(..part.len()).unwrap_or_default().copy_from_slice(part);
+        word.store(usize::from_ne_bytes(bytes), Ordering::Relaxed);
+    }
+    PATH[1].store(path.len(), Ordering::Release);
+    PATH[0].store(words.as_ptr().addr(), Ordering::Release);
     RUN.store(core::ptr::from_ref(kept).addr(), Ordering::Release);
     for ((_, record), [start, length]) in records().zip(&DIRECTORIES) {
         length.store(record.directory.len(), Ordering::Relaxed);

@@ -6,6 +6,7 @@
 )]
 
 use core::arch::asm;
+use core::ffi::CStr;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use linux_raw_sys::errno;
@@ -13,7 +14,7 @@ use linux_raw_sys::general as kernel;
 use rift_tree::state::{Birth, Real, StateWord};
 
 use crate::hot::{HOT, PAGES};
-use crate::text::Text;
+use crate::text::{Path, Text};
 
 /// An error number, see errno(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +148,26 @@ pub(crate) fn is_in_group(group: u32) -> bool {
     }
 }
 
+/// Runs a program, in an environment without any variable, and waits for its end, of which nobody else hears. The last of
+/// its words is null.
+pub(crate) fn run_program(program: &CStr, words: &[*const u8]) -> Result<()> {
+    // As fork(2), but without a signal at the end, see clone(2).
+    let child = ask!(__NR_clone, 0, 0, 0, 0, 0)?;
+    if child == 0 {
+        let environment = [core::ptr::null::<u8>()];
+        let _failed = ask!(__NR_execve, program.as_ptr(), words.as_ptr(), environment.as_ptr());
+        loop {
+            let _ended = ask!(__NR_exit_group, 127);
+        }
+    }
+    loop {
+        match ask!(__NR_wait4, child, 0, kernel::__WALL, 0) {
+            Err(Errno(errno::EINTR)) => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Waits a moment, see nanosleep(2).
 pub(crate) fn sleep_ns(nanoseconds: i64) {
     let time = [0_i64, nanoseconds];
@@ -157,7 +178,7 @@ pub(crate) fn sleep_ns(nanoseconds: i64) {
 pub(crate) type Stat = kernel::stat;
 
 /// Returns what fstatat(2) says.
-pub(crate) fn stat_at(directory: i32, path: &Text, flags: u32) -> Result<Stat> {
+pub(crate) fn stat_at(directory: i32, path: &(impl Path + ?Sized), flags: u32) -> Result<Stat> {
     let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
     ask!(__NR_newfstatat, directory, path.pointer(), stat.as_mut_ptr(), flags)?;
     // SAFETY: fstatat(2): on success the buffer is filled in.
@@ -201,7 +222,7 @@ pub(crate) fn identify(path: &Text) -> Result<Identity> {
 }
 
 /// As openat(2), close-on-exec.
-pub(crate) fn open(path: &Text, flags: u32, mode: u32) -> Result<i32> {
+pub(crate) fn open(path: &(impl Path + ?Sized), flags: u32, mode: u32) -> Result<i32> {
     let flags = flags | kernel::O_CLOEXEC;
     Ok(ask!(__NR_openat, CWD, path.pointer(), flags, mode)? as i32)
 }
@@ -329,6 +350,11 @@ pub(crate) fn working_directory(text: &mut Text) -> Result<()> {
     })
 }
 
+/// As readlink(2), into room that may be too small.
+pub(crate) fn read_link(path: &CStr, room: &mut [u8]) -> Result<usize> {
+    ask!(__NR_readlink, path.as_ptr(), room.as_mut_ptr(), room.len())
+}
+
 /// As readlink(2).
 pub(crate) fn link_target(path: &Text, target: &mut Text) -> Result<()> {
     target.fill(|room| ask!(__NR_readlink, path.pointer(), room.as_mut_ptr(), room.len()))
@@ -350,7 +376,7 @@ fn map(descriptor: i32, bytes: usize, is_shared: bool) -> Result<usize> {
 }
 
 /// Maps a whole file for as long as the process lives.
-pub(crate) fn map_file(path: &Text) -> Result<&'static [u8]> {
+pub(crate) fn map_file(path: &(impl Path + ?Sized)) -> Result<&'static [u8]> {
     let file = open(path, kernel::O_RDONLY, 0)?;
     let mapped = stat_of(file).and_then(|stat| {
         let bytes = usize::try_from(stat.st_size).map_err(|_| Errno::IO)?;
@@ -367,7 +393,7 @@ pub(crate) fn map_file(path: &Text) -> Result<&'static [u8]> {
 }
 
 /// Maps the file of counts, to be shared; returns where.
-pub(crate) fn map_counts(path: &Text) -> Result<usize> {
+pub(crate) fn map_counts(path: &(impl Path + ?Sized)) -> Result<usize> {
     let file = open(path, kernel::O_RDWR, 0)?;
     let mapped = stat_of(file).and_then(|stat| {
         let is_whole = stat.st_size == rift_tree::run::COUNTS_BYTES as i64;
@@ -480,7 +506,7 @@ pub(crate) fn kept<T>(address: usize) -> Option<&'static T> {
 
 /// Returns mapped bytes, from their address.
 pub(crate) fn mapped(address: usize, bytes: usize) -> &'static [u8] {
-    // SAFETY: only what `map_file` returned is passed on.
+    // SAFETY: only what `map_file` returned is passed on, or what the loader has mapped of a library's file.
     unsafe { core::slice::from_raw_parts(address as *const u8, bytes) }
 }
 
@@ -638,6 +664,14 @@ pub(crate) fn string(address: usize) -> Result<&'static [u8]> {
     let length = length_of(address, kernel::PATH_MAX as usize)?;
     // SAFETY: as `byte_at`. It is read while the call is made, when the program may not change it either.
     Ok(unsafe { core::slice::from_raw_parts(address as *const u8, length) })
+}
+
+/// As [`string`], with its NUL.
+pub(crate) fn name(address: usize) -> Result<&'static CStr> {
+    let length = string(address)?.len();
+    // SAFETY: as `string`, which has found the NUL there.
+    let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, length + 1) };
+    CStr::from_bytes_with_nul(bytes).map_err(|_| Errno::INVAL)
 }
 
 /// As [`string`], for what may be longer than a path.

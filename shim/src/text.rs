@@ -1,9 +1,29 @@
 //! Paths of our own: bytes with a NUL behind them, in room that does not grow.
 
+use core::ffi::CStr;
+
 use crate::sys::{Errno, Result};
 
 /// The longest path, with its NUL, see PATH_MAX in limits.h(0P).
 const ROOM: usize = 4096;
+
+/// What the kernel takes as a path.
+pub(crate) trait Path {
+    /// Returns where the kernel finds it, with a NUL behind it.
+    fn pointer(&self) -> *const u8;
+}
+
+impl Path for Text {
+    fn pointer(&self) -> *const u8 {
+        self.pointer()
+    }
+}
+
+impl Path for CStr {
+    fn pointer(&self) -> *const u8 {
+        self.as_ptr().cast()
+    }
+}
 
 /// A path.
 pub(crate) struct Text {

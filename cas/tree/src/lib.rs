@@ -9,6 +9,7 @@
 //! * [`builder`], [`compose`] (feature `alloc`): make manifests, from entries or from other trees.
 //! * [`sidecar`]: where a store keeps the blobs of one tree.
 //! * [`run`]: what the launcher tells the processes of a run.
+//! * [`stub`]: what a system call of a library becomes under the shim.
 //! * [`state`]: the 16-byte word that tells who answers for an entry of a projection.
 //! * [`merge`]: pristine, detached, and what a path or a listing means then.
 #![no_std]
@@ -33,6 +34,7 @@ pub mod name;
 pub mod run;
 pub mod sidecar;
 pub mod state;
+pub mod stub;
 
 pub use error::FormatError;
 pub use hash::{BlobHash, PackId, ParseHashError, TreeHash};

@@ -1,25 +1,31 @@
 //! The run file: what the launcher tells the processes of one run.
 //!
 //! ```text
-//! run:        | header 64 | projections: count × 128 | containers: count × 8 | libraries: count × 32
+//! run:        | header 64 | projections: count × 128 | containers: count × 8 | libraries: count × 128
 //!             | sites: count × 32 | strings |
 //! header:     | magic 8 "RIFTRUN\0" | version u32 | projections u32 | containers u32 | libraries u32 | sites u32
 //!             | string bytes u32 | shim string | counts string
-//!             | launcher string | zero 8 |
+//!             | launcher string | patches string |
 //! projection: | device u64 | inode u64 | stand-in device u64 | stand-in inode u64 | shown i64 (ns) | stamp i64 (ns)
 //!             | uid u32 | gid u32 | umask u32 | first container u32 | containers u32 | number u32
 //!             | directory string | manifest string | sidecar string | state string | stand-in string
 //!             | flags u32 | zero 12 |
 //! container:  | string |
-//! library:    | build-id, at most 20 bytes and zeros | its length u32 | first site u32 | sites u32 |
-//! site:       | address u32 | bytes before u8 | bytes after u8 | zero 2 | number i32 | zero 4 | bytes 16 |
+//! library:    | device u64 | inode u64 | size u64 | mtime i64 (ns) | ctime i64 (ns)
+//!             | build-id, at most 20 bytes and zeros | its length u32 | first site u32 | sites u32
+//!             | code u32 | bytes of code u32 | code in the file u32 | stubs in the copy u32 | bytes of stubs u32
+//!             | copy string | zero 28 |
+//! site:       | address u32 | bytes before u8 | bytes after u8 | zero 2 | number i32 | hop i32 | bytes 16 |
 //! string:     | offset u32 | length u32 |
 //! ```
 //!
 //! Flag 1 says that the modes of the tree let the owner search all its directories.
 //!
 //! Numbers are little-endian. A string is followed by a NUL, so that system calls take it as it lies. A run file
-//! belongs to one machine and to processes that live: nobody keeps it.
+//! belongs to one machine and to processes that live: nobody keeps it. One with a single library and nothing else is
+//! kept, as long as that library's file is the same: it tells what was found in it.
+
+use core::ffi::CStr;
 
 use crate::FormatError;
 use crate::bytes::{split_header, truncated, u32_at, u64_at};
@@ -35,12 +41,14 @@ pub const SITE_MAX: usize = 16;
 
 /// What the launcher is called to do when it becomes another program, and has to find it as the run sees it.
 pub const BECOME: &str = "become";
+/// What the launcher is called to do for a library that no run has seen: its words are a store and the library.
+pub const PATCH: &str = "patch-library";
 
 const SEARCHABLE: u32 = 1;
 const HEADER_BYTES: usize = 64;
 const PROJECTION_BYTES: usize = 128;
 const STRING_BYTES: usize = 8;
-const LIBRARY_BYTES: usize = 32;
+const LIBRARY_BYTES: usize = 128;
 const SITE_BYTES: usize = 32;
 
 /// A projection that the run sees.
@@ -89,15 +97,49 @@ pub struct Containers {
     count: u32,
 }
 
+/// What tells whether a file is the one that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Original {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`, in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// `st_ctim`, in nanoseconds since the epoch.
+    pub ctime_ns: i64,
+}
+
 /// A library whose system calls are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Library {
-    /// The build-id, filled up with zeros.
-    pub build_id: [u8; BUILD_ID_MAX],
-    /// How long it is, in bytes.
-    pub build_id_bytes: u32,
-    first_site: u32,
-    sites: u32,
+pub struct Library<'r> {
+    /// The build-id; of a longer one the first bytes.
+    pub build_id: &'r [u8],
+    /// The file.
+    pub original: Original,
+    /// A copy of it whose sites are patched, and behind it the stubs that they lead to; empty where there is none.
+    pub copy: &'r CStr,
+    /// Where its code begins, at a page, and how long it is in whole pages.
+    pub code: u32,
+    /// See `code`.
+    pub code_bytes: u32,
+    /// Where the code is in the file, and in the copy.
+    pub code_offset: u32,
+    /// Where the stubs are in the copy.
+    pub stubs_offset: u32,
+    /// How long they are, in whole pages.
+    pub stubs_bytes: u32,
+    /// Where its sites are told of; [`Writer`] sees to it.
+    pub sites: Sites,
+}
+
+/// Which of a run file's sites are a library's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sites {
+    first: u32,
+    count: u32,
 }
 
 /// Instructions around one `syscall` instruction that a jump may replace.
@@ -111,7 +153,9 @@ pub struct Site {
     pub after: u8,
     /// The number of the system call, or -1 where it is known only when it is made.
     pub number: i32,
-    /// What must stand there.
+    /// Where nothing beside the instruction may move: how far behind it is padding that a longer jump fits into. Else 0.
+    pub hop: i32,
+    /// What must stand there; in the padding, what follows the first two.
     pub bytes: [u8; SITE_MAX],
 }
 
@@ -120,6 +164,12 @@ impl Site {
     #[must_use]
     pub fn len(&self) -> usize {
         usize::from(self.before) + 2 + usize::from(self.after)
+    }
+
+    /// Returns the address of the `syscall` instruction.
+    #[must_use]
+    pub fn call(&self) -> u64 {
+        u64::from(self.address) + u64::from(self.before)
     }
 
     /// Tells whether nothing is replaced, which no site does.
@@ -138,8 +188,9 @@ pub struct Run<'r> {
     sites: &'r [u8],
     strings: &'r [u8],
     shim: &'r [u8],
-    counts: &'r [u8],
-    launcher: &'r [u8],
+    counts: &'r CStr,
+    launcher: &'r CStr,
+    patches: &'r [u8],
 }
 
 /// What the processes of a run count together, by its place in a file of [`COUNTS_BYTES`]: one u64 each.
@@ -190,19 +241,36 @@ impl<'r> Run<'r> {
         let (libraries, rest) = rest.split_at(lengths[2]);
         let (sites, strings) = rest.split_at(lengths[3]);
         let file = |at: usize| string(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
-        let (shim, counts, launcher) = (file(8)?, file(10)?, file(12)?);
-        Ok(Self { projections, containers, libraries, sites, strings, shim, counts, launcher })
+        let name = |at: usize| name(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
+        let (shim, counts, launcher, patches) = (file(8)?, name(10)?, name(12)?, file(14)?);
+        Ok(Self {
+            projections,
+            containers,
+            libraries,
+            sites,
+            strings,
+            shim,
+            counts,
+            launcher,
+            patches,
+        })
+    }
+
+    /// Returns what the paths of files begin with that tell of one library each, before its build-id in hexadecimal.
+    #[must_use]
+    pub fn patches(&self) -> &'r [u8] {
+        self.patches
     }
 
     /// Returns where the launcher is, which looks at real files only.
     #[must_use]
-    pub fn launcher(&self) -> &'r [u8] {
+    pub fn launcher(&self) -> &'r CStr {
         self.launcher
     }
 
     /// Returns where the file of counts is.
     #[must_use]
-    pub fn counts(&self) -> &'r [u8] {
+    pub fn counts(&self) -> &'r CStr {
         self.counts
     }
 
@@ -256,30 +324,51 @@ impl<'r> Run<'r> {
 
     /// Returns the library with this build-id.
     #[must_use]
-    pub fn library(&self, build_id: &[u8]) -> Option<Library> {
-        let mut libraries = (0..).map_while(|index| record(self.libraries, LIBRARY_BYTES, index));
-        libraries.find_map(|record| {
-            let length = u32_at(record, 5)?;
-            let (id, _) = record.split_at(BUILD_ID_MAX);
-            if id.get(..length as usize)? != build_id {
-                return None;
-            }
-            let build_id = id.try_into().ok()?;
-            let (first_site, sites) = (u32_at(record, 6)?, u32_at(record, 7)?);
-            Some(Library { build_id, build_id_bytes: length, first_site, sites })
+    pub fn library(&self, build_id: &[u8]) -> Option<Library<'r>> {
+        let wanted = build_id.get(..BUILD_ID_MAX).unwrap_or(build_id);
+        self.libraries().find(|one| one.build_id == wanted)
+    }
+
+    /// Returns all libraries.
+    pub fn libraries(&self) -> impl Iterator<Item = Library<'r>> + use<'r> {
+        let run = *self;
+        let records = (0..).map_while(move |index| record(run.libraries, LIBRARY_BYTES, index));
+        records.filter_map(move |record| run.read_library(record))
+    }
+
+    fn read_library(&self, record: &'r [u8]) -> Option<Library<'r>> {
+        let time = |at: usize| u64_at(record, at).map(u64::cast_signed);
+        let build_id = record.get(40..40 + BUILD_ID_MAX)?.get(..u32_at(record, 15)? as usize)?;
+        Some(Library {
+            build_id,
+            original: Original {
+                device: u64_at(record, 0)?,
+                inode: u64_at(record, 1)?,
+                size: u64_at(record, 2)?,
+                mtime_ns: time(3)?,
+                ctime_ns: time(4)?,
+            },
+            sites: Sites { first: u32_at(record, 16)?, count: u32_at(record, 17)? },
+            code: u32_at(record, 18)?,
+            code_bytes: u32_at(record, 19)?,
+            code_offset: u32_at(record, 20)?,
+            stubs_offset: u32_at(record, 21)?,
+            stubs_bytes: u32_at(record, 22)?,
+            copy: name(self.strings, record, 23)?,
         })
     }
 
     /// Returns the sites of a library.
-    pub fn sites(&self, library: &Library) -> impl Iterator<Item = Site> + use<'r> {
-        let (sites, first) = (self.sites, library.first_site);
-        (0..library.sites).map_while(move |index| {
-            let record = record(sites, SITE_BYTES, first.checked_add(index)?)?;
+    pub fn sites(&self, library: &Library<'r>) -> impl Iterator<Item = Site> + use<'r> {
+        let (sites, of) = (self.sites, library.sites);
+        (0..of.count).map_while(move |index| {
+            let record = record(sites, SITE_BYTES, of.first.checked_add(index)?)?;
             Some(Site {
                 address: u32_at(record, 0)?,
                 before: record[4],
                 after: record[5],
                 number: u32_at(record, 2)?.cast_signed(),
+                hop: u32_at(record, 3)?.cast_signed(),
                 bytes: record[16..].try_into().ok()?,
             })
         })
@@ -298,6 +387,13 @@ fn string<'r>(strings: &'r [u8], record: &[u8], at: usize) -> Option<&'r [u8]> {
     (rest.first() == Some(&0)).then_some(text)
 }
 
+/// As [`string`], with the NUL.
+fn name<'r>(strings: &'r [u8], record: &[u8], at: usize) -> Option<&'r CStr> {
+    let (start, length) = (u32_at(record, at)? as usize, u32_at(record, at + 1)? as usize);
+    let bytes = strings.get(start..)?.get(..length.checked_add(1)?)?;
+    CStr::from_bytes_with_nul(bytes).ok()
+}
+
 /// Files that the processes of a run have to find.
 #[cfg(feature = "alloc")]
 #[derive(Debug, Clone, Copy)]
@@ -308,6 +404,8 @@ pub struct Files<'f> {
     pub counts: &'f [u8],
     /// The launcher.
     pub launcher: &'f [u8],
+    /// See [`Run::patches`].
+    pub patches: &'f [u8],
 }
 
 /// Makes run files.
@@ -365,21 +463,32 @@ impl Writer {
         self.projections.extend_from_slice(&record);
     }
 
-    /// Adds a library; of a longer build-id the first bytes count.
-    pub fn add_library(&mut self, build_id: &[u8], sites: &[Site]) {
-        let build_id = &build_id[..build_id.len().min(BUILD_ID_MAX)];
-        let first = (self.sites.len() / SITE_BYTES) as u32;
-        let mut record = build_id.to_vec();
-        record.resize(BUILD_ID_MAX, 0);
-        for number in [build_id.len() as u32, first, sites.len() as u32] {
+    /// Adds a library with its sites; of a longer build-id the first bytes count.
+    pub fn add_library(&mut self, library: &Library<'_>, sites: &[Site]) {
+        let original = &library.original;
+        let times = [original.mtime_ns, original.ctime_ns].map(i64::cast_unsigned);
+        let mut record = alloc::vec::Vec::with_capacity(LIBRARY_BYTES);
+        for number in [original.device, original.inode, original.size].iter().chain(&times) {
             record.extend_from_slice(&number.to_le_bytes());
         }
+        let build_id = library.build_id.get(..BUILD_ID_MAX).unwrap_or(library.build_id);
+        record.extend_from_slice(build_id);
+        record.resize(40 + BUILD_ID_MAX, 0);
+        let first = (self.sites.len() / SITE_BYTES) as u32;
+        let counts = [build_id.len() as u32, first, sites.len() as u32];
+        let code = [library.code, library.code_bytes, library.code_offset];
+        for number in counts.iter().chain(&code).chain(&[library.stubs_offset, library.stubs_bytes])
+        {
+            record.extend_from_slice(&number.to_le_bytes());
+        }
+        record.extend_from_slice(&self.string(library.copy.to_bytes()));
+        record.resize(LIBRARY_BYTES, 0);
         self.libraries.extend_from_slice(&record);
         for site in sites {
             self.sites.extend_from_slice(&site.address.to_le_bytes());
             self.sites.extend_from_slice(&[site.before, site.after, 0, 0]);
             self.sites.extend_from_slice(&site.number.to_le_bytes());
-            self.sites.extend_from_slice(&[0; 4]);
+            self.sites.extend_from_slice(&site.hop.to_le_bytes());
             self.sites.extend_from_slice(&site.bytes);
         }
     }
@@ -387,7 +496,8 @@ impl Writer {
     /// Returns the bytes of the file.
     #[must_use]
     pub fn finish(mut self, files: &Files<'_>) -> alloc::vec::Vec<u8> {
-        let files = [files.shim, files.counts, files.launcher].map(|file| self.string(file));
+        let files = [files.shim, files.counts, files.launcher, files.patches];
+        let files = files.map(|file| self.string(file));
         let mut bytes = MAGIC.to_vec();
         let counts = [
             VERSION as usize,
@@ -435,22 +545,35 @@ mod tests {
         };
         let mut bytes = [0; SITE_MAX];
         bytes[..2].copy_from_slice(&[0x0f, 0x05]);
-        let site = Site { address: 77, before: 0, after: 6, number: -1, bytes };
+        let site = Site { address: 77, before: 0, after: 6, number: -1, hop: -99, bytes };
+        let original = Original { device: 1, inode: 2, size: 3, mtime_ns: -4, ctime_ns: 5 };
+        let library = Library {
+            build_id: &[3; 20],
+            original,
+            copy: c"/copy",
+            code: 6,
+            code_bytes: 7,
+            code_offset: 8,
+            stubs_offset: 9,
+            stubs_bytes: 10,
+            sites: Sites { first: 1, count: 2 },
+        };
         let mut writer = Writer::default();
         writer.add_projection(&projection, &[b"/one", b"/two"]);
-        writer.add_library(b"first", &[]);
-        writer.add_library(&[3; 20], &[site, site]);
-        let bytes =
-            writer.finish(&Files { shim: b"/shim.so", counts: b"/counts", launcher: b"/rift" });
+        writer.add_library(&Library { build_id: b"first", ..library }, &[site]);
+        writer.add_library(&library, &[site, site]);
+        let (shim, counts) = (b"/shim.so", b"/counts");
+        let files = Files { shim, counts, launcher: b"/rift", patches: b"/p-" };
+        let bytes = writer.finish(&files);
         let run = Run::parse(&bytes).unwrap();
         assert_eq!(
-            [run.shim(), run.counts(), run.launcher()],
-            [&b"/shim.so"[..], b"/counts", b"/rift"]
+            [run.shim(), run.counts().to_bytes(), run.launcher().to_bytes(), run.patches()],
+            [&b"/shim.so"[..], b"/counts", b"/rift", b"/p-"]
         );
         assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
         assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
         assert_eq!(run.container(&projection, 2), None);
-        let library = run.library(&[3; 20]).unwrap();
+        assert_eq!(run.library(&[3; 21]), Some(library));
         assert_eq!(run.sites(&library).count(), 2);
         assert!(run.sites(&library).all(|read| read == site) && run.library(b"other").is_none());
         for end in 0..bytes.len() {

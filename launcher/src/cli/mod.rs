@@ -16,6 +16,7 @@ mod ls;
 mod man;
 mod materialize;
 mod open;
+mod patch_library;
 mod plan;
 mod refs;
 mod serve_mount;
@@ -116,6 +117,8 @@ enum Command {
     LeaveView(view::LeaveArgs),
     #[command(name = crate::shim::BECOME, hide = true)]
     Become(view::BecomeArgs),
+    #[command(name = crate::shim::PATCH, hide = true)]
+    Patch(patch_library::Args),
 }
 
 /// Runs `rift` with the arguments and in the environment of this process.
@@ -157,6 +160,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::EnterView(args) => return Ok(view::enter(args)),
         Command::LeaveView(args) => return view::leave(args),
         Command::Become(args) => return Ok(view::become_command(args)),
+        Command::Patch(args) => return Ok(patch_library::run(args)),
         _ => {}
     }
     let cwd = std::env::current_dir().context("could not find the working directory")?;
@@ -211,5 +215,6 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::EnterView(args) => Ok(view::enter(args)),
         Command::LeaveView(args) => view::leave(args),
         Command::Become(args) => Ok(view::become_command(args)),
+        Command::Patch(args) => Ok(patch_library::run(args)),
     }
 }

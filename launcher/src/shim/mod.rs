@@ -3,6 +3,7 @@
 //! The launcher puts the preload library and a run file where the processes find them, stays until the command has
 //! ended, and holds the projections meanwhile.
 
+mod patched;
 #[path = "../../../shim/src/program.rs"]
 #[allow(dead_code, reason = "the shim asks for interpreters, too")]
 mod program;
@@ -23,7 +24,7 @@ use anyhow::{Context as _, Result};
 use rift_cas::Store;
 use rift_cas::projection::Projection;
 use rift_cas::store::LiveFile;
-use rift_tree::run::{self, COUNTS_BYTES, Containers, Count};
+use rift_tree::run::{self, COUNTS_BYTES, Containers, Count, Run};
 use rift_tree::{EntryId, Kind, Manifest};
 
 use crate::env_vars;
@@ -37,7 +38,7 @@ use self::program::Program;
 const LIBRARY: &[u8] = include_bytes!(env!("SHIM_LIBRARY"));
 
 /// The hidden command that becomes another one: it finds programs that only the shim shows.
-pub use rift_tree::run::BECOME;
+pub use rift_tree::run::{BECOME, PATCH};
 
 /// How a run under the shim went.
 #[derive(Debug)]
@@ -124,21 +125,22 @@ impl Prepared {
             held.push(one);
         }
         for path in libraries() {
-            let bytes = std::fs::read(&path)
-                .with_context(|| format!("could not read `{}`", path.display()))?;
             // Where it can't be patched, everything is made real.
-            let Ok(found) = sites::find(&bytes) else { continue };
-            let wanted = found.sites.iter().filter(|site| is_wanted(site.number)).copied();
-            writer.add_library(&found.build_id, &wanted.collect::<Vec<_>>());
+            let Ok(known) = patched::known(store, &path) else { continue };
+            let Ok(known) = Run::parse(&known) else { continue };
+            for library in known.libraries() {
+                writer.add_library(&library, &known.sites(&library).collect::<Vec<_>>());
+            }
         }
         let mut counts = [0; COUNTS_BYTES];
         // The command itself.
         counts[Count::Expected as usize * size_of::<u64>()] = 1;
         let counts = store.live_file(&counts)?;
         let launcher = std::fs::read_link("/proc/self/exe").context("could not find rift")?;
-        let [shim, counts_path, launcher] =
-            [&library, counts.path(), &launcher].map(|path| path.as_os_str().as_bytes());
-        let files = run::Files { shim, counts: counts_path, launcher };
+        let patches = patched::prefix(store);
+        let [shim, counts_path, launcher, patches] =
+            [&library, counts.path(), &launcher, &patches].map(|path| path.as_os_str().as_bytes());
+        let files = run::Files { shim, counts: counts_path, launcher, patches };
         let file = store.live_file(&writer.finish(&files))?;
         Ok(Self { library, file, counts, held })
     }
@@ -186,8 +188,12 @@ fn is_plain(program: PathBuf) -> bool {
     is_read && !has_rights && !is_checked && has_loader
 }
 
-/// Tells whether the shim has anything to do with a system call.
+/// Tells whether the shim has anything to do with a system call. The end of a signal handler stays as it is: debuggers and
+/// unwinders know it by its bytes.
 fn is_wanted(number: i32) -> bool {
+    if number.cast_unsigned() == linux_raw_sys::general::__NR_rt_sigreturn {
+        return false;
+    }
     let shape = |number: usize| table::SHAPES.get(number).copied().unwrap_or(table::Shape::None);
     usize::try_from(number).map_or(true, |number| shape(number) != table::Shape::None)
 }
@@ -263,11 +269,21 @@ fn is_library(path: &Path) -> bool {
     starts.iter().any(|start| name.starts_with(start))
 }
 
+/// Looks at a library that no run has seen, for all that come.
+///
+/// # Errors
+/// When it can't be patched, and what the system says.
+pub fn patch_library(store: &Path, library: &Path) -> Result<()> {
+    patched::known(&Store::open(store)?, library).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
     use object::elf::FileHeader64;
     use object::read::elf::{FileHeader as _, ProgramHeader as _};
-    use object::{Endianness, Object as _, ObjectSymbol as _};
+    use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind};
+    use rift_tree::stub;
 
     use super::*;
 
@@ -296,18 +312,63 @@ mod tests {
         assert!(relocations <= 64, "{relocations}");
     }
 
-    /// The C library's system calls for files can be replaced where they are made.
-    #[test]
-    fn the_c_librarys_calls_are_found() {
-        let library = libraries().into_iter().find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc.so"))
+    /// Returns where all system calls of a library are.
+    fn instructions(bytes: &[u8]) -> Vec<u64> {
+        let file = object::File::parse(bytes).unwrap();
+        let code = file.sections().filter(|section| section.kind() == SectionKind::Text);
+        let calls = code.flat_map(|section| {
+            let mut decoder = Decoder::with_ip(
+                64,
+                section.data().unwrap(),
+                section.address(),
+                DecoderOptions::NONE,
+            );
+            let calls = decoder.iter().filter(|one| one.mnemonic() == Mnemonic::Syscall);
+            calls.map(|one| one.ip()).collect::<Vec<_>>()
         });
-        let found = sites::find(&std::fs::read(library.unwrap()).unwrap()).unwrap();
-        let numbers: Vec<i32> = found.sites.iter().map(|site| site.number).collect();
-        // open, stat, openat, newfstatat, getdents64, unlink, execve: see x86_64's unistd.h.
-        for wanted in [257, 262, 217, 87, 59] {
-            assert!(numbers.contains(&wanted), "{wanted} is not among {numbers:?}");
+        let mut calls: Vec<u64> = calls.collect();
+        calls.sort_unstable();
+        calls
+    }
+
+    /// Every system call of the C libraries and loaders of this machine is replaced, or is known to be none that the shim
+    /// has to do with.
+    #[test]
+    fn every_call_of_the_c_libraries_counts() {
+        let paths = libraries();
+        for wanted in ["libc.so.6", "ld-linux-x86-64.so.2"] {
+            assert!(paths.iter().any(|path| path.ends_with(wanted)), "{wanted}: {paths:?}");
         }
-        assert!(found.sites.iter().all(|site| (5..=16).contains(&site.len())));
+        for path in paths {
+            let bytes = std::fs::read(&path).unwrap();
+            let found = sites::find(&bytes, is_wanted).unwrap();
+            assert!(found.others.iter().all(|(_, number)| *number >= 0 && !is_wanted(*number)));
+            assert!(found.left.is_empty(), "{}: {:x?}", path.display(), found.left);
+            // No instruction is missed, and none is replaced twice.
+            let mut calls: Vec<u64> = found.sites.iter().map(|site| site.call()).collect();
+            calls.extend(found.others.iter().map(|(address, _)| *address));
+            let count = calls.len();
+            calls.sort_unstable();
+            calls.dedup();
+            assert_eq!(calls.len(), count, "{}", path.display());
+            assert_eq!(calls, instructions(&bytes), "{}", path.display());
+            let starting = [56, 58, 435];
+            let numbers: Vec<i32> = found.sites.iter().map(|site| site.number).collect();
+            if path.ends_with("libc.so.6") {
+                // openat, newfstatat, getdents64, unlink, execve, and those that take the stack away: clone, vfork, clone3; see
+                // x86_64's unistd.h.
+                for wanted in [257, 262, 217, 87, 59].iter().chain(&starting) {
+                    assert!(numbers.contains(wanted), "{wanted} is not among {numbers:?}");
+                }
+            }
+            // The end of a signal handler is known by its bytes.
+            assert!(!numbers.contains(&15), "{}", path.display());
+            let ranges =
+                found.sites.iter().flat_map(stub::parts).filter(|(_, part)| !part.is_empty());
+            let mut ranges: Vec<_> =
+                ranges.map(|(at, part)| (at, at + part.len() as u64)).collect();
+            ranges.sort_unstable();
+            assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{}", path.display());
+        }
     }
 }

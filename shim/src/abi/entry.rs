@@ -17,6 +17,7 @@ use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as kernel;
+use rift_tree::stub::WAY_BACK;
 
 use crate::caches::{self, Known};
 use crate::counts;
@@ -167,7 +168,7 @@ global_asm!(
     "mov r8, [rbp + 48]",
     "mov r9, [rbp + 56]",
     "jmp 1b",
-    // The instruction before the way back makes the call, with the stack as the program had it.
+    // An instruction of the stub makes the call, with the stack as the program had it.
     "7:",
     "mov rsp, rbp",
     "pop rbp",
@@ -180,7 +181,7 @@ global_asm!(
     "pop r9",
     "pop rcx",
     "lea rsp, [rsp + 128]",
-    "sub rcx, 2",
+    "sub rcx, {way_back}",
     "jmp rcx",
     glance = sym glance,
     after = sym after,
@@ -191,6 +192,7 @@ global_asm!(
     done = const DONE,
     bare = const BARE,
     fix = const PASS_AND_FIX,
+    way_back = const WAY_BACK,
     noent = const linux_raw_sys::errno::ENOENT,
     asked_no = const ASKED_NO,
     found_nothing = const FOUND_NOTHING,

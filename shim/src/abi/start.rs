@@ -3,17 +3,17 @@
 #![allow(unsafe_code, reason = "the loader's own structures are read")]
 
 use core::arch::asm;
-use core::ffi::c_char;
+use core::ffi::{CStr, c_char};
 
-use rift_tree::run::{BECOME, Count, Run};
+use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, PATCH, Run};
 
 use super::{entry, patch};
 use crate::counts;
 use crate::exec::RUN;
 use crate::room;
 use crate::run;
-use crate::sys;
-use crate::text::Text;
+use crate::sys::{self, Errno, Result};
+use crate::text::{Path as _, Text};
 
 #[cfg(feature = "preload")]
 #[used]
@@ -22,11 +22,11 @@ static START: extern "C" fn() = start;
 
 /// Called by the loader before the program's own code.
 extern "C" fn start() {
-    let Some(path) = variable(RUN).and_then(|path| Text::of(path).ok()) else { return };
-    let Ok(bytes) = sys::map_file(&path) else { return };
-    let Ok(run) = run::set(path.bytes(), bytes) else { return };
+    let Some(path) = variable(RUN) else { return };
+    let Ok(bytes) = sys::map_file(path) else { return };
+    let Ok(run) = run::set(path.to_bytes(), bytes) else { return };
     counts::add(Count::Arrived);
-    if is_launcher(run.launcher()) {
+    if is_launcher(run.launcher().to_bytes()) {
         return;
     }
     room::begin();
@@ -48,13 +48,14 @@ extern "C" fn start() {
 /// Tells whether this process is the launcher, which looks at what is real. It makes some system calls itself, and would see
 /// two things at once.
 fn is_launcher(launcher: &[u8]) -> bool {
-    let (Ok(own), mut target) = (Text::of(b"/proc/self/exe"), Text::new()) else { return false };
-    if sys::link_target(&own, &mut target).is_err() || target.bytes() != launcher {
+    // Of a longer one the beginning is as good: nothing else is below a path that is as long.
+    let mut own = [0; 512];
+    let wanted = launcher.get(..own.len()).unwrap_or(launcher);
+    let found = sys::read_link(c"/proc/self/exe", &mut own).unwrap_or(0);
+    if own.get(..found) != Some(wanted) {
         return false;
     }
-    let Ok(file) = Text::of(b"/proc/self/cmdline")
-        .and_then(|path| sys::open(&path, linux_raw_sys::general::O_RDONLY, 0))
-    else {
+    let Ok(file) = sys::open(c"/proc/self/cmdline", linux_raw_sys::general::O_RDONLY, 0) else {
         return true;
     };
     let mut words = [0; 256];
@@ -65,7 +66,7 @@ fn is_launcher(launcher: &[u8]) -> bool {
 }
 
 /// Returns the value of an environment variable.
-fn variable(name: &[u8]) -> Option<&'static [u8]> {
+fn variable(name: &[u8]) -> Option<&'static CStr> {
     let environment: *const *const *const c_char;
     // SAFETY: reads the address of the C library's `__environ` from the loader's table; it is 0 where there is none.
     unsafe {
@@ -90,9 +91,8 @@ fn variable(name: &[u8]) -> Option<&'static [u8]> {
         if entry.is_null() {
             return None;
         }
-        if let Some(value) = sys::string(entry.addr()).ok().and_then(|text| text.strip_prefix(name))
-        {
-            return Some(value);
+        if sys::string(entry.addr()).is_ok_and(|text| text.starts_with(name)) {
+            return sys::name(entry.addr() + name.len()).ok();
         }
         // SAFETY: this was not the last one.
         at = unsafe { at.add(1) };
@@ -121,6 +121,7 @@ struct Header {
     align: u64,
 }
 
+const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -129,6 +130,12 @@ struct Visited {
     run: Run<'static>,
     patched: u32,
     left: u32,
+}
+
+/// What becomes of a library.
+enum Found {
+    Patched,
+    Left,
 }
 
 type Visit = extern "C" fn(&Loaded, usize, *mut Visited) -> i32;
@@ -166,24 +173,65 @@ fn makes_calls(name: &[u8]) -> bool {
 extern "C" fn visit(loaded: &Loaded, _size: usize, visited: *mut Visited) -> i32 {
     // SAFETY: what `patch_libraries` passed, which waits for the last visit.
     let visited = unsafe { &mut *visited };
-    let is_one = sys::string(loaded.name.addr()).is_ok_and(makes_calls);
     // SAFETY: dl_iterate_phdr(3): the headers are an array of this many.
     let headers = unsafe { core::slice::from_raw_parts(loaded.headers, loaded.count.into()) };
-    for header in headers.iter().filter(|header| header.kind == PT_NOTE) {
-        let (start, bytes) = (loaded.base + header.address as usize, header.bytes as usize);
-        let Ok(notes) = sys::room(start, bytes) else { continue };
-        if let Some(id) = build_id(notes)
-            && let Some(library) = visited.run.library(id)
-        {
-            match patch::patch(&visited.run, &library, loaded.base) {
-                Ok(_) => visited.patched += 1,
-                Err(_) => visited.left += 1,
-            }
-            return 0;
-        }
+    let is_loaded = |note: &Header| {
+        let (start, end) = (note.address, note.address.saturating_add(note.bytes));
+        headers.iter().any(|one| {
+            let is_around = one.address <= start && end <= one.address + one.bytes_in_file;
+            one.kind == PT_LOAD && is_around
+        })
+    };
+    let notes = headers.iter().filter(|one| one.kind == PT_NOTE && is_loaded(one));
+    let id = notes.into_iter().find_map(|note| {
+        let start = loaded.base.wrapping_add(note.address as usize);
+        build_id(sys::mapped(start, note.bytes as usize))
+    });
+    match find(loaded, id, &visited.run) {
+        Some(Found::Patched) => visited.patched += 1,
+        Some(Found::Left) => visited.left += 1,
+        None => {}
     }
-    visited.left += u32::from(is_one);
     0
+}
+
+/// Patches a library, if it is one that makes system calls.
+fn find(loaded: &Loaded, id: Option<&[u8]>, run: &Run<'static>) -> Option<Found> {
+    let known = id.and_then(|id| run.library(id));
+    if known.is_none() && !sys::string(loaded.name.addr()).is_ok_and(makes_calls) {
+        return None;
+    }
+    let name = sys::name(loaded.name.addr()).unwrap_or_default();
+    let patched = match known {
+        Some(library) => patch::patch(run, &library, loaded.base, name),
+        None => patch_unknown(loaded.base, name, id, run),
+    };
+    Some(if patched.is_ok() { Found::Patched } else { Found::Left })
+}
+
+/// Patches a library that the run was not told of: another run may have seen it, else the launcher looks at it.
+#[cold]
+#[inline(never)]
+fn patch_unknown(base: usize, name: &CStr, id: Option<&[u8]>, run: &Run<'static>) -> Result<()> {
+    let id = id.and_then(|id| id.get(..BUILD_ID_MAX).or(Some(id))).ok_or(Errno::NOENT)?;
+    let mut place = Text::of(run.patches())?;
+    for byte in id {
+        let digit = |value: u8| b"0123456789abcdef".get(usize::from(value)).copied().unwrap_or(0);
+        place.push(&[digit(byte >> 4), digit(byte & 15)])?;
+    }
+    let bytes = sys::map_file(&place).or_else(|_| {
+        // The file is in a folder of the store.
+        let mut parts = run.patches().rsplitn(3, |byte| *byte == b'/');
+        let store = Text::of(parts.nth(2).unwrap_or_default())?;
+        let (command, launcher) = (Text::of(PATCH.as_bytes())?, run.launcher());
+        let words = [launcher.pointer(), command.pointer(), store.pointer(), name.pointer()];
+        let [launcher_word, command, store, name] = words;
+        sys::run_program(launcher, &[launcher_word, command, store, name, core::ptr::null()])?;
+        sys::map_file(&place)
+    })?;
+    let found = Run::parse(bytes).map_err(|_| Errno::IO)?;
+    let library = found.library(id).ok_or(Errno::NOENT)?;
+    patch::patch(&found, &library, base, name)
 }
 
 /// Finds the build-id in a note segment.
