@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rift_tests::again::{Again, NOBODY, is_again, run};
 use rift_tests::apps::{compiled, compiled_by, compiled_with};
-use rift_tests::need::{Need, find_in_path, have};
+use rift_tests::need::{Need, find_in_path, have, skip};
 use rift_tests::pair::Pair;
 use rift_tests::repository;
 
@@ -447,5 +447,122 @@ fn a_browser_with_its_own_sandbox_works() {
                 --virtual-time-budget=2000 --dump-dom file://$PWD/view/page.html 2>/dev/null";
     pair.assert_same_line(line, "from the script");
     assert!(pair.is_real("s/s.js") && !pair.is_real("s/unseen"));
+    pair.end();
+}
+
+/// Changes the build-id of a library, so that nobody has seen it.
+fn change_build_id(library: &Path) {
+    let mut bytes = fs::read(library).unwrap();
+    // A note of 20 bytes, of kind 3, by GNU: see elf(5).
+    let head = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
+    let at = bytes.windows(head.len()).position(|part| part == head).unwrap() + head.len();
+    bytes[at..at + 20].reverse();
+    fs::write(library, bytes).unwrap();
+}
+
+/// A program with a C library and a loader that no run was told of sees the tree, the first time and from then on.
+#[test]
+fn an_unknown_c_library_is_looked_at() {
+    let name = "an_unknown_c_library_is_looked_at";
+    if !have(name, &[Need::Tool("cc"), Need::Tool("ldd")]) {
+        return;
+    }
+    let pair = small("edges-unknown", &[]);
+    let own = pair.sandbox.path("own");
+    fs::create_dir(&own).unwrap();
+    let line = "for file in $(ldd /bin/cat | grep -oE '/[^ ]*/(libc|ld-linux-x86-64)[.]so[.][0-9]'); do \
+                cp -L $file $0; done; ls $0";
+    let copied = pair.really(&["sh", "-c", line, own.to_str().unwrap()]);
+    assert_eq!(copied.stdout, "ld-linux-x86-64.so.2\nlibc.so.6\n", "{copied}");
+    for library in ["ld-linux-x86-64.so.2", "libc.so.6"] {
+        change_build_id(&own.join(library));
+    }
+    let program = own.join("cat");
+    let (loader, folder) = (own.join("ld-linux-x86-64.so.2"), own.display().to_string());
+    let source = repository().join("tests/apps/cat.c").display().to_string();
+    let loader = format!("-Wl,--dynamic-linker={}", loader.display());
+    let rpath = format!("-Wl,-rpath,{folder}");
+    let program = program.to_str().unwrap();
+    let made = pair.really(&["cc", &loader, &rpath, "-o", program, &source]);
+    made.success().unwrap();
+    let tools = || fs::read_dir(pair.sandbox.store().join("tools")).unwrap().count();
+    for is_first in [true, false] {
+        pair.begin_again();
+        let before = pair.virtually(&["true"]).success().map(|_| tools()).unwrap();
+        pair.assert_same(&[program, "view/lib/s"], "words");
+        assert!(pair.is_real("lib/s") && !pair.is_real("a"), "not all was made real");
+        // What was found, and a copy, of each of the two.
+        assert_eq!(tools() - before, if is_first { 4 } else { 0 });
+    }
+    // What can't be looked at finds real files.
+    for library in ["ld-linux-x86-64.so.2", "libc.so.6"] {
+        let (place, hidden) = (own.join(library), own.join("hidden"));
+        fs::rename(&place, &hidden).unwrap();
+        fs::copy(&hidden, &place).unwrap();
+        strip_build_id(&place);
+    }
+    pair.begin_again();
+    pair.assert_same(&[program, "view/lib/s"], "words");
+    assert!(pair.is_real("a"), "all was made real");
+    pair.end();
+}
+
+/// Takes the build-id of a library away: its note becomes one of another kind.
+fn strip_build_id(library: &Path) {
+    let mut bytes = fs::read(library).unwrap();
+    let head = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
+    let at = bytes.windows(head.len()).position(|part| part == head).unwrap();
+    bytes[at + 8] = 99;
+    fs::write(library, bytes).unwrap();
+}
+
+/// Where no memory may become executable that was written, the tree is seen as well.
+#[test]
+fn a_tree_is_seen_where_code_may_not_be_written() {
+    let name = "a_tree_is_seen_where_code_may_not_be_written";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let program = compiled("deny_exec_gain").unwrap();
+    let program = program.to_str().unwrap();
+    let pair = small("edges-deny", &[]);
+    if pair.really(&[program, "true"]).status.code() == Some(125) {
+        return skip(name, "the kernel lets memory become executable");
+    }
+    pair.assert_same(&[program, "sh", "-c", "cat view/a; ls view/lib"], "hello");
+    assert!(pair.is_real("a") && !pair.is_real("lib"), "not all was made real");
+    pair.end();
+}
+
+/// A debugger that stops a program in the C library and in what it loads later finds its stops.
+#[test]
+fn stops_in_the_c_library_stay() {
+    let name = "stops_in_the_c_library_stay";
+    if !have(name, &[Need::Tool("gdb")]) {
+        return;
+    }
+    let pair = small("edges-stops", &[]);
+    let line = "gdb -q -batch -ex 'set breakpoint pending on' -ex 'break setlocale' -ex run -ex continue \
+                --args cat view/a 2>&1 | grep -oE '^(hello|Breakpoint 1, .*setlocale|.Inferior 1 .*exited normally)' | \
+                sed -e 's/process [0-9]*//' -e 's/0x[0-9a-f]*//'";
+    let said = pair.assert_same_line(line, "setlocale");
+    assert!(said.contains("hello") && said.contains("exited normally"), "{said}");
+    assert!(!pair.is_real("lib"));
+    pair.end();
+}
+
+/// The code that runs is in a file whose bytes at other places are the library's, so that symbols are found.
+#[test]
+fn maps_show_the_patched_copies() {
+    let pair = small("edges-maps", &[]);
+    let maps = pair.virtually(&["cat", "/proc/self/maps", "view/a"]).stdout;
+    let code = maps.lines().filter(|line| line.contains(" r-xp ") && line.contains("/libc.so"));
+    assert_eq!(code.count(), 0, "{maps}");
+    let copies = maps.lines().filter(|line| line.ends_with("-libc.so.6"));
+    assert!(
+        copies.clone().count() == 2 && copies.clone().all(|line| line.contains(" r-xp ")),
+        "{maps}"
+    );
+    assert!(!maps.contains("rwxp"), "{maps}");
     pair.end();
 }

@@ -1,11 +1,11 @@
 //! The run file: what the launcher tells the processes of one run.
 //!
 //! ```text
-//! run:        | header 64 | projections: count × 128 | containers: count × 8 | libraries: count × 128
+//! run:        | header 96 | projections: count × 128 | containers: count × 8 | libraries: count × 128
 //!             | sites: count × 32 | strings |
 //! header:     | magic 8 "RIFTRUN\0" | version u32 | projections u32 | containers u32 | libraries u32 | sites u32
 //!             | string bytes u32 | shim string | counts string
-//!             | launcher string | patches string |
+//!             | launcher string | patches string | launcher's program headers string | zero 24 |
 //! projection: | device u64 | inode u64 | stand-in device u64 | stand-in inode u64 | shown i64 (ns) | stamp i64 (ns)
 //!             | uid u32 | gid u32 | umask u32 | first container u32 | containers u32 | number u32
 //!             | directory string | manifest string | sidecar string | state string | stand-in string
@@ -14,7 +14,7 @@
 //! library:    | device u64 | inode u64 | size u64 | mtime i64 (ns) | ctime i64 (ns)
 //!             | build-id, at most 20 bytes and zeros | its length u32 | first site u32 | sites u32
 //!             | code u32 | bytes of code u32 | code in the file u32 | stubs in the copy u32 | bytes of stubs u32
-//!             | copy string | zero 28 |
+//!             | copy string | watched: 3 × address u32 | watched: 3 × byte u8 | zero 13 |
 //! site:       | address u32 | bytes before u8 | bytes after u8 | zero 2 | number i32 | hop i32 | bytes 16 |
 //! string:     | offset u32 | length u32 |
 //! ```
@@ -45,7 +45,7 @@ pub const BECOME: &str = "become";
 pub const PATCH: &str = "patch-library";
 
 const SEARCHABLE: u32 = 1;
-const HEADER_BYTES: usize = 64;
+const HEADER_BYTES: usize = 96;
 const PROJECTION_BYTES: usize = 128;
 const STRING_BYTES: usize = 8;
 const LIBRARY_BYTES: usize = 128;
@@ -131,9 +131,23 @@ pub struct Library<'r> {
     pub stubs_offset: u32,
     /// How long they are, in whole pages.
     pub stubs_bytes: u32,
+    /// Where debuggers stop what is loaded by it.
+    pub watched: [Watched; WATCHED],
     /// Where its sites are told of; [`Writer`] sees to it.
     pub sites: Sites,
 }
+
+/// Where a debugger stops a library; see [`Library::watched`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Watched {
+    /// The address; 0 is none.
+    pub address: u32,
+    /// What stands there where no debugger is.
+    pub byte: u8,
+}
+
+/// How many of them are looked at.
+pub const WATCHED: usize = 3;
 
 /// Which of a run file's sites are a library's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,6 +205,7 @@ pub struct Run<'r> {
     counts: &'r CStr,
     launcher: &'r CStr,
     patches: &'r [u8],
+    headers: &'r [u8],
 }
 
 /// What the processes of a run count together, by its place in a file of [`COUNTS_BYTES`]: one u64 each.
@@ -243,6 +258,7 @@ impl<'r> Run<'r> {
         let file = |at: usize| string(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
         let name = |at: usize| name(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
         let (shim, counts, launcher, patches) = (file(8)?, name(10)?, name(12)?, file(14)?);
+        let headers = file(16)?;
         Ok(Self {
             projections,
             containers,
@@ -253,7 +269,14 @@ impl<'r> Run<'r> {
             counts,
             launcher,
             patches,
+            headers,
         })
+    }
+
+    /// Returns the program headers of the launcher, by which it can be told from most other programs.
+    #[must_use]
+    pub fn launcher_headers(&self) -> &'r [u8] {
+        self.headers
     }
 
     /// Returns what the paths of files begin with that tell of one library each, before its build-id in hexadecimal.
@@ -355,6 +378,10 @@ impl<'r> Run<'r> {
             stubs_offset: u32_at(record, 21)?,
             stubs_bytes: u32_at(record, 22)?,
             copy: name(self.strings, record, 23)?,
+            watched: core::array::from_fn(|at| Watched {
+                address: u32_at(record, 25 + at).unwrap_or(0),
+                byte: record.get(112 + at).copied().unwrap_or(0),
+            }),
         })
     }
 
@@ -406,6 +433,8 @@ pub struct Files<'f> {
     pub launcher: &'f [u8],
     /// See [`Run::patches`].
     pub patches: &'f [u8],
+    /// See [`Run::launcher_headers`].
+    pub headers: &'f [u8],
 }
 
 /// Makes run files.
@@ -482,6 +511,8 @@ impl Writer {
             record.extend_from_slice(&number.to_le_bytes());
         }
         record.extend_from_slice(&self.string(library.copy.to_bytes()));
+        library.watched.iter().for_each(|one| record.extend_from_slice(&one.address.to_le_bytes()));
+        record.extend(library.watched.iter().map(|one| one.byte));
         record.resize(LIBRARY_BYTES, 0);
         self.libraries.extend_from_slice(&record);
         for site in sites {
@@ -496,7 +527,7 @@ impl Writer {
     /// Returns the bytes of the file.
     #[must_use]
     pub fn finish(mut self, files: &Files<'_>) -> alloc::vec::Vec<u8> {
-        let files = [files.shim, files.counts, files.launcher, files.patches];
+        let files = [files.shim, files.counts, files.launcher, files.patches, files.headers];
         let files = files.map(|file| self.string(file));
         let mut bytes = MAGIC.to_vec();
         let counts = [
@@ -556,6 +587,7 @@ mod tests {
             code_offset: 8,
             stubs_offset: 9,
             stubs_bytes: 10,
+            watched: [1, 2, 3].map(|byte| Watched { address: 11, byte }),
             sites: Sites { first: 1, count: 2 },
         };
         let mut writer = Writer::default();
@@ -563,13 +595,14 @@ mod tests {
         writer.add_library(&Library { build_id: b"first", ..library }, &[site]);
         writer.add_library(&library, &[site, site]);
         let (shim, counts) = (b"/shim.so", b"/counts");
-        let files = Files { shim, counts, launcher: b"/rift", patches: b"/p-" };
+        let files = Files { shim, counts, launcher: b"/rift", patches: b"/p-", headers: b"h" };
         let bytes = writer.finish(&files);
         let run = Run::parse(&bytes).unwrap();
         assert_eq!(
-            [run.shim(), run.counts().to_bytes(), run.launcher().to_bytes(), run.patches()],
-            [&b"/shim.so"[..], b"/counts", b"/rift", b"/p-"]
+            [run.shim(), run.counts().to_bytes(), run.launcher().to_bytes()],
+            [&b"/shim.so"[..], b"/counts", b"/rift"]
         );
+        assert_eq!([run.patches(), run.launcher_headers()], [&b"/p-"[..], b"h"]);
         assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
         assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
         assert_eq!(run.container(&projection, 2), None);

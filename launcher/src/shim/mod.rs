@@ -137,10 +137,10 @@ impl Prepared {
         counts[Count::Expected as usize * size_of::<u64>()] = 1;
         let counts = store.live_file(&counts)?;
         let launcher = std::fs::read_link("/proc/self/exe").context("could not find rift")?;
-        let patches = patched::prefix(store);
+        let (patches, headers) = (patched::prefix(store), patched::program_headers(&launcher)?);
         let [shim, counts_path, launcher, patches] =
             [&library, counts.path(), &launcher, &patches].map(|path| path.as_os_str().as_bytes());
-        let files = run::Files { shim, counts: counts_path, launcher, patches };
+        let files = run::Files { shim, counts: counts_path, launcher, patches, headers: &headers };
         let file = store.live_file(&writer.finish(&files))?;
         Ok(Self { library, file, counts, held })
     }

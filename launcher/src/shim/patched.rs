@@ -14,12 +14,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use object::Object as _;
 use object::elf::{FileHeader64, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Endianness, elf};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind};
 use rift_cas::Store;
-use rift_tree::run::{self, BUILD_ID_MAX, Original, Run, Site};
+use rift_tree::run::{self, BUILD_ID_MAX, Original, Run, Site, WATCHED, Watched};
 use rift_tree::stub::{self, STUB_BYTES, STUBS_BELOW};
 
 use super::{is_wanted, sites, table};
@@ -30,7 +30,8 @@ const PAGE: u64 = 4096;
 
 /// Returns what the files of a store begin with that tell what was found in a library.
 pub(super) fn prefix(store: &Store) -> PathBuf {
-    let rules = format!("{RULES} {} {:?}", run::VERSION, table::SHAPES);
+    let wanted: Vec<bool> = (-1..table::NUMBERS as i32).map(is_wanted).collect();
+    let rules = format!("{RULES} {} {wanted:?}", run::VERSION);
     let rules = blake3::hash(rules.as_bytes()).to_hex();
     store.patches_path(&format!("{}-", rules.get(..16).unwrap_or(&rules)))
 }
@@ -67,16 +68,21 @@ pub(super) fn known(store: &Store, path: &Path) -> Result<Vec<u8>> {
     found
 }
 
-const NO_FILES: run::Files<'_> = run::Files { shim: b"", counts: b"", launcher: b"", patches: b"" };
+const NO_FILES: run::Files<'_> =
+    run::Files { shim: b"", counts: b"", launcher: b"", patches: b"", headers: b"" };
 
-/// Tells whether a file tells of a library, and the copy is there.
+/// Tells whether a file tells of a library, and the copy is there and whole.
 fn is_of(found: &[u8], build_id: &[u8], original: &Original) -> bool {
     let Some(library) = Run::parse(found).ok().and_then(|run| run.library(build_id)) else {
         return false;
     };
-    let length = u64::from(library.stubs_offset) + u64::from(library.stubs_bytes);
     let copy = Path::new(OsStr::from_bytes(library.copy.to_bytes()));
-    let is_whole = || copy.metadata().is_ok_and(|stat| stat.len() == length);
+    // It has the name of its hash, and is what all programs of the run are about to execute.
+    let is_whole = || {
+        let hash = fs::read(copy).map(|bytes| blake3::hash(&bytes).to_hex());
+        let name = copy.file_name().unwrap_or_default().as_bytes();
+        hash.is_ok_and(|hash| name.starts_with(hash.as_bytes()))
+    };
     library.original == *original && (library.copy.is_empty() || is_whole())
 }
 
@@ -112,6 +118,7 @@ fn look(
         code_offset: 0,
         stubs_offset: 0,
         stubs_bytes: 0,
+        watched: watched(bytes),
         sites: run::Sites::default(),
     };
     let copied = copy(bytes, &found.sites, &mut library);
@@ -125,6 +132,57 @@ fn look(
     let mut writer = run::Writer::default();
     writer.add_library(&library, &found.sites);
     Ok(writer.finish(&NO_FILES))
+}
+
+/// Returns where debuggers stop a loader: where it says that it has loaded something, by a call or by one of its probes.
+fn watched(bytes: &[u8]) -> [Watched; WATCHED] {
+    let Ok(file) = object::File::parse(bytes) else { return Default::default() };
+    let is_stop = |name: &[u8]| name == b"_dl_debug_state";
+    let calls = file.dynamic_symbols().filter(|symbol| symbol.name_bytes().is_ok_and(is_stop));
+    let probes = file.section_by_name(".note.stapsdt").and_then(|notes| notes.data().ok());
+    let places =
+        calls.map(|symbol| symbol.address()).chain(probes.into_iter().flat_map(rtld_probes));
+    let code = || file.sections().filter(|section| section.kind() == SectionKind::Text);
+    let found = places.filter_map(|address| {
+        let byte = code().find_map(|code| code.data_range(address, 1).ok()?)?;
+        Some(Watched { address: address.try_into().ok()?, byte: *byte.first()? })
+    });
+    let mut watched = [Watched::default(); WATCHED];
+    for (place, one) in watched.iter_mut().zip(found) {
+        *place = one;
+    }
+    watched
+}
+
+/// Returns the addresses of the loader's probes: of each a note has the address, two more, and the names.
+fn rtld_probes(notes: &[u8]) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut rest = notes;
+    while let Some((head, body)) = rest.split_at_checked(12) {
+        let word = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_le_bytes) as usize;
+        let name = word(0).next_multiple_of(4);
+        let Some(note) = body.get(name..name + word(4)) else { break };
+        if note.get(24..).is_some_and(|names| names.starts_with(b"rtld\0"))
+            && let Some(address) = note.first_chunk()
+        {
+            found.push(u64::from_le_bytes(*address));
+        }
+        rest = body.get(name + word(4).next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+/// Returns the program headers of a program, as they are when it is loaded.
+pub(super) fn program_headers(path: &Path) -> Result<Vec<u8>> {
+    let mut head = vec![0; 4096];
+    let read = File::open(path).and_then(|mut file| file.read(&mut head));
+    head.truncate(read.context("the program can't be read")?);
+    let header = FileHeader64::<Endianness>::parse(&*head).context("it is no program")?;
+    let endian = header.endian().context("it is no program")?;
+    let (start, size) = (header.e_phoff(endian) as usize, header.e_phentsize(endian));
+    let bytes = usize::from(size) * usize::from(header.e_phnum(endian));
+    let headers = head.get(start..start + bytes).context("its headers are elsewhere")?;
+    Ok(headers.to_vec())
 }
 
 /// Makes the copy, where all sites lie in one piece of code.

@@ -10,7 +10,7 @@
 use core::ffi::CStr;
 
 use linux_raw_sys::general as kernel;
-use rift_tree::run::{Library, Original, Run, Site};
+use rift_tree::run::{Library, Original, Run, Site, Watched};
 use rift_tree::stub::{self, STUB_BYTES, STUBS_BELOW};
 
 use super::entry;
@@ -22,12 +22,34 @@ const PAGE: usize = 4096;
 const CODE: u32 = kernel::PROT_READ | kernel::PROT_EXEC;
 const DATA: u32 = kernel::PROT_READ | kernel::PROT_WRITE;
 
+/// How a library is patched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its copy is mapped, if that is possible.
+    Copy,
+    /// It is patched where it is.
+    InPlace,
+}
+
 /// Patches a library that is loaded at `base` from the file `name`.
-pub(super) fn patch(run: &Run<'_>, library: &Library<'_>, base: usize, name: &CStr) -> Result<()> {
-    match map_copy(library, base, name) {
-        Ok(()) => Ok(()),
-        Err(_) => patch_in_place(run, library, base),
+pub(super) fn patch(
+    run: &Run<'_>,
+    library: &Library<'_>,
+    base: usize,
+    name: &CStr,
+    way: Way,
+) -> Result<()> {
+    match way {
+        Way::Copy if map_copy(library, base, name).is_ok() => Ok(()),
+        _ => patch_in_place(run, library, base),
     }
+}
+
+/// Tells whether a debugger stops a library.
+pub(super) fn is_watched((base, library): (usize, &Library<'_>)) -> bool {
+    let is_stop =
+        |one: &Watched| one.address != 0 && sys::byte_at(base + one.address as usize) != one.byte;
+    library.watched.iter().any(is_stop)
 }
 
 /// Maps the code of the patched copy over the library's.

@@ -5,8 +5,9 @@
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
 
-use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, PATCH, Run};
+use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, Run};
 
+use super::patch::Way;
 use super::{entry, patch};
 use crate::counts;
 use crate::exec::RUN;
@@ -26,7 +27,9 @@ extern "C" fn start() {
     let Ok(bytes) = sys::map_file(path) else { return };
     let Ok(run) = run::set(path.to_bytes(), bytes) else { return };
     counts::add(Count::Arrived);
-    if is_launcher(run.launcher().to_bytes()) {
+    let mut seen = Seen { run, libraries: [None; LIBRARIES], count: 0, is_launcher: None };
+    let is_asked = look(&mut seen);
+    if seen.is_launcher == Some(true) && is_launcher(run.launcher().to_bytes()) {
         return;
     }
     room::begin();
@@ -34,7 +37,7 @@ extern "C" fn start() {
         entry::set_prefix(prefix);
     }
     // What can't be patched would see the directory as it is on the disk.
-    if patch_libraries(&run) {
+    if is_asked && patch_libraries(&seen) {
         return;
     }
     counts::add(Count::Unpatched);
@@ -125,23 +128,31 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 
-/// What the visits of all libraries have found.
-struct Visited {
+/// How many libraries a process may have that make system calls.
+const LIBRARIES: usize = 16;
+
+/// What the visits of all that is loaded have found.
+struct Seen {
     run: Run<'static>,
-    patched: u32,
-    left: u32,
+    libraries: [Option<Found>; LIBRARIES],
+    count: usize,
+    /// Whether the program, which comes first, has the launcher's headers.
+    is_launcher: Option<bool>,
 }
 
-/// What becomes of a library.
-enum Found {
-    Patched,
-    Left,
+/// A library that makes system calls.
+#[derive(Clone, Copy)]
+struct Found {
+    base: usize,
+    name: &'static CStr,
+    id: Option<&'static [u8]>,
+    known: Option<Library<'static>>,
 }
 
-type Visit = extern "C" fn(&Loaded, usize, *mut Visited) -> i32;
+type Visit = extern "C" fn(&Loaded, usize, *mut Seen) -> i32;
 
-/// Patches the C library and the loader; tells whether that is done.
-fn patch_libraries(run: &Run<'static>) -> bool {
+/// Looks at all that is loaded; tells whether that can be asked for.
+fn look(seen: &mut Seen) -> bool {
     let iterate: usize;
     // SAFETY: as for `__environ`.
     unsafe {
@@ -156,11 +167,27 @@ fn patch_libraries(run: &Run<'static>) -> bool {
         return false;
     }
     // SAFETY: both C libraries declare it so, see dl_iterate_phdr(3).
-    let iterate: extern "C" fn(Visit, *mut Visited) -> i32 =
-        unsafe { core::mem::transmute(iterate) };
-    let mut visited = Visited { run: *run, patched: 0, left: 0 };
-    iterate(visit, &raw mut visited);
-    visited.patched > 0 && visited.left == 0
+    let iterate: extern "C" fn(Visit, *mut Seen) -> i32 = unsafe { core::mem::transmute(iterate) };
+    iterate(visit, seen);
+    true
+}
+
+/// Patches the C library and the loader; tells whether that is done.
+fn patch_libraries(seen: &Seen) -> bool {
+    let libraries = || seen.libraries.iter().flatten();
+    // A debugger that has its stops in the loader may have more of them anywhere: they stay where they are.
+    let way = match libraries()
+        .filter_map(|one| Some((one.base, one.known.as_ref()?)))
+        .any(patch::is_watched)
+    {
+        true => Way::InPlace,
+        false => Way::Copy,
+    };
+    let mut patched = libraries().map(|one| match &one.known {
+        Some(library) => patch::patch(&seen.run, library, one.base, one.name, way),
+        None => patch_unknown(one, &seen.run, way),
+    });
+    seen.count > 0 && seen.count <= LIBRARIES && patched.all(|result| result.is_ok())
 }
 
 /// Tells whether a file's name is that of a C library, or a loader.
@@ -170,50 +197,45 @@ fn makes_calls(name: &[u8]) -> bool {
     starts.iter().any(|start| name.starts_with(start))
 }
 
-extern "C" fn visit(loaded: &Loaded, _size: usize, visited: *mut Visited) -> i32 {
-    // SAFETY: what `patch_libraries` passed, which waits for the last visit.
-    let visited = unsafe { &mut *visited };
+extern "C" fn visit(loaded: &Loaded, _size: usize, seen: *mut Seen) -> i32 {
+    // SAFETY: what `look` passed, which waits for the last visit.
+    let seen = unsafe { &mut *seen };
     // SAFETY: dl_iterate_phdr(3): the headers are an array of this many.
     let headers = unsafe { core::slice::from_raw_parts(loaded.headers, loaded.count.into()) };
+    if seen.is_launcher.is_none() {
+        let bytes = sys::mapped(loaded.headers.addr(), size_of_val(headers));
+        seen.is_launcher = Some(bytes == seen.run.launcher_headers());
+    }
     let is_loaded = |note: &Header| {
         let (start, end) = (note.address, note.address.saturating_add(note.bytes));
         headers.iter().any(|one| {
-            let is_around = one.address <= start && end <= one.address + one.bytes_in_file;
+            let is_around =
+                one.address <= start && end <= one.address.saturating_add(one.bytes_in_file);
             one.kind == PT_LOAD && is_around
         })
     };
-    let notes = headers.iter().filter(|one| one.kind == PT_NOTE && is_loaded(one));
-    let id = notes.into_iter().find_map(|note| {
+    let mut notes = headers.iter().filter(|one| one.kind == PT_NOTE && is_loaded(one));
+    let id = notes.find_map(|note| {
         let start = loaded.base.wrapping_add(note.address as usize);
         build_id(sys::mapped(start, note.bytes as usize))
     });
-    match find(loaded, id, &visited.run) {
-        Some(Found::Patched) => visited.patched += 1,
-        Some(Found::Left) => visited.left += 1,
-        None => {}
+    let known = id.and_then(|id| seen.run.library(id));
+    let name = sys::name(loaded.name.addr()).unwrap_or_default();
+    if known.is_some() || makes_calls(name.to_bytes()) {
+        if let Some(place) = seen.libraries.get_mut(seen.count) {
+            *place = Some(Found { base: loaded.base, name, id, known });
+        }
+        seen.count += 1;
     }
     0
-}
-
-/// Patches a library, if it is one that makes system calls.
-fn find(loaded: &Loaded, id: Option<&[u8]>, run: &Run<'static>) -> Option<Found> {
-    let known = id.and_then(|id| run.library(id));
-    if known.is_none() && !sys::string(loaded.name.addr()).is_ok_and(makes_calls) {
-        return None;
-    }
-    let name = sys::name(loaded.name.addr()).unwrap_or_default();
-    let patched = match known {
-        Some(library) => patch::patch(run, &library, loaded.base, name),
-        None => patch_unknown(loaded.base, name, id, run),
-    };
-    Some(if patched.is_ok() { Found::Patched } else { Found::Left })
 }
 
 /// Patches a library that the run was not told of: another run may have seen it, else the launcher looks at it.
 #[cold]
 #[inline(never)]
-fn patch_unknown(base: usize, name: &CStr, id: Option<&[u8]>, run: &Run<'static>) -> Result<()> {
-    let id = id.and_then(|id| id.get(..BUILD_ID_MAX).or(Some(id))).ok_or(Errno::NOENT)?;
+fn patch_unknown(found: &Found, run: &Run<'static>, way: Way) -> Result<()> {
+    let id = found.id.ok_or(Errno::NOENT)?;
+    let id = id.get(..BUILD_ID_MAX).unwrap_or(id);
     let mut place = Text::of(run.patches())?;
     for byte in id {
         let digit = |value: u8| b"0123456789abcdef".get(usize::from(value)).copied().unwrap_or(0);
@@ -221,17 +243,22 @@ fn patch_unknown(base: usize, name: &CStr, id: Option<&[u8]>, run: &Run<'static>
     }
     let bytes = sys::map_file(&place).or_else(|_| {
         // The file is in a folder of the store.
-        let mut parts = run.patches().rsplitn(3, |byte| *byte == b'/');
-        let store = Text::of(parts.nth(2).unwrap_or_default())?;
-        let (command, launcher) = (Text::of(PATCH.as_bytes())?, run.launcher());
-        let words = [launcher.pointer(), command.pointer(), store.pointer(), name.pointer()];
-        let [launcher_word, command, store, name] = words;
-        sys::run_program(launcher, &[launcher_word, command, store, name, core::ptr::null()])?;
+        let store = run.patches().rsplitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
+        let (store, command, launcher) =
+            (Text::of(store)?, Text::of(PATCH.as_bytes())?, run.launcher());
+        let words = [
+            launcher.pointer(),
+            command.pointer(),
+            store.pointer(),
+            found.name.pointer(),
+            core::ptr::null(),
+        ];
+        sys::run_program(launcher, &words)?;
         sys::map_file(&place)
     })?;
-    let found = Run::parse(bytes).map_err(|_| Errno::IO)?;
-    let library = found.library(id).ok_or(Errno::NOENT)?;
-    patch::patch(&found, &library, base, name)
+    let told = Run::parse(bytes).map_err(|_| Errno::IO)?;
+    let library = told.library(id).ok_or(Errno::NOENT)?;
+    patch::patch(&told, &library, found.base, found.name, way)
 }
 
 /// Finds the build-id in a note segment.
