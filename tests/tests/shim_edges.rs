@@ -534,6 +534,34 @@ fn a_tree_is_seen_where_code_may_not_be_written() {
     pair.end();
 }
 
+/// A system call beside which nothing can move is heard of as well, where the library's copy is mapped and where it is
+/// patched in its place.
+#[test]
+fn a_call_that_stands_alone_is_heard_of() {
+    let name = "a_call_that_stands_alone_is_heard_of";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let pair = small("edges-alone", &[]);
+    let source = repository().join("tests/apps/alone.c").display().to_string();
+    let [library, program] =
+        ["libc-alone.so", "alone"].map(|file| pair.sandbox.path(file).display().to_string());
+    let library_words = ["cc", "-shared", "-DLIBRARY", "-Wl,--build-id", "-o", &library, &source];
+    pair.really(&library_words).success().unwrap();
+    let rpath = format!("-Wl,-rpath,{}", pair.sandbox.path("").display());
+    pair.really(&["cc", "-o", &program, &source, &library, &rpath]).success().unwrap();
+    pair.assert_same(&[&program, "view/lib/s"], "words");
+    assert!(!pair.is_real("a"), "not all was made real");
+    if have(name, &[Need::Tool("gdb")]) {
+        pair.begin_again();
+        let line =
+            format!("gdb -q -batch -ex run --args {program} view/lib/s 2>&1 | grep -o words");
+        pair.assert_same_line(&line, "words");
+        assert!(!pair.is_real("a"), "not all was made real");
+    }
+    pair.end();
+}
+
 /// A debugger that stops a program in the C library and in what it loads later finds its stops.
 #[test]
 fn stops_in_the_c_library_stay() {
