@@ -1,4 +1,4 @@
-//! Makes entries real: written whole beside their place, then moved there, then published.
+//! Makes entries real: written whole without a name or beside their place, then put there, then published.
 //!
 //! Any process of the run may do it, and several at once: a claim on the entry's word decides who does, and the
 //! claim of a process that died is taken over.
@@ -64,12 +64,12 @@ pub(crate) fn make_subtree_real(shown: &'static Shown, id: EntryId) -> Result<()
 /// Removes the place of scratch files, unless somebody is at it.
 pub(crate) fn remove_scratch(shown: &Shown) -> Result<()> {
     let folder = Text::of(shown.record.directory)?;
-    let mut scratch = Text::of(folder.bytes())?;
-    scratch.push_name(ORPHANS)?;
+    let mut scratch = Text::new();
+    push_scratch(shown, &mut scratch)?;
     let before = sys::stat_at(sys::CWD, &folder, kernel::AT_SYMLINK_NOFOLLOW)?;
     sys::remove(&scratch);
     let (seconds, nanoseconds) = (before.st_mtime, before.st_mtime_nsec);
-    sys::set_modified_at(&folder, seconds.cast_signed(), nanoseconds.cast_signed())
+    sys::set_modified_at(sys::CWD, &folder, seconds.cast_signed(), nanoseconds.cast_signed())
 }
 
 /// Makes a directory's own entries real, and itself.
@@ -175,8 +175,8 @@ fn widen(shown: &'static Shown, path: &Text, work: &mut dyn FnMut()) -> Result<(
 
 /// Notes the mode that a file has to get back; `None` where another process has noted it, and is at it.
 fn note(shown: &Shown, inode: u64, mode: u32) -> Result<Option<Text>> {
-    let mut note = Text::of(shown.record.directory)?;
-    note.push_name(ORPHANS)?;
+    let mut note = Text::new();
+    push_scratch(shown, &mut note)?;
     note.push_name(b"mode-")?;
     note.push_number(inode)?;
     note.push(b"-")?;
@@ -191,37 +191,160 @@ fn note(shown: &Shown, inode: u64, mode: u32) -> Result<Option<Text>> {
     }
 }
 
+/// The directory that an entry goes to, and the entry's name there.
+struct Goal {
+    /// The directory, opened; [`CWD`](sys::CWD) where no descriptor was left.
+    directory: i32,
+    /// Its path, from there.
+    folder: Text,
+    /// The path of the entry, from there.
+    place: Text,
+}
+
+impl Goal {
+    /// Returns none, to be found out: what has this much room is not moved about.
+    #[inline]
+    const fn new() -> Self {
+        Self { directory: sys::CWD, folder: Text::new(), place: Text::new() }
+    }
+
+    /// Opens the directory, for a path of many names takes long to follow.
+    fn open(&mut self, shown: &Shown, id: EntryId) -> Result<()> {
+        let parent = shown.manifest.parent(id).ok_or(Errno::IO)?;
+        shown.path(parent, &mut self.folder)?;
+        self.place.push(shown.manifest.name(id).ok_or(Errno::IO)?)?;
+        self.directory = sys::open(&self.folder, kernel::O_PATH | kernel::O_DIRECTORY, 0)?;
+        self.folder.cut(0);
+        Ok(())
+    }
+
+    /// Names it by its whole path.
+    fn name(&mut self, shown: &Shown, id: EntryId) -> Result<()> {
+        let parent = shown.manifest.parent(id).ok_or(Errno::IO)?;
+        shown.path(parent, &mut self.folder)?;
+        shown.path(id, &mut self.place)
+    }
+
+    /// Runs `put`, which puts something into the directory, and sets its mtime back.
+    fn keeping_time(&self, put: impl FnOnce() -> Result<()>) -> Result<()> {
+        let flags = kernel::AT_SYMLINK_NOFOLLOW | kernel::AT_EMPTY_PATH;
+        let before = sys::stat_at(self.directory, &self.folder, flags)?;
+        put()?;
+        sys::set_modified_at(
+            self.directory,
+            &self.folder,
+            before.st_mtime.cast_signed(),
+            before.st_mtime_nsec.cast_signed(),
+        )
+    }
+}
+
+impl Drop for Goal {
+    fn drop(&mut self) {
+        if self.directory != sys::CWD {
+            sys::close(self.directory);
+        }
+    }
+}
+
 /// Writes an entry at its place, whole.
 fn write_entry(shown: &'static Shown, id: EntryId) -> Result<Real> {
-    let parent = shown.manifest.parent(id).ok_or(Errno::IO)?;
-    let mut folder = Text::new();
-    shown.path(parent, &mut folder)?;
-    let mut place = Text::of(folder.bytes())?;
-    place.push_name(shown.manifest.name(id).ok_or(Errno::IO)?)?;
-    let mut scratch = Text::of(shown.record.directory)?;
-    scratch.push_name(ORPHANS)?;
+    let mut goal = Goal::new();
+    match goal.open(shown, id).and_then(|()| write_to(shown, id, &goal)) {
+        Err(Errno::MFILE | Errno::NFILE) => {}
+        other => return other,
+    }
+    drop(goal);
+    // One descriptor less may do.
+    let mut goal = Goal::new();
+    goal.name(shown, id)?;
+    write_to(shown, id, &goal)
+}
+
+fn write_to(shown: &'static Shown, id: EntryId, goal: &Goal) -> Result<Real> {
+    let written = match shown.manifest.kind(id).ok_or(Errno::IO)? {
+        Kind::File { size, blob } if !shown.needs_names() => {
+            match write_unnamed(shown, id, shown.blob(blob, size)?, goal) {
+                // Told by what was written, or by the place.
+                Err(
+                    error
+                    @ (Errno::EXIST | Errno::ACCESS | Errno::IO | Errno::NOSPC | Errno::DQUOT),
+                ) => Err(error),
+                // Nothing without a name is to be had, or it gets none.
+                Err(_) => write_named(shown, id, goal),
+                other => other,
+            }
+        }
+        _ => write_named(shown, id, goal),
+    };
+    match written {
+        // Made from outside, or by a process that died before it could say so.
+        Err(Errno::EXIST) => sys::identify(goal.directory, &goal.place).map(|found| found.real),
+        other => other,
+    }
+}
+
+/// Adds the path of where scratch files are.
+fn push_scratch(shown: &Shown, path: &mut Text) -> Result<()> {
+    path.push(shown.record.directory)?;
+    path.push_name(ORPHANS)
+}
+
+/// Writes a file that gets its name when it is whole.
+fn write_unnamed(shown: &Shown, id: EntryId, bytes: &[u8], goal: &Goal) -> Result<Real> {
+    let mode = shown.permissions(id);
+    let flags = kernel::O_WRONLY | kernel::O_TMPFILE;
+    let mut scratch = Text::new();
+    push_scratch(shown, &mut scratch)?;
+    let file = match sys::open(&scratch, flags, mode) {
+        // Not on this file system, or an older kernel's, see open(2).
+        Err(error @ (Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL)) => {
+            shown.note_need_of_names();
+            return Err(error);
+        }
+        other => other?,
+    };
+    let written = write_file(file, bytes, shown.mtime_ns(id)).and_then(|()| {
+        let found = complete(shown, file, &Text::new(), Some(mode))?;
+        goal.keeping_time(|| sys::give_name(file, goal.directory, &goal.place))?;
+        Ok(found)
+    });
+    sys::close(file);
+    written
+}
+
+/// Gives what was written the owner that it has to have, and the mode where it has one of its own, and tells what it is; an
+/// empty path means the descriptor.
+fn complete(shown: &Shown, directory: i32, path: &Text, mode: Option<u32>) -> Result<Real> {
+    let found = sys::identify(directory, path)?;
+    if (found.uid, found.gid) != (shown.record.uid, shown.record.gid) {
+        sys::set_owner(directory, path, shown.record.uid, shown.record.gid)?;
+    }
+    // The process's umask, or what the directory gives to all in it.
+    match mode.filter(|mode| *mode != found.permissions) {
+        Some(mode) if path.bytes().is_empty() => sys::set_mode(directory, mode)?,
+        Some(mode) => sys::set_mode_at(path, mode)?,
+        None => {}
+    }
+    Ok(found.real)
+}
+
+/// Writes an entry beside its place and moves it there.
+fn write_named(shown: &'static Shown, id: EntryId, goal: &Goal) -> Result<Real> {
+    let mut scratch = Text::new();
+    push_scratch(shown, &mut scratch)?;
     scratch.push_name(b"shim-")?;
     scratch.push_number(sys::tid().into())?;
     scratch.push(b"-")?;
     scratch.push_number(MADE.fetch_add(1, Ordering::Relaxed).into())?;
-    let before = sys::stat_at(sys::CWD, &folder, kernel::AT_SYMLINK_NOFOLLOW)?;
     let written = write_scratch(shown, id, &scratch).and_then(|real| {
-        move_in(shown, id, &scratch, &place, real)?;
-        sys::set_modified_at(
-            &folder,
-            before.st_mtime.cast_signed(),
-            before.st_mtime_nsec.cast_signed(),
-        )?;
+        goal.keeping_time(|| move_in(shown, id, &scratch, goal, real))?;
         Ok(real)
     });
-    written.or_else(|error| {
+    if written.is_err() {
         sys::remove(&scratch);
-        match error {
-            // Made from outside, or by a process that died before it could say so.
-            Errno::EXIST => sys::identify(&place).map(|found| found.real),
-            error => Err(error),
-        }
-    })
+    }
+    written
 }
 
 /// Moves what was written to its place.
@@ -229,19 +352,21 @@ fn move_in(
     shown: &'static Shown,
     id: EntryId,
     scratch: &Text,
-    place: &Text,
+    goal: &Goal,
     real: Real,
 ) -> Result<()> {
     let mode = shown.permissions(id);
     let is_directory = matches!(shown.manifest.kind(id), Some(Kind::Directory { .. }));
     if !is_directory || mode & OPEN == OPEN {
-        return sys::put(scratch, place);
+        return sys::put(scratch, goal.directory, &goal.place);
     }
     // Only who may write to a directory moves it.
     let note = note(shown, real.inode, mode)?;
     sys::set_mode_at(scratch, mode | OPEN)?;
-    sys::put(scratch, place)?;
-    sys::set_mode_at(place, mode)?;
+    sys::put(scratch, goal.directory, &goal.place)?;
+    let mut place = Text::new();
+    shown.path(id, &mut place)?;
+    sys::set_mode_at(&place, mode)?;
     if let Some(note) = note {
         sys::remove(&note);
     }
@@ -249,47 +374,43 @@ fn move_in(
 }
 
 fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<Real> {
-    let (seconds, nanoseconds) = answer::split(shown.mtime_ns(id));
-    let nanoseconds = nanoseconds.cast_signed();
+    let (seconds, nanoseconds) = split_signed(shown.mtime_ns(id));
     let mode = shown.permissions(id);
+    let mut own_mode = Some(mode);
     match shown.manifest.kind(id).ok_or(Errno::IO)? {
         Kind::Symlink { target } => {
             sys::make_link(&Text::of(target)?, scratch)?;
-            sys::set_modified_at(scratch, seconds, nanoseconds)?;
+            sys::set_modified_at(sys::CWD, scratch, seconds, nanoseconds)?;
+            own_mode = None;
         }
         Kind::Directory { .. } => {
-            sys::make_directory(scratch, 0o700)?;
-            sys::set_mode_at(scratch, mode)?;
-            sys::set_modified_at(scratch, seconds, nanoseconds)?;
+            sys::make_directory(scratch, mode)?;
+            sys::set_modified_at(sys::CWD, scratch, seconds, nanoseconds)?;
         }
         Kind::File { size, blob } => {
             let bytes = shown.blob(blob, size)?;
             let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
-            let file = sys::open(scratch, flags, 0o600)?;
-            let written = write_file(file, bytes, mode, (seconds, nanoseconds));
+            let file = sys::open(scratch, flags, mode)?;
+            let written = write_file(file, bytes, shown.mtime_ns(id));
             sys::close(file);
             written?;
         }
     }
-    let found = sys::identify(scratch)?;
-    if (found.uid, found.gid) != (shown.record.uid, shown.record.gid) {
-        sys::set_owner(scratch, shown.record.uid, shown.record.gid)?;
-    }
-    Ok(found.real)
+    complete(shown, sys::CWD, scratch, own_mode)
 }
 
-fn write_file(
-    file: i32,
-    bytes: &[u8],
-    mode: u32,
-    (seconds, nanoseconds): (i64, i64),
-) -> Result<()> {
+fn split_signed(nanoseconds: i64) -> (i64, i64) {
+    let (seconds, nanoseconds) = answer::split(nanoseconds);
+    (seconds, nanoseconds.cast_signed())
+}
+
+fn write_file(file: i32, bytes: &[u8], mtime_ns: i64) -> Result<()> {
     sys::write_all(file, bytes).map_err(|error| match error {
         // The pack is shorter than it was: its pages are gone.
         Errno::FAULT => Errno::IO,
         error => error,
     })?;
-    sys::set_mode(file, mode)?;
+    let (seconds, nanoseconds) = split_signed(mtime_ns);
     sys::set_modified(file, seconds, nanoseconds)
 }
 

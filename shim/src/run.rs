@@ -1,6 +1,6 @@
 //! What this process was told of the run, and the projections it sees, mapped when they are first touched.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rift_tree::merge::States;
 use rift_tree::run::{Projection, Run};
@@ -33,6 +33,8 @@ pub(crate) struct Shown {
     slots: &'static [AtomicU32],
     /// Where its packs are mapped, and how long they are.
     packs: &'static [AtomicUsize],
+    /// Its file system has no files without names.
+    needs_names: AtomicBool,
 }
 
 /// The path of the run file: where it is, and how long.
@@ -177,7 +179,9 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     let count = sidecar.container_count() as usize;
     // The address and the length of each.
     let (_, packs) = sys::keep((), 2 * count)?;
-    let (shown, _) = sys::keep(Shown { index, record, manifest, sidecar, words, slots, packs }, 0)?;
+    let needs_names = AtomicBool::new(false);
+    let shown = Shown { index, record, manifest, sidecar, words, slots, packs, needs_names };
+    let (shown, _) = sys::keep(shown, 0)?;
     let address = core::ptr::from_ref(shown).addr();
     match place.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
@@ -264,6 +268,16 @@ impl Shown {
         length.store(bytes.len(), Ordering::Relaxed);
         start.store(bytes.as_ptr().addr(), Ordering::Release);
         Ok(bytes)
+    }
+
+    /// Tells whether files can only be made with names.
+    pub(crate) fn needs_names(&self) -> bool {
+        self.needs_names.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that.
+    pub(crate) fn note_need_of_names(&self) {
+        self.needs_names.store(true, Ordering::Relaxed);
     }
 
     /// Returns the permission bits that an entry has.

@@ -7,6 +7,7 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use linux_raw_sys::errno;
@@ -36,6 +37,11 @@ impl Errno {
     pub(crate) const RANGE: Self = Self(errno::ERANGE);
     pub(crate) const NOSYS: Self = Self(errno::ENOSYS);
     pub(crate) const FAULT: Self = Self(errno::EFAULT);
+    pub(crate) const OPNOTSUPP: Self = Self(errno::EOPNOTSUPP);
+    pub(crate) const NFILE: Self = Self(errno::ENFILE);
+    pub(crate) const MFILE: Self = Self(errno::EMFILE);
+    pub(crate) const NOSPC: Self = Self(errno::ENOSPC);
+    pub(crate) const DQUOT: Self = Self(errno::EDQUOT);
 
     /// Returns what a system call returns for it.
     pub(crate) fn returned(self) -> isize {
@@ -179,7 +185,7 @@ pub(crate) type Stat = kernel::stat;
 
 /// Returns what fstatat(2) says.
 pub(crate) fn stat_at(directory: i32, path: &(impl Path + ?Sized), flags: u32) -> Result<Stat> {
-    let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
+    let mut stat = MaybeUninit::<Stat>::uninit();
     ask!(__NR_newfstatat, directory, path.pointer(), stat.as_mut_ptr(), flags)?;
     // SAFETY: fstatat(2): on success the buffer is filled in.
     Ok(unsafe { stat.assume_init() })
@@ -187,29 +193,36 @@ pub(crate) fn stat_at(directory: i32, path: &(impl Path + ?Sized), flags: u32) -
 
 /// Returns what fstat(2) says.
 pub(crate) fn stat_of(descriptor: i32) -> Result<Stat> {
-    let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
+    let mut stat = MaybeUninit::<Stat>::uninit();
     ask!(__NR_fstat, descriptor, stat.as_mut_ptr())?;
     // SAFETY: fstat(2): on success the buffer is filled in.
     Ok(unsafe { stat.assume_init() })
 }
 
-/// What tells a file from all others, and whom it belongs to.
+/// What tells a file from all others, whom it belongs to and what may be done to it.
 pub(crate) struct Identity {
     pub(crate) real: Real,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    pub(crate) permissions: u32,
 }
 
-/// Returns what tells a file from all others, also from those that come after it; a symbolic link is one itself.
-pub(crate) fn identify(path: &Text) -> Result<Identity> {
+/// Returns what tells a file from all others, also from those that come after it; a symbolic link is one itself, and an empty
+/// path means the descriptor.
+pub(crate) fn identify(directory: i32, path: &Text) -> Result<Identity> {
     let wanted = kernel::STATX_BASIC_STATS | kernel::STATX_BTIME;
-    let flags = kernel::AT_SYMLINK_NOFOLLOW;
-    let mut stat = core::mem::MaybeUninit::<kernel::statx>::uninit();
-    if ask!(__NR_statx, CWD, path.pointer(), flags, wanted, stat.as_mut_ptr()).is_err() {
+    let flags = kernel::AT_SYMLINK_NOFOLLOW | kernel::AT_EMPTY_PATH;
+    let mut stat = MaybeUninit::<kernel::statx>::uninit();
+    if ask!(__NR_statx, directory, path.pointer(), flags, wanted, stat.as_mut_ptr()).is_err() {
         // An old kernel, or a container's filter.
-        let stat = stat_at(CWD, path, flags)?;
+        let stat = stat_at(directory, path, flags)?;
         let real = Real { inode: stat.st_ino, birth: Birth::UNKNOWN };
-        return Ok(Identity { real, uid: stat.st_uid, gid: stat.st_gid });
+        return Ok(Identity {
+            real,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            permissions: stat.st_mode & 0o7777,
+        });
     }
     // SAFETY: statx(2): on success the buffer is filled in.
     let stat = unsafe { stat.assume_init() };
@@ -218,7 +231,8 @@ pub(crate) fn identify(path: &Text) -> Result<Identity> {
         _ => Birth::UNKNOWN,
     };
     let real = Real { inode: stat.stx_ino, birth };
-    Ok(Identity { real, uid: stat.stx_uid, gid: stat.stx_gid })
+    let permissions = u32::from(stat.stx_mode) & 0o7777;
+    Ok(Identity { real, uid: stat.stx_uid, gid: stat.stx_gid, permissions })
 }
 
 /// As openat(2), close-on-exec.
@@ -278,9 +292,10 @@ pub(crate) fn set_mode(descriptor: i32, mode: u32) -> Result<()> {
     ask!(__NR_fchmod, descriptor, mode).map(drop)
 }
 
-/// As fchown(2).
-pub(crate) fn set_owner(path: &Text, uid: u32, gid: u32) -> Result<()> {
-    ask!(__NR_lchown, path.pointer(), uid, gid).map(drop)
+/// As fchownat(2), following no link; an empty path means the descriptor.
+pub(crate) fn set_owner(directory: i32, path: &Text, uid: u32, gid: u32) -> Result<()> {
+    let flags = kernel::AT_SYMLINK_NOFOLLOW | kernel::AT_EMPTY_PATH;
+    ask!(__NR_fchownat, directory, path.pointer(), uid, gid, flags).map(drop)
 }
 
 /// Sets the mtime of an open file and leaves its atime alone, as futimens(3).
@@ -289,16 +304,23 @@ pub(crate) fn set_modified(descriptor: i32, seconds: i64, nanoseconds: i64) -> R
     ask!(__NR_utimensat, descriptor, 0, times.as_ptr(), 0).map(drop)
 }
 
-/// Sets the mtime of a file and leaves its atime alone, following no link, as utimensat(2).
-pub(crate) fn set_modified_at(path: &Text, seconds: i64, nanoseconds: i64) -> Result<()> {
+/// Sets the mtime of a file and leaves its atime alone, following no link, as utimensat(2); an empty path means the
+/// descriptor, since Linux 5.8.
+pub(crate) fn set_modified_at(
+    directory: i32,
+    path: &Text,
+    seconds: i64,
+    nanoseconds: i64,
+) -> Result<()> {
     let times = [0, i64::from(kernel::UTIME_OMIT), seconds, nanoseconds];
-    let flags = kernel::AT_SYMLINK_NOFOLLOW;
-    ask!(__NR_utimensat, CWD, path.pointer(), times.as_ptr(), flags).map(drop)
+    let empty = if path.bytes().is_empty() { kernel::AT_EMPTY_PATH } else { 0 };
+    let flags = kernel::AT_SYMLINK_NOFOLLOW | empty;
+    ask!(__NR_utimensat, directory, path.pointer(), times.as_ptr(), flags).map(drop)
 }
 
 /// Sets the mtime of a file to the present, as utimensat(2).
 pub(crate) fn touch(path: &Text) -> Result<()> {
-    set_modified_at(path, 0, i64::from(kernel::UTIME_NOW))
+    set_modified_at(CWD, path, 0, i64::from(kernel::UTIME_NOW))
 }
 
 /// As mkdir(2).
@@ -317,9 +339,23 @@ pub(crate) fn make_link(target: &Text, path: &Text) -> Result<()> {
 }
 
 /// As renameat2(2) with RENAME_NOREPLACE.
-pub(crate) fn put(from: &Text, to: &Text) -> Result<()> {
+pub(crate) fn put(from: &Text, directory: i32, to: &Text) -> Result<()> {
     let flags = kernel::RENAME_NOREPLACE;
-    ask!(__NR_renameat2, CWD, from.pointer(), CWD, to.pointer(), flags).map(drop)
+    ask!(__NR_renameat2, CWD, from.pointer(), directory, to.pointer(), flags).map(drop)
+}
+
+/// Gives an open file without a name one, as linkat(2).
+pub(crate) fn give_name(file: i32, directory: i32, name: &Text) -> Result<()> {
+    let empty = c"".as_ptr();
+    match ask!(__NR_linkat, file, empty, directory, name.pointer(), kernel::AT_EMPTY_PATH) {
+        // Before Linux 6.10 only the privileged might do it this way.
+        Err(Errno::NOENT) => {
+            let path = Text::of_descriptor(file)?;
+            let flags = kernel::AT_SYMLINK_FOLLOW;
+            ask!(__NR_linkat, CWD, path.pointer(), directory, name.pointer(), flags).map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 /// Removes a file or an empty directory.
@@ -708,4 +744,62 @@ pub(crate) fn value<T: Copy>(address: usize) -> Result<T> {
     }
     // SAFETY: as `room`.
     Ok(unsafe { (address as *const T).read_unaligned() })
+}
+
+/// Bytes with a NUL behind them, in room that does not grow. What was not put there is never read, and need not be anything.
+pub(crate) struct Room<const BYTES: usize> {
+    /// Those before `length` are put there, and the NUL behind them.
+    bytes: [MaybeUninit<u8>; BYTES],
+    length: usize,
+}
+
+impl<const BYTES: usize> Room<BYTES> {
+    #[inline]
+    pub(crate) const fn new() -> Self {
+        let mut bytes = [const { MaybeUninit::uninit() }; BYTES];
+        bytes[0] = MaybeUninit::new(0);
+        Self { bytes, length: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let known = self.bytes.get(..self.length).unwrap_or_default();
+        // SAFETY: `add` and `fill` put something there, as far as `length`, and `cut` only shortens it.
+        unsafe { known.assume_init_ref() }
+    }
+
+    pub(crate) fn pointer(&self) -> *const u8 {
+        self.bytes.as_ptr().cast()
+    }
+
+    /// Adds bytes at the end; `false` when they do not fit.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> bool {
+        let end = self.length + bytes.len();
+        match self.bytes.get_mut(self.length..=end) {
+            Some([room @ .., last]) => {
+                room.write_copy_of_slice(bytes);
+                *last = MaybeUninit::new(0);
+                self.length = end;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Keeps the first bytes only.
+    pub(crate) fn cut(&mut self, length: usize) {
+        self.length = self.length.min(length);
+        self.bytes[self.length] = MaybeUninit::new(0);
+    }
+
+    /// Holds what a system call puts into the room that it is given, and returns the length of.
+    pub(crate) fn fill(
+        &mut self,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize>,
+    ) -> Result<()> {
+        let length = fill(&mut self.bytes[..BYTES - 1])?;
+        self.length = length.min(BYTES - 1);
+        self.bytes[self.length] = MaybeUninit::new(0);
+        Ok(())
+    }
 }

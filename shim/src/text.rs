@@ -1,8 +1,9 @@
 //! Paths of our own: bytes with a NUL behind them, in room that does not grow.
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 
-use crate::sys::{Errno, Result};
+use crate::sys::{Errno, Result, Room};
 
 /// The longest path, with its NUL, see PATH_MAX in limits.h(0P).
 const ROOM: usize = 4096;
@@ -27,14 +28,14 @@ impl Path for CStr {
 
 /// A path.
 pub(crate) struct Text {
-    bytes: [u8; ROOM],
-    length: usize,
+    room: Room<ROOM>,
 }
 
 impl Text {
-    /// Returns an empty one.
+    /// Returns an empty one. Most paths are short, so the room is not filled with anything.
+    #[inline]
     pub(crate) const fn new() -> Self {
-        Self { bytes: [0; ROOM], length: 0 }
+        Self { room: Room::new() }
     }
 
     /// Returns one that holds `bytes`.
@@ -51,24 +52,19 @@ impl Text {
         Ok(text)
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.room.bytes()
     }
 
     /// Returns where the kernel finds it.
     pub(crate) fn pointer(&self) -> *const u8 {
-        self.bytes.as_ptr()
+        self.room.pointer()
     }
 
     /// Adds bytes at the end.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let end = self.length + bytes.len();
-        if end >= ROOM {
-            return Err(Errno::NAMETOOLONG);
-        }
-        self.bytes.get_mut(self.length..end).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
-        self.cut(end);
-        Ok(())
+        if self.room.add(bytes) { Ok(()) } else { Err(Errno::NAMETOOLONG) }
     }
 
     /// Adds a name, behind a slash.
@@ -111,8 +107,7 @@ impl Text {
 
     /// Keeps the first bytes only.
     pub(crate) fn cut(&mut self, length: usize) {
-        self.length = length.min(ROOM - 1);
-        self.bytes[self.length] = 0;
+        self.room.cut(length);
     }
 
     /// Takes the last name away, down to the root.
@@ -121,10 +116,11 @@ impl Text {
         self.cut(slash.max(1));
     }
 
-    /// Holds what `fill` puts into the room that it is given.
-    pub(crate) fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
-        let length = fill(&mut self.bytes[..ROOM - 1])?;
-        self.cut(length);
-        Ok(())
+    /// Holds what `fill` puts into the room that it is given, and tells the length of.
+    pub(crate) fn fill(
+        &mut self,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize>,
+    ) -> Result<()> {
+        self.room.fill(fill)
     }
 }

@@ -199,7 +199,7 @@ fn a_failing_call_is_an_error_and_no_damage() {
     let view = sandbox.home().join("view");
     let words = [&VIRTUAL, &["--", "cat", "view/lib/deep/er/numbers", "view/shut/in"][..]].concat();
     let numbers = fs::read_to_string(sandbox.path("source/lib/deep/er/numbers")).unwrap();
-    for call in ["mkdir", "openat", "write", "renameat2", "utimensat", "statx", "fchmod", "mmap"] {
+    for call in ["mkdir", "openat", "write", "linkat", "renameat2", "utimensat", "statx", "mmap"] {
         for error in if rift_tests::full() { &["ENOSPC", "EIO"][..] } else { &["EIO"] } {
             for nth in 1..if rift_tests::full() { 60 } else { 4 } {
                 let mut traced = sandbox.command(&sandbox.home(), "strace");
@@ -228,6 +228,49 @@ fn a_failing_call_is_an_error_and_no_damage() {
                 clear(&view).unwrap();
             }
         }
+    }
+}
+
+/// A file is made whatever the file system, the kernel and the limits of the process leave: without a name, or with one that
+/// nobody sees; by a descriptor of its folder, or by its path. Its mode is the tree's.
+#[test]
+fn files_are_made_in_every_way_that_is_left() {
+    let name = "files_are_made_in_every_way_that_is_left";
+    if !have(name, &[Need::Strace]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("every-way");
+    let view = sandbox.home().join("view");
+    let read = "cat view/lib/deep/er/numbers view/shut/in";
+    let numbers = fs::read_to_string(sandbox.path("source/lib/deep/er/numbers")).unwrap();
+    let inject = |what: &str| {
+        let orphans = view.join(".rift-orphans");
+        format!(
+            "strace -f -o trace -P {} -e trace=openat,linkat -e inject={what} {read}; grep -q INJECTED trace",
+            orphans.display()
+        )
+    };
+    let every_link = format!(
+        "strace -f -o trace -e trace=linkat -e inject=linkat:error=ENOENT {read}; grep -q INJECTED trace"
+    );
+    let first_link = every_link.replace("ENOENT", "ENOENT:when=1");
+    let ways = [
+        inject("openat:error=EOPNOTSUPP"),
+        inject("openat:error=EISDIR"),
+        every_link,
+        first_link,
+        format!("ulimit -n 4; {read}"),
+        format!("umask 777; {read}"),
+        format!("umask 0; {read}"),
+    ];
+    for way in ways {
+        let ran = virtually(&sandbox, &["sh", "-ec", &way]).success().unwrap();
+        assert_eq!(ran.stdout, format!("{numbers}shut"), "{way}: {ran}");
+        let left = fs::read_dir(view.join(".rift-orphans")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{way}");
+        rift(&sandbox, &sandbox.home(), &["close", "view"]);
+        assert_same(&sandbox.path("source"), &view);
+        clear(&view).unwrap();
     }
 }
 
