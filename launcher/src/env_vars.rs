@@ -37,6 +37,10 @@ pub const RIFT_RUN: &str = "RIFT_RUN";
 
 /// Libraries to load before all others, see ld.so(8).
 pub const LD_PRELOAD: &str = "LD_PRELOAD";
+/// Where the loader looks for libraries, see ld.so(8).
+pub const LD_LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+/// Libraries that watch the loader, see rtld-audit(7).
+pub const LD_AUDIT: &str = "LD_AUDIT";
 /// Whether libuv uses io_uring.
 pub const UV_USE_IO_URING: &str = "UV_USE_IO_URING";
 /// No colors when set to anything but the empty string.

@@ -5,11 +5,13 @@
 
 use linux_raw_sys::general as kernel;
 use rift_tree::EntryId;
+use rift_tree::merge::Place;
 use rift_tree::run::Count;
 
+use crate::closure::{self, Settings};
 use crate::counts;
 use crate::place::{self, Last, Spot, Where};
-use crate::program::{HEAD_BYTES, Program, SANITIZER};
+use crate::program::{HEAD_BYTES, Program, Wishes};
 use crate::real;
 use crate::room::{self, ENVIRONMENT_BYTES};
 use crate::run::{self, Shown};
@@ -42,8 +44,8 @@ pub(crate) enum Loads {
     Unseen,
 }
 
-/// Makes ready what a program needs that is about to be started.
-pub(crate) fn prepare(path: &Text) -> Result<Loads> {
+/// Makes ready what a program needs that is about to be started with this environment.
+pub(crate) fn prepare(path: &Text, environment: usize) -> Result<Loads> {
     let mut script = Text::of(path.bytes())?;
     // Interpreters may be scripts themselves, see execve(2).
     for depth in 0..5 {
@@ -63,7 +65,15 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
                 return make_all_in_sight_real().map(|()| Loads::Refuses);
             }
             Program::Dynamic | Program::Unknown if !found.is_privileged => {
-                return Ok(if found.is_checked { Loads::Sanitizer } else { Loads::Shim });
+                let is_musl = Program::loader(head).is_some_and(|loader| contains(loader, b"musl"));
+                let settings = Settings::of(environment, is_musl)?;
+                if program == Program::Dynamic
+                    && (found.wishes.has_paths || closure::may_lead_in(&settings)?)
+                {
+                    closure::make_ready(&script, &settings)?;
+                }
+                let is_checked = found.wishes.is_checked;
+                return Ok(if is_checked { Loads::Sanitizer } else { Loads::Shim });
             }
             Program::Dynamic | Program::Unknown | Program::Foreign | Program::OtherClass => {
                 counts::add(Count::Foreign);
@@ -81,11 +91,20 @@ pub(crate) fn prepare(path: &Text) -> Result<Loads> {
     Ok(Loads::Nothing)
 }
 
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|some| some == wanted)
+}
+
 /// Makes a file real that the kernel opens to start another, and the way to it.
 fn make_ready(path: &[u8]) -> Result<()> {
-    if let Where::In(Spot { shown, place, .. }) = place::find(CWD, path, Last::Followed)?
-        && let rift_tree::merge::Place::Pristine(id) = place
-    {
+    let found = match place::find(CWD, path, Last::Followed)? {
+        // What is real there may be a link.
+        Where::In(Spot { place: Place::Detached(_) | Place::Foreign, .. }) => {
+            serve::find_anywhere(path)?
+        }
+        found => found,
+    };
+    if let Where::In(Spot { shown, place: Place::Pristine(id), .. }) = found {
         real::make_real(shown, id)?;
     }
     serve::make_way(CWD, path, Last::Followed, serve::LINKS_MAX)
@@ -103,8 +122,8 @@ struct Head {
     length: usize,
     /// It gets rights that its caller has not.
     is_privileged: bool,
-    /// It has the address sanitizer loaded.
-    is_checked: bool,
+    /// What its loader will look for.
+    wishes: Wishes,
 }
 
 /// Reads the start of a program; `None` where the kernel is left to say what is wrong.
@@ -114,18 +133,20 @@ fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<Head>> {
     let stat = sys::stat_of(file);
     let has_rights = sys::has_attribute(file, c"security.capability");
     let known = head.get(..*read.as_ref().unwrap_or(&0)).unwrap_or_default();
-    let is_checked = Program::of(known) == Program::Dynamic
-        && Program::needs(known, SANITIZER, |offset, bytes| {
-            sys::read_at(file, bytes, offset).unwrap_or(0)
-        });
+    let wishes = match Program::of(known) {
+        Program::Dynamic => {
+            Program::wishes(known, |offset, bytes| sys::read_at(file, bytes, offset).unwrap_or(0))
+        }
+        _ => Wishes { is_checked: false, has_paths: false },
+    };
     sys::close(file);
     let (length, mode) = (read?, stat?.st_mode);
     let is_for_all = mode & (kernel::S_ISUID | kernel::S_ISGID) != 0;
-    Ok(Some(Head { length, is_privileged: is_for_all || has_rights, is_checked }))
+    Ok(Some(Head { length, is_privileged: is_for_all || has_rights, wishes }))
 }
 
 /// Makes everything real that this process sees at its place, as far as it still is there.
-fn make_all_in_sight_real() -> Result<()> {
+pub(crate) fn make_all_in_sight_real() -> Result<()> {
     let is_there = |shown: &&Shown| {
         let found = Text::of(shown.record.directory).and_then(|path| sys::stat_at(CWD, &path, 0));
         found.is_ok_and(|stat| {
@@ -205,7 +226,7 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
 }
 
 /// Returns the libraries of an `LD_PRELOAD`, see ld.so(8).
-fn names(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn names(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| matches!(byte, b':' | b' ')).filter(|name| !name.is_empty())
 }
 

@@ -18,6 +18,7 @@
 mod abi;
 mod answer;
 mod caches;
+mod closure;
 mod counts;
 mod exec;
 mod hot;

@@ -23,13 +23,18 @@ const LOAD: usize = 1;
 const DYNAMIC: usize = 2;
 const INTERPRETER: usize = 3;
 
-/// `DT_NEEDED` and `DT_STRTAB`, see elf(5).
-const NEEDED: usize = 1;
+/// `DT_NEEDED`, `DT_STRTAB`, `DT_RPATH` and `DT_RUNPATH`, see elf(5).
+pub(crate) const NEEDED: usize = 1;
 const STRINGS: usize = 5;
+pub(crate) const PATHS: usize = 15;
+pub(crate) const OWN_PATHS: usize = 29;
+/// `DT_AUXILIARY` and `DT_FILTER`: libraries that another one stands for.
+pub(crate) const AUXILIARY: usize = 0x7fff_fffd;
+pub(crate) const FILTER: usize = 0x7fff_ffff;
 
-/// How much of a dynamic section is looked at, in bytes, and how much of a name in it.
-const DYNAMIC_BYTES: usize = 1024;
-const NAME_BYTES: usize = 32;
+/// How much of a dynamic section is looked at, in bytes, and how much of its strings at once.
+const DYNAMIC_BYTES: usize = 4096;
+const STRING_BYTES: usize = 4096;
 
 /// What the address sanitizer's library is called; it ends a program in which another one was loaded before it.
 pub(crate) const SANITIZER: &[u8] = b"libasan.so";
@@ -62,34 +67,18 @@ impl Program {
         path.strip_suffix(b"\0").filter(|path| !path.contains(&0))
     }
 
-    /// Tells whether a dynamic program asks the loader for a library whose name begins so; `read` reads of its file at an
-    /// offset, and returns how much it did.
-    pub(crate) fn needs(
-        head: &[u8],
-        name: &[u8],
-        read: impl Fn(usize, &mut [u8]) -> usize,
-    ) -> bool {
-        let Some(dynamic) = segments(head, DYNAMIC).next() else { return false };
-        let mut section = [0; DYNAMIC_BYTES];
-        let length = read(number(head, dynamic + 8, 8), &mut section);
-        let length = length.min(number(head, dynamic + 32, 8));
-        let section = section.get(..length).unwrap_or_default();
-        let values = |tag| {
-            let tagged = section.chunks_exact(16).filter(move |entry| number(entry, 0, 8) == tag);
-            tagged.map(|entry| number(entry, 8, 8))
-        };
-        let Some(strings) = values(STRINGS).next() else { return false };
-        // An address, by now; the file has it at an offset.
-        let offset = segments(head, LOAD).find_map(|at| {
-            let inside = strings.checked_sub(number(head, at + 16, 8))?;
-            (inside < number(head, at + 32, 8)).then(|| inside + number(head, at + 8, 8))
-        });
-        let Some(offset) = offset else { return false };
-        values(NEEDED).any(|at| {
-            let mut found = [0; NAME_BYTES];
-            let length = read(offset.saturating_add(at), &mut found);
-            found.get(..length).is_some_and(|found| found.starts_with(name))
-        })
+    /// Tells what the loader will look for before a dynamic program starts; `read` reads of its file at an offset, and
+    /// returns how much it did.
+    pub(crate) fn wishes(head: &[u8], read: impl Fn(usize, &mut [u8]) -> usize) -> Wishes {
+        let none = Wishes { is_checked: false, has_paths: false };
+        let Some(dynamic) = Dynamic::of(head, &read) else { return none };
+        let has_paths =
+            !dynamic.is_whole() || [PATHS, OWN_PATHS].iter().any(|tag| dynamic.has(*tag));
+        let mut strings = Strings::new();
+        let is_sanitizer =
+            |at| strings.at(at, &read).is_some_and(|name| name.starts_with(SANITIZER));
+        let is_checked = dynamic.strings(NEEDED).any(is_sanitizer);
+        Wishes { is_checked, has_paths }
     }
 
     fn script(line: &[u8]) -> Self {
@@ -101,6 +90,100 @@ impl Program {
         // Behind the `#!`.
         let start = start + 2;
         Self::Script(start, start + length.unwrap_or(word.len()))
+    }
+}
+
+/// What the loader will look for before a program starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes {
+    /// The address sanitizer's library.
+    pub(crate) is_checked: bool,
+    /// Libraries in places of the program's own.
+    pub(crate) has_paths: bool,
+}
+
+/// The dynamic section of an ELF file.
+pub(crate) struct Dynamic {
+    section: [u8; DYNAMIC_BYTES],
+    length: usize,
+    is_whole: bool,
+    /// Where its strings are in the file.
+    strings: usize,
+}
+
+impl Dynamic {
+    /// Reads it; `None` where the file has none.
+    pub(crate) fn of(head: &[u8], read: &impl Fn(usize, &mut [u8]) -> usize) -> Option<Self> {
+        let dynamic = segments(head, DYNAMIC).next()?;
+        let bytes = number(head, dynamic + 32, 8);
+        let mut section = [0; DYNAMIC_BYTES];
+        let length = read(number(head, dynamic + 8, 8), &mut section).min(bytes);
+        let is_whole = bytes <= DYNAMIC_BYTES;
+        let mut found = Self { section, length, is_whole, strings: 0 };
+        // An address, by now; the file has it at an offset.
+        let strings = found.values(STRINGS).next()?;
+        found.strings = segments(head, LOAD).find_map(|at| {
+            let inside = strings.checked_sub(number(head, at + 16, 8))?;
+            (inside < number(head, at + 32, 8)).then(|| inside + number(head, at + 8, 8))
+        })?;
+        Some(found)
+    }
+
+    /// Tells whether all of it is known.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Returns the values of all entries of a kind.
+    fn values(&self, tag: usize) -> impl Iterator<Item = usize> {
+        let section = self.section.get(..self.length).unwrap_or_default();
+        let entries = section.chunks_exact(16).take_while(|entry| number(entry, 0, 8) != 0);
+        let tagged = entries.filter(move |entry| number(entry, 0, 8) == tag);
+        tagged.map(|entry| number(entry, 8, 8))
+    }
+
+    fn has(&self, tag: usize) -> bool {
+        self.values(tag).next().is_some()
+    }
+
+    /// Returns where in the file the strings of all entries of a kind are.
+    pub(crate) fn strings(&self, tag: usize) -> impl Iterator<Item = usize> {
+        self.values(tag).map(|at| self.strings.saturating_add(at))
+    }
+}
+
+/// Strings of an ELF file, of which many are read at once: those of a section lie together, mostly.
+pub(crate) struct Strings {
+    window: [u8; STRING_BYTES],
+    start: usize,
+    length: usize,
+}
+
+impl Strings {
+    pub(crate) fn new() -> Self {
+        Self { window: [0; STRING_BYTES], start: 0, length: 0 }
+    }
+
+    /// Returns the string at an offset of the file; `None` where it is longer than a path can be, or not there.
+    pub(crate) fn at(
+        &mut self,
+        at: usize,
+        read: &impl Fn(usize, &mut [u8]) -> usize,
+    ) -> Option<&[u8]> {
+        // What comes before may be asked for as well.
+        for before in [STRING_BYTES / 4, 0] {
+            if self.known(at).is_none() {
+                self.start = at.saturating_sub(before);
+                self.length = read(self.start, &mut self.window).min(STRING_BYTES);
+            }
+        }
+        self.known(at)
+    }
+
+    fn known(&self, at: usize) -> Option<&[u8]> {
+        let from = at.checked_sub(self.start)?;
+        let rest = self.window.get(from..self.length)?;
+        rest.get(..rest.iter().position(|byte| *byte == 0)?)
     }
 }
 

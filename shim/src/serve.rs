@@ -240,6 +240,15 @@ fn or_through_links(found: Where, directory: i32, path: &[u8], last: Last) -> Re
     }
 }
 
+/// Finds what a path means, through links outside of projections as well.
+pub(crate) fn find_anywhere(path: &[u8]) -> Result<Where> {
+    find_any(CWD, path, Last::Followed)
+}
+
+fn find_any(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    or_through_links(place::find(directory, path, last)?, directory, path, last)
+}
+
 /// Finds what a call means that the kernel found nothing for, or that must not be mistaken.
 fn find_again(directory: i32, path: &[u8], last: Last) -> Result<Where> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
@@ -295,6 +304,21 @@ fn find_surely(call: &Call, name: Name, last: Last) -> Result<Where> {
 /// Makes the links of the tree real that a path leads through, and the directories that `..` is asked of, so that
 /// the kernel can follow it.
 pub(crate) fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> Result<()> {
+    make_way_found(directory, path, last, links, place::find)
+}
+
+/// As [`make_way`], of a path that is known to lead into a projection, be it through links outside.
+pub(crate) fn make_any_way(directory: i32, path: &[u8], last: Last) -> Result<()> {
+    make_way_found(directory, path, last, LINKS_MAX, find_any)
+}
+
+fn make_way_found(
+    directory: i32,
+    path: &[u8],
+    last: Last,
+    links: u32,
+    find: fn(i32, &[u8], Last) -> Result<Where>,
+) -> Result<()> {
     if links == 0 {
         return Err(Errno::LOOP);
     }
@@ -306,7 +330,7 @@ pub(crate) fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> R
             continue;
         }
         let Where::In(Spot { shown, place: Place::Pristine(id), directory: folder }) =
-            place::find(directory, above, Last::Itself)?
+            find(directory, above, Last::Itself)?
         else {
             continue;
         };
@@ -321,7 +345,7 @@ pub(crate) fn make_way(directory: i32, path: &[u8], last: Last, links: u32) -> R
             make_way(CWD, text.bytes(), Last::Followed, links - 1)?;
             if !rest.is_empty()
                 && let Where::In(Spot { shown, place: Place::Pristine(to), .. }) =
-                    place::find(directory, above, Last::Followed)?
+                    find(directory, above, Last::Followed)?
             {
                 real::make_real(shown, to)?;
             }
@@ -337,7 +361,7 @@ fn make_reachable(call: &Call, name: Name) -> Result<()> {
     let Where::In(spot) = find_surely(call, name, Last::Followed)? else { return Ok(()) };
     need(spot)?;
     let directory = name.directory.map_or(CWD, |at| call.int(at));
-    make_way(directory, call.path(name.path)?, Last::Followed, LINKS_MAX)
+    make_any_way(directory, call.path(name.path)?, Last::Followed)
 }
 
 /// How many links a path leads through at most, see path_resolution(7).
@@ -1002,14 +1026,14 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         make_reachable(call, name)?;
     }
     let program = program(call, name, path)?;
-    let mut loads = exec::prepare(&program)?;
+    let at = if name.directory.is_some() { 3 } else { 2 };
+    let mut loads = exec::prepare(&program, call.args[at])?;
     // What the kernel can open is what is meant; else a link may lead into the tree.
     if loads == Loads::Unseen && is_outside && !path.is_empty() {
         make_reachable(call, name)?;
-        loads = exec::prepare(&program)?;
+        loads = exec::prepare(&program, call.args[at])?;
     }
     let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
-    let at = if name.directory.is_some() { 3 } else { 2 };
     let environment = exec::environment(call.args[at], loads)?;
     let mut started = *call;
     if let Some(environment) = &environment {

@@ -428,6 +428,21 @@ pub(crate) fn map_file(path: &(impl Path + ?Sized)) -> Result<&'static [u8]> {
     mapped
 }
 
+/// Where the loader's cache is mapped, and how long it is.
+static LOADER_CACHE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Returns the loader's cache, see ldconfig(8), as it was when it was first asked for: it is replaced, never written.
+pub(crate) fn loader_cache() -> Option<&'static [u8]> {
+    let [start, length] = &LOADER_CACHE;
+    if start.load(Ordering::Acquire) == 0 {
+        let bytes = map_file(&Text::of(b"/etc/ld.so.cache").ok()?).ok()?;
+        // Threads that do this at once map the same file, and all of them write the same length first.
+        length.store(bytes.len(), Ordering::Relaxed);
+        start.store(bytes.as_ptr().addr(), Ordering::Release);
+    }
+    Some(mapped(start.load(Ordering::Acquire), length.load(Ordering::Relaxed)))
+}
+
 /// Maps the file of counts, to be shared; returns where.
 pub(crate) fn map_counts(path: &(impl Path + ?Sized)) -> Result<usize> {
     let file = open(path, kernel::O_RDWR, 0)?;

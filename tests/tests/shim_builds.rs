@@ -118,28 +118,207 @@ fn a_python_environment_works_in_a_tree() {
     pair.end();
 }
 
-/// The loader looks for the libraries that a program needs before the shim is there: it says which one it lacks, and finds
-/// those that are real.
+/// Makes a library of each name that returns its value plus those of what it needs: `name value place needs flags`.
+const MAKE_LIBRARY: &str = r#"
+make() { # NAME VALUE FOLDER "NEEDS" FLAGS...
+    name=$1 value=$2 folder=$3 needs=$4; shift 4
+    { for one in $needs; do echo "int $one(void);"; done
+      echo "int $name(void) { return $value"; for one in $needs; do echo "+ $one()"; done; echo ";}"; } >$name.c
+    mkdir -p $folder
+    ${CC:-cc} -shared -fPIC $name.c -o $folder/lib$name.so -Wl,-soname,lib$name.so "$@"
+}
+main() { # FILE "NEEDS" FLAGS...
+    file=$1 needs=$2; shift 2
+    { echo '#include <stdio.h>'; for one in $needs; do echo "int $one(void);"; done
+      echo 'int main(void) { printf("%d", 0'; for one in $needs; do echo "+ $one()"; done; echo '); puts(""); return 0; }'; } >main.c
+    mkdir -p $(dirname $file); ${CC:-cc} main.c -o $file "$@"
+}
+"#;
+
+/// Programs, in the tree and beside it, whose libraries the loader finds in the tree before the shim is there.
+fn with_libraries(name: &str, cc: &str) -> Pair {
+    let pair = Pair::new(name, |sandbox, source| {
+        let place = sandbox.path("");
+        let shown = |at: &str| place.join(at).join("view").display().to_string();
+        // A chain of three, by RUNPATH; one that only RPATH finds, and what that needs; one by its path.
+        let line = format!(
+            r#"{MAKE_LIBRARY} CC={cc}
+            new=-Wl,--enable-new-dtags old=-Wl,--disable-new-dtags
+            make three 3 lib/deep "" ; make two 20 lib "three" -Llib/deep -lthree $new '-Wl,-rpath,$ORIGIN/deep'
+            make one 100 lib "two" -Llib -ltwo -Llib/deep $new '-Wl,-rpath,${{ORIGIN}}' -Wl,-rpath-link,lib/deep
+            main bin/chain one $new '-Wl,-rpath,/nowhere:$ORIGIN/../lib' -Llib -lone -Wl,-rpath-link,lib:lib/deep
+            make inner 7 old "" ; make outer 40 old inner -Lold -linner
+            main bin/inherits outer $old '-Wl,-rpath,$ORIGIN/../old' -Lold -louter
+            # The processor's own before the others; what the distribution calls its folder.
+            make outer 1000 caps/glibc-hwcaps/x86-64-v2 ""; make outer 2000 caps ""
+            make plain 9 lib/x86_64-linux-gnu ""; mkdir lib64; cp lib/x86_64-linux-gnu/libplain.so lib64
+            main bin/tokens plain $new '-Wl,-rpath,$ORIGIN/../$LIB' -Llib64 -lplain
+            make outer 40 old inner -Lold -linner
+            main bin/bare outer -Lold -louter -Wl,-rpath-link,old
+            mv lib/libone.so lib/libone.so.1; ln -s libone.so.1 lib/libone.so; ln -s bin programs; ln -s ../bin/chain lib/link
+            ln -s lib folder; ln -s old/deep/../ way
+            make pre 0 pre "" ; echo 'int puts(const char *); __attribute__((constructor)) static void say(void) {{ puts("pre"); }}' >>pre.c
+            ${{CC:-cc}} -shared -fPIC pre.c -o pre/libpre.so
+            for at in {real} {shim}; do
+                main $at/../beside outer -Lold -louter -Wl,-rpath-link,old $old -Wl,-rpath,$at/old
+                main $at/../through one $new '-Wl,-rpath,$ORIGIN/view/folder' -Llib -lone -Wl,-rpath-link,lib:lib/deep
+                mkdir -p $at/../out; make via 5000 $at/../out outer -Lold -louter $old '-Wl,-rpath,$ORIGIN/../view/old'
+                main $at/../indirect via $new '-Wl,-rpath,$ORIGIN/out' -L$at/../out -lvia -Wl,-rpath-link,old
+                ln -sf view $at/../alias; main $at/../aliased one $new '-Wl,-rpath,$ORIGIN/out/../alias/lib' -Llib -lone -Wl,-rpath-link,lib:lib/deep
+            done; rm -f *.c"#,
+            real = shown("real"),
+            shim = shown("shim"),
+        );
+        for at in ["real", "shim"] {
+            fs::create_dir_all(place.join(at).join("view")).unwrap();
+        }
+        natively(sandbox, source, &line);
+        fs::remove_dir(place.join("shim/view")).unwrap();
+    });
+    pair.begin_again();
+    pair
+}
+
+/// What programs need of a tree at their start, and how the loader is told where it is; with what they print.
+const STARTS: &[(&str, &str)] = &[
+    ("view/bin/chain", "123"),
+    ("exec view/programs/chain", "123"),
+    ("view/lib/link", "123"),
+    ("cd view/bin; ./chain", "123"),
+    ("mkdir -p else; cd else; ../view/lib/link; exec ../view/programs/chain", "123"),
+    ("view/bin/inherits", "47"),
+    ("./beside", "47"),
+    ("./through", "123"),
+    ("./indirect", "5047"),
+    ("./aliased", "123"),
+    ("LD_LIBRARY_PATH=view/old exec view/bin/bare", "47"),
+    ("LD_LIBRARY_PATH=$PWD/view/old view/bin/bare", "47"),
+    (
+        "export LD_LIBRARY_PATH=/nowhere:$PWD/alias/old; view/bin/bare; ./through; ./beside",
+        "47\n123\n47\n",
+    ),
+    ("cd view/old; LD_LIBRARY_PATH=/nowhere: ../bin/bare", "47"),
+    ("cd view/bin; LD_LIBRARY_PATH='$ORIGIN/../old' ./bare", "47"),
+    ("env LD_LIBRARY_PATH=view/old view/bin/bare; view/bin/bare 2>&1 || echo none", "none"),
+    ("LD_LIBRARY_PATH=view/caps:view/old view/bin/bare", "000"),
+    ("view/bin/tokens", "9"),
+    ("LD_PRELOAD=$PWD/view/pre/libpre.so view/bin/chain", "pre\n123"),
+    ("LD_PRELOAD=libpre.so LD_LIBRARY_PATH=view/pre:view/old view/bin/bare", "pre\n47"),
+    ("LD_PRELOAD=$PWD/view/pre/libpre.so:$PWD/view/folder/libone.so sh -c 'echo done'", "done"),
+];
+
+/// Libraries of the tree that a program needs at its start are found, however the loader is told where they are.
 #[test]
-fn libraries_needed_at_the_start_have_to_be_real() {
-    let name = "libraries_needed_at_the_start_have_to_be_real";
+fn libraries_needed_at_the_start_are_found() {
+    let name = "libraries_needed_at_the_start_are_found";
     if !have(name, &[Need::Tool("cc")]) {
         return;
     }
-    let pair = Pair::new("build-needed", |sandbox, source| {
-        let main = "int seven(void);\nint main(void) { return seven(); }\n";
-        let files = [("seven.c", "int seven(void) { return 7; }\n"), ("main.c", main)];
-        write(source, &files);
-        let line = "mkdir bin lib; cc -shared -fPIC seven.c -o lib/libseven.so; \
-                    cc main.c -Llib -lseven '-Wl,-rpath,$ORIGIN/../lib' -o bin/main";
-        natively(sandbox, source, line);
+    let pair = with_libraries("build-needed", "cc");
+    let loader = "/lib64/ld-linux-x86-64.so.2";
+    let by_hand = [
+        format!("{loader} view/bin/chain"),
+        format!("{loader} --library-path view/old view/bin/bare"),
+        format!("{loader} --preload view/pre/libpre.so view/bin/inherits"),
+    ];
+    let by_hand = by_hand.iter().map(|line| (line.as_str(), "\n"));
+    for (line, wanted) in STARTS.iter().copied().chain(by_hand) {
+        pair.assert_same_line(line, wanted);
+        pair.begin_again();
+    }
+    // The launcher starts a program itself.
+    for words in [&["view/bin/chain"][..], &["./beside"], &["./aliased"], &["./indirect"]] {
+        pair.assert_same(words, "\n");
+        pair.begin_again();
+    }
+    let mut command = pair.command("view", &["view/bin/bare"]);
+    let ran = pair.sandbox.run(command.env("LD_LIBRARY_PATH", "view/old")).unwrap();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("47\n", ""), "{ran}");
+    // Nothing else has become real.
+    pair.begin_again();
+    pair.assert_same_line("view/bin/chain", "123");
+    for (entry, is_real) in [
+        ("lib/libone.so", true),
+        ("lib/libone.so.1", true),
+        ("lib/deep/libthree.so", true),
+        ("old", false),
+        ("pre", false),
+        ("bin/bare", false),
+        ("folder", false),
+    ] {
+        assert_eq!(pair.is_real(entry), is_real, "{entry}");
+    }
+}
+
+/// Where more is needed than there is room to look for, everything is there.
+#[test]
+fn more_libraries_than_can_be_looked_for_are_found() {
+    let name = "more_libraries_than_can_be_looked_for_are_found";
+    if !have(name, &[Need::Tool("cc")]) {
+        return;
+    }
+    let pair = Pair::new("build-many", |sandbox, source| {
+        // Together, and one alone, they have longer paths than are kept.
+        let line = format!(
+            r#"{MAKE_LIBRARY}
+            long=$(printf '/%03000d' 0) names=
+            for at in $(seq 20); do make lib$at $at many "" "-Wl,-rpath,$long"; names="$names lib$at"; done
+            main bin/many "$names" '-Wl,-rpath,$ORIGIN/../many' -Lmany $(for at in $(seq 20); do echo -llib$at; done)
+            main bin/long "lib1" "-Wl,-rpath,$long:$long:"'$ORIGIN/../many' -Lmany -llib1
+            rm *.c; echo other >other"#
+        );
+        natively(sandbox, source, &line);
     });
-    assert_eq!(pair.really(&["view/bin/main"]).status.code(), Some(7));
-    let missing = pair.virtually(&["view/bin/main"]);
-    assert_eq!(missing.status.code(), Some(127), "{missing}");
-    assert!(missing.stderr.contains("libseven.so: cannot open shared object file"), "{missing}");
-    let found = pair.virtually(&["sh", "-c", "cat view/lib/libseven.so >copy; view/bin/main"]);
-    assert_eq!((found.status.code(), found.stderr.as_str()), (Some(7), ""), "{found}");
+    for (line, wanted) in [("view/bin/many", "210"), ("view/bin/long", "1\n")] {
+        pair.assert_same_line(line, wanted);
+        assert!(pair.is_real("other"));
+        pair.begin_again();
+    }
+}
+
+/// As with the system's C library, with musl.
+#[test]
+fn musl_finds_libraries_needed_at_the_start() {
+    let name = "musl_finds_libraries_needed_at_the_start";
+    if !have(name, &[Need::Tool("cc"), Need::Tool("musl-gcc")]) {
+        return;
+    }
+    let pair = with_libraries("build-needed-musl", "musl-gcc");
+    for (line, wanted) in STARTS {
+        // The shell's loader does not load what was made for musl, which knows neither tokens but one, and none in the
+        // environment, nor that nothing is the working directory.
+        if ["PRELOAD", "'$ORIGIN", "/nowhere: ", "tokens"].iter().any(|word| line.contains(word)) {
+            continue;
+        }
+        pair.assert_same_line(line, wanted);
+        pair.begin_again();
+    }
+}
+
+/// A program that needs nothing of a tree is looked at as far as its names go, and no more.
+#[test]
+fn a_start_outside_reads_little() {
+    let name = "a_start_outside_reads_little";
+    if !have(name, &[Need::Tool("cc"), Need::Strace]) {
+        return;
+    }
+    let pair = Pair::new("build-outside", |_, source| write(source, &[("a", "hello\n")]));
+    fs::write(pair.sandbox.path("shim/main.c"), "int main(void) { return 0; }\n").unwrap();
+    // Between the fork and the start of the program.
+    let line = "cc main.c -o main; strace -f -o trace sh -c './main; ./main; :'; \
+                awk '/fork|clone/ { n = 0 } /pread64|openat/ { n++ } /execve.*main\"]/ { print n }' trace";
+    let ran = pair.virtually(&["sh", "-c", line]).success().unwrap();
+    for count in ran.stdout.lines() {
+        let count: usize = count.parse().unwrap();
+        // One open, and two reads.
+        assert!(
+            count <= 3,
+            "{}\n{}",
+            ran.stdout,
+            fs::read_to_string(pair.shim.join("trace")).unwrap()
+        );
+    }
+    assert_eq!(ran.stdout.lines().count(), 2, "{ran}");
 }
 
 /// numpy and pandas, as pip installs them.

@@ -179,13 +179,16 @@ fn is_plain(program: PathBuf) -> bool {
     let has_rights = file.metadata().map_or(true, |stat| stat.mode() & 0o6000 != 0)
         || rustix::fs::fgetxattr(&file, "security.capability", &mut [0_u8; 0][..]).is_ok();
     let is_read = (&file).take(program::HEAD_BYTES as u64).read_to_end(&mut head).is_ok();
-    let is_checked = Program::needs(&head, program::SANITIZER, |offset, bytes| {
-        file.read_at(bytes, offset as u64).unwrap_or(0)
-    });
+    let wishes =
+        Program::wishes(&head, |offset, bytes| file.read_at(bytes, offset as u64).unwrap_or(0));
+    // The shim looks for the libraries that may be a tree's.
+    let finds_more = [env_vars::LD_LIBRARY_PATH, env_vars::LD_PRELOAD, env_vars::LD_AUDIT];
+    let has_paths =
+        wishes.has_paths || finds_more.iter().any(|name| std::env::var_os(name).is_some());
     // The shim makes it real where it is a tree's.
     let loader = Program::loader(&head).map(OsStr::from_bytes);
     let has_loader = loader.is_some_and(|loader| Path::new(loader).exists());
-    is_read && !has_rights && !is_checked && has_loader
+    is_read && !has_rights && !wishes.is_checked && !has_paths && has_loader
 }
 
 /// Tells whether the shim has anything to do with a system call. The end of a signal handler stays as it is: debuggers and
