@@ -204,6 +204,12 @@ fn interpreters_and_loaders_of_a_tree_start_programs() {
         pair.assert_same_line(&format!("exec ./{started}"), "body");
         pair.begin_again();
     }
+    // A link on the way is real, and what it leads to is not.
+    pair.assert_same_line("touch -h view/folder; exec ./folder-cat", "body");
+    pair.begin_again();
+    // The way leads in by a directory outside.
+    pair.assert_same_line("mkdir else; cd else; ../view/link ../view/a", "hello");
+    pair.begin_again();
     pair.assert_same_line("exec ./loaded view/a", "hello");
     pair.begin_again();
     pair.assert_same(&["./loaded", "view/a"], "hello");
