@@ -270,8 +270,8 @@ fn write_to(shown: &'static Shown, id: EntryId, goal: &Goal) -> Result<Real> {
                     error
                     @ (Errno::EXIST | Errno::ACCESS | Errno::IO | Errno::NOSPC | Errno::DQUOT),
                 ) => Err(error),
-                // Nothing without a name is to be had, or it gets none.
-                Err(_) => write_named(shown, id, goal),
+                // Nothing without a name is to be had, or it gets none: nor would the next one.
+                Err(_) => write_named(shown, id, goal).inspect(|_| shown.note_need_of_names()),
                 other => other,
             }
         }
