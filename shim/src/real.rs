@@ -266,7 +266,8 @@ fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<R
             let bytes = shown.blob(blob, size)?;
             let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
             let file = sys::open(scratch, flags, 0o600)?;
-            let written = write_file(file, bytes, mode, (seconds, nanoseconds));
+            let written = write_attributes(shown, id, file)
+                .and_then(|()| write_file(file, bytes, mode, (seconds, nanoseconds)));
             sys::close(file);
             written?;
         }
@@ -276,6 +277,16 @@ fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<R
         sys::set_owner(scratch, shown.record.uid, shown.record.gid)?;
     }
     Ok(found.real)
+}
+
+fn write_attributes(shown: &Shown, id: EntryId, file: i32) -> Result<()> {
+    shown.manifest.xattrs(id).try_for_each(|(name, value)| {
+        match sys::set_attribute(file, &Text::of(name)?, value) {
+            // What this file system does not keep, the tree's files do not have here.
+            Err(Errno::NOTSUP) => Ok(()),
+            other => other,
+        }
+    })
 }
 
 fn write_file(

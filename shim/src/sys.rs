@@ -34,6 +34,7 @@ impl Errno {
     pub(crate) const NODATA: Self = Self(errno::ENODATA);
     pub(crate) const RANGE: Self = Self(errno::ERANGE);
     pub(crate) const NOSYS: Self = Self(errno::ENOSYS);
+    pub(crate) const NOTSUP: Self = Self(errno::EOPNOTSUPP);
     pub(crate) const FAULT: Self = Self(errno::EFAULT);
 
     /// Returns what a system call returns for it.
@@ -125,6 +126,11 @@ pub(crate) fn clear_when_gone(address: usize) {
 /// Tells whether an open file has an extended attribute, see fgetxattr(2).
 pub(crate) fn has_attribute(descriptor: i32, name: &core::ffi::CStr) -> bool {
     ask!(__NR_fgetxattr, descriptor, name.as_ptr(), 0, 0).is_ok()
+}
+
+/// As fsetxattr(2).
+pub(crate) fn set_attribute(descriptor: i32, name: &Text, value: &[u8]) -> Result<()> {
+    ask!(__NR_fsetxattr, descriptor, name.pointer(), value.as_ptr(), value.len(), 0).map(drop)
 }
 
 /// Returns the real user and group, see getuid(2).

@@ -258,11 +258,13 @@ fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> us
     }
     let first = sys::byte_at(address);
     if first == b'/' {
-        return if has_prefix(address) { SERVE } else { outside };
+        return if has_prefix(address) || leads_to_descriptors(address) { SERVE } else { outside };
     }
     let descriptor = directory.map_or(CWD, |at| call.args[usize::from(at & 7)] as i32);
     if descriptor != CWD {
-        let is_outside = caches::known(descriptor) == Known::Outside && first != 0;
+        // A number may be that of a descriptor, in a directory of proc(5).
+        let is_number = call.number as u32 == kernel::__NR_readlinkat && first.is_ascii_digit();
+        let is_outside = caches::known(descriptor) == Known::Outside && first != 0 && !is_number;
         return if is_outside { outside } else { SERVE };
     }
     match caches::working() {
@@ -281,6 +283,21 @@ fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> us
         _ => SERVE,
     }
 }
+
+/// Tells whether an absolute path may be one of proc(5), where each process finds its descriptors.
+#[inline(always)]
+fn leads_to_descriptors(address: usize) -> bool {
+    const PROC: u64 = u64::from_ne_bytes(*b"/proc/\0\0");
+    const DEV: u64 = u64::from_ne_bytes(*b"/dev/fd/");
+    if is_in_sight(address, size_of::<u64>()) {
+        let word = sys::word_at(address);
+        return word & PROC_MASK == PROC || word == DEV;
+    }
+    // So near to the end only short paths are.
+    false
+}
+
+const PROC_MASK: u64 = u64::from_ne_bytes([255, 255, 255, 255, 255, 255, 0, 0]);
 
 /// Tells whether a path begins as all directories of projections do. Paths of one folder differ at their ends, so the last
 /// word is compared first, without a look at where the others lie.
@@ -388,8 +405,12 @@ fn before_start(call: &Call) {
         // The first field of `clone_args`.
         _ => sys::value::<u64>(call.args[0]).unwrap_or(0),
     };
-    if flags & u64::from(kernel::CLONE_VFORK) != 0 && flags & u64::from(kernel::CLONE_VM) != 0 {
-        room::share();
+    let has = |flag: u32| flags & u64::from(flag) != 0;
+    match has(kernel::CLONE_VM) {
+        true if has(kernel::CLONE_VFORK) => room::share(),
+        // It lives on beside this one, and may work in another place.
+        true if !(has(kernel::CLONE_FS) && has(kernel::CLONE_FILES)) => room::share_for_good(),
+        _ => {}
     }
 }
 
