@@ -69,7 +69,7 @@ struct linux_dirent64 { uint64_t ino; int64_t off; unsigned short length; unsign
 
 static char root[PATH_MAX], f[64], f2[64], f3[64], d[64], d2[64], in[64], e[64], l[64], dl[64], none[64], x[64], made[64], made2[64], absolute[PATH_MAX + 64];
 static const char *current;
-static int failed;
+static volatile int failed;
 
 static long say(const char *call, long result) {
     if (result == -1) printf("%s: %s\n", call, strerrorname_np(errno));
@@ -229,14 +229,14 @@ static void lists(void) {
     CALL(getdents, fd, bytes, sizeof bytes), CALL(getdents, folder(d), bytes, 8), CALL(getdents, open(f, O_RDONLY), bytes, sizeof bytes);
     begin("lseek");
     fd = folder(d);
-    TRUTH(syscall(SYS_lseek, fd, 0, SEEK_CUR) == 0);
+    TRUTH(syscall(SYS_lseek, fd, 0L, SEEK_CUR) == 0);
     TRUTH(syscall(SYS_getdents64, fd, bytes, sizeof bytes) > 0), TRUTH(syscall(SYS_getdents64, fd, bytes, sizeof bytes) == 0);
-    CALL(lseek, fd, 0, SEEK_SET), TRUTH(syscall(SYS_getdents64, fd, bytes, sizeof bytes) > 0);
+    CALL(lseek, fd, 0L, SEEK_SET), TRUTH(syscall(SYS_getdents64, fd, bytes, sizeof bytes) > 0);
     // Streams that are shared go on where the other one has stopped.
     fd = folder(d2);
     int copy = dup(fd);
     TRUTH(syscall(SYS_getdents64, fd, bytes, sizeof bytes) > 0), TRUTH(syscall(SYS_getdents64, copy, bytes, sizeof bytes) == 0);
-    CALL(lseek, -1, 0, SEEK_SET), CALL(lseek, fd, 0, 99);
+    CALL(lseek, -1, 0L, SEEK_SET), CALL(lseek, fd, 0L, 99);
 }
 
 // ---- opening
@@ -330,7 +330,7 @@ static void changes(void) {
     begin("utimes"), CALL(utimes, f, micro), CALL(utimes, l, micro), CALL(utimes, none, NULL), tell(current);
     begin("futimesat"), CALL(futimesat, folder(d), "in", micro), CALL(futimesat, folder(d2), NULL, micro), CALL(futimesat, AT_FDCWD, f, micro), tell(current);
     begin("utimensat"), CALL(utimensat, folder(d), "in", times, 0), CALL(utimensat, folder(d2), NULL, times, 0), CALL(utimensat, folder(e), "", times, AT_EMPTY_PATH), CALL(utimensat, AT_FDCWD, l, omit, AT_SYMLINK_NOFOLLOW), CALL(utimensat, AT_FDCWD, none, NULL, 0), CALL(utimensat, AT_FDCWD, NULL, NULL, 0), tell(current);
-    begin("truncate"), CALL(truncate, f, 3), CALL(truncate, l, 100), CALL(truncate, d, 1), CALL(truncate, none, 1), CALL(truncate, f2, -1), tell(current);
+    begin("truncate"), CALL(truncate, f, 3), CALL(truncate, l, 100), CALL(truncate, d, 1), CALL(truncate, none, 1), CALL(truncate, f2, -1L), tell(current);
     begin("setxattr"), CALL(setxattr, f, "user.one", "1", 1, 0), CALL(setxattr, l, "user.two", "22", 2, XATTR_CREATE), CALL(setxattr, f, "user.kept", "3", 1, XATTR_CREATE), CALL(setxattr, d, "user.one", "1", 1, XATTR_REPLACE), CALL(setxattr, none, "user.one", "1", 1, 0);
     begin("lsetxattr"), CALL(lsetxattr, f, "user.one", "1", 1, 0), CALL(lsetxattr, l, "user.one", "1", 1, 0);
     begin("fsetxattr"), CALL(fsetxattr, open(f, O_RDONLY), "user.one", "1", 1, 0), CALL(fsetxattr, folder(d), "user.one", "1", 1, 0);
