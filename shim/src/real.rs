@@ -263,11 +263,12 @@ fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<R
             sys::set_modified_at(scratch, seconds, nanoseconds)?;
         }
         Kind::File { size, blob } => {
-            let bytes = shown.blob(blob, size)?;
+            let bytes = shown.blob(blob, size).inspect_err(count_damaged)?;
             let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
             let file = sys::open(scratch, flags, 0o600)?;
             let written = write_attributes(shown, id, file)
-                .and_then(|()| write_file(file, bytes, mode, (seconds, nanoseconds)));
+                .and_then(|()| write_file(file, bytes, mode, (seconds, nanoseconds)))
+                .and_then(|()| shown.is_untouched(blob, size).inspect_err(count_damaged));
             sys::close(file);
             written?;
         }
@@ -277,6 +278,11 @@ fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<R
         sys::set_owner(scratch, shown.record.uid, shown.record.gid)?;
     }
     Ok(found.real)
+}
+
+/// Counts a file that the store can't give.
+fn count_damaged(_: &Errno) {
+    counts::add(Count::Damaged);
 }
 
 fn write_attributes(shown: &Shown, id: EntryId, file: i32) -> Result<()> {
@@ -297,7 +303,10 @@ fn write_file(
 ) -> Result<()> {
     sys::write_all(file, bytes).map_err(|error| match error {
         // The pack is shorter than it was: its pages are gone.
-        Errno::FAULT => Errno::IO,
+        Errno::FAULT => {
+            count_damaged(&Errno::IO);
+            Errno::IO
+        }
         error => error,
     })?;
     sys::set_mode(file, mode)?;

@@ -251,6 +251,124 @@ fn what_the_store_lost_is_an_error() {
     assert!(!sandbox.home().join("view/lib/deep/er/numbers").exists());
 }
 
+/// Bytes of the store that were touched in place give EIO, never themselves; a run says so, and `RIFT_VERIFY=always` finds
+/// what was hidden.
+#[test]
+fn what_was_touched_in_the_store_is_an_error() {
+    let name = "what_was_touched_in_the_store_is_an_error";
+    if !have(name, &[Need::Tool("python3")]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let flip = "import glob, os, sys\n\
+                for path in glob.glob(sys.argv[1] + '/**', recursive=True):\n    \
+                if not os.path.isfile(path): continue\n    \
+                stat = os.stat(path)\n    os.chmod(path, 0o600)\n    data = bytearray(open(path, 'rb').read())\n    \
+                at = data.find(b'1234\\n')\n    \
+                if at >= 0:\n        file = open(path, 'r+b')\n        file.seek(at)\n        file.write(b'1235')\n        file.close()\n    \
+                if sys.argv[2] == 'hidden': os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))\n";
+    // Also a pack that this process has read from before, and one that another process has.
+    let reads = "cat view/lib/x.js; python3 -c \"$FLIP\" \"$PACKS\" seen; cat view/lib/deep/er/numbers | tail -1; \
+                 python3 -c 'import os\ntry:\n    print(len(open(\"view/shut/in\").read()))\nexcept OSError as e:\n    print(e.errno)'; \
+                 head -c 5 view/a; stat -c %s view/a";
+    let sandbox = with_tree("touched-virtual");
+    let packs = sandbox.store().join("packs").display().to_string();
+    let mut command = sandbox
+        .rift(&sandbox.home(), &[&VIRTUAL, &["--", "sh", "-c", reads][..]].concat())
+        .unwrap();
+    let ran = sandbox.run(command.env("FLIP", flip).env("PACKS", &packs)).unwrap();
+    assert_eq!(ran.stdout, "lib5\n6\n", "{ran}");
+    assert!(ran.stderr.contains("view/lib/deep/er/numbers: Input/output error"), "{ran}");
+    assert!(ran.stderr.contains("warning: a file of a tree could not be read 3 times"), "{ran}");
+    assert!(!sandbox.home().join("view/lib/deep/er/numbers").exists());
+    // The next run looks at the content of what was touched.
+    let ran = virtually(&sandbox, &["cat", "view/lib/deep/er/numbers"]);
+    assert!(!ran.status.success() && ran.stdout.is_empty(), "{ran}");
+    // Who puts the time back is found by reading all.
+    let sandbox = with_tree("hidden-virtual");
+    let packs = sandbox.store().join("packs").display().to_string();
+    virtually(&sandbox, &["true"]).success().unwrap();
+    let mut command = sandbox.command(&sandbox.home(), "python3");
+    sandbox.run(command.args(["-c", flip, &packs, "hidden"])).unwrap().success().unwrap();
+    let words = [&VIRTUAL, &["--", "cat", "view/lib/deep/er/numbers"][..]].concat();
+    let mut command = sandbox.rift(&sandbox.home(), &words).unwrap();
+    let ran = sandbox.run(command.env("RIFT_VERIFY", "always")).unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(125), ""), "{ran}");
+}
+
+/// Each change of a tree, with whichever system call failing: it is made or not, and what else there is stays.
+#[test]
+fn changes_are_made_or_not_whatever_fails() {
+    let name = "changes_are_made_or_not_whatever_fails";
+    if !have(name, &[Need::Strace]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("failing-changes");
+    let (view, source) = (sandbox.home().join("view"), sandbox.path("source"));
+    let numbers = fs::read_to_string(source.join("lib/deep/er/numbers")).unwrap();
+    // Each with what it leads to: a path and its content, or that there is none.
+    let changes: [(&[&str], &str, Option<&str>); 7] = [
+        (&["mv", "view/lib/deep", "view/moved"], "moved/er/numbers", Some(&numbers)),
+        (&["rm", "view/a"], "a", None),
+        (&["rm", "-r", "view/lib"], "lib", None),
+        (&["ln", "view/a", "view/d e/hard"], "d e/hard", Some("hello\n")),
+        (&["cp", "view/bin/x", "view/copy"], "copy", Some("lib")),
+        (&["rmdir", "view/empty"], "empty", None),
+        (
+            &["find", "view", "-name", "x*", "-exec", "chmod", "711", "{}", "+"],
+            "lib/x.js",
+            Some("lib"),
+        ),
+    ];
+    let all = [
+        "mkdir",
+        "openat",
+        "write",
+        "renameat2",
+        "utimensat",
+        "getdents64",
+        "unlinkat",
+        "fchmod",
+        "linkat",
+        "execve",
+    ];
+    let (calls, times) = if rift_tests::full() { (&all[..], 40) } else { (&all[2..4], 1) };
+    let mut made = 0;
+    for (words, path, content) in changes {
+        for call in calls {
+            for nth in 1..=times {
+                let trace =
+                    [&format!("trace={call}"), &format!("inject={call}:error=EIO:when={nth}")];
+                let mut traced = sandbox.command(&sandbox.home(), "strace");
+                traced.args(["-f", "-o", "/dev/null", "-e", trace[0], "-e", trace[1]]);
+                let all = [&VIRTUAL, &["--"][..], words].concat();
+                let ran = sandbox.run(traced.arg(rift_binary().unwrap()).args(all)).unwrap();
+                let context = format!("{words:?}, {call} {nth}: {ran}");
+                // Where no run could begin, the tree became files, or nothing did.
+                if state(&sandbox, &view) == "virtual" {
+                    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+                }
+                assert!(view.exists() || !ran.status.success(), "{context}");
+                if view.exists() {
+                    let found = fs::read_to_string(view.join(path)).ok();
+                    let before = fs::read_to_string(source.join(path)).ok();
+                    // Half of several changes is what a failing program leaves natively, too.
+                    let is_done = found.as_deref() == content;
+                    made += usize::from(ran.status.success());
+                    assert!(
+                        is_done || !ran.status.success() && found == before,
+                        "{found:?}, {context}"
+                    );
+                    // What it was not about is whole.
+                    let other = fs::read_to_string(view.join("shut/in")).unwrap();
+                    assert_eq!(other, "shut", "{context}");
+                }
+                clear(&view).unwrap();
+            }
+        }
+    }
+    assert!(made > 3, "only {made} changes were made");
+}
+
 /// Looking at a tree makes nothing, and asks the kernel nothing about it.
 #[test]
 fn looking_reaches_no_kernel() {

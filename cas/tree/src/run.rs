@@ -160,6 +160,8 @@ pub enum Count {
     Answered,
     /// Entries that were made real.
     MadeReal,
+    /// Entries that could not be, for the store has not the bytes any more that it had.
+    Damaged,
 }
 
 /// How long the file of counts is, in bytes.

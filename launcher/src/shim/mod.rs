@@ -96,7 +96,18 @@ impl Counted {
                 lines.push(format!("{} programs {what}", ui::count(number)));
             }
         }
+        lines.extend(self.damage());
         lines
+    }
+
+    /// Says what could not be read; `None` where all could.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        let number = self.of(Count::Damaged);
+        (number > 0).then(|| {
+            let (times, store) = (ui::count(number), "the store's bytes were lost or touched");
+            format!("a file of a tree could not be read {times} times: {store}")
+        })
     }
 }
 
