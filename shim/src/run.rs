@@ -53,6 +53,14 @@ pub(crate) fn directories() -> impl Iterator<Item = (u32, &'static [u8])> {
     })
 }
 
+/// Returns the directory of a projection.
+#[inline]
+pub(crate) fn directory(index: u32) -> Option<&'static [u8]> {
+    let [start, length] = DIRECTORIES.get(index as usize)?;
+    let start = start.load(Ordering::Acquire);
+    (start != 0).then(|| sys::mapped(start, length.load(Ordering::Relaxed)))
+}
+
 /// Keeps the run file for the life of the process.
 pub(crate) fn set(path: &[u8], bytes: &'static [u8]) -> Result<Run<'static>> {
     let run = Run::parse(bytes).map_err(|_| Errno::IO)?;

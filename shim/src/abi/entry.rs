@@ -270,10 +270,8 @@ fn glance_at(call: &Call, directory: Option<u8>, path: u8, outside: usize) -> us
     match caches::working() {
         Working::Outside => outside,
         Working::Above { projection, rest } if first != b'.' => {
-            let Some(record) = run::run().and_then(|run| run.projection(projection)) else {
-                return SERVE;
-            };
-            match record.directory.get(rest..) {
+            // A record of the run file is more than the registers hold that may be used here.
+            match run::directory(projection).and_then(|directory| directory.get(rest..)) {
                 Some(wanted) if !begins_with(address, wanted.as_ptr().addr(), wanted.len()) => {
                     outside
                 }
