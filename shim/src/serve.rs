@@ -429,6 +429,28 @@ fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
     if is_straight { Ok(call.pass()) } else { pass_rewritten(call, names) }
 }
 
+/// As [`pass_named`], of a call that looks at what is there: where the tree knows which entry that is, the way to it need
+/// not become real, as that of `lib/..`, which a list of all names asks about.
+fn pass_look(call: &Call, name: Name, last: Last, spot: Spot) -> Result<isize> {
+    let path = call.path(name.path)?;
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    let Place::Detached(id) = spot.place else { return pass_named(call, &[(name, last)]) };
+    if path.ends_with(b"/") || place::is_straight(directory, path)? {
+        return pass_named(call, &[(name, last)]);
+    }
+    pass_at(call, name, spot.shown, id)
+}
+
+#[cold]
+#[inline(never)]
+fn pass_at(call: &Call, name: Name, shown: &Shown, id: EntryId) -> Result<isize> {
+    let mut text = Text::new();
+    shown.path(id, &mut text)?;
+    let mut rewritten = *call;
+    rewritten.args[name.path] = text.pointer().addr();
+    Ok(rewritten.pass())
+}
+
 /// As [`pass_named`], of paths that need help.
 #[cold]
 #[inline(never)]
@@ -639,7 +661,7 @@ fn stat(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Option<isiz
         Place::Missing => Err(Errno::NOENT),
         Place::NotDirectory(_) => Err(Errno::NOTDIR),
         Place::Detached(_) | Place::Foreign => {
-            let result = pass_named(call, &[(name, last)])?;
+            let result = pass_look(call, name, last, spot)?;
             keep_identity(call, result)?;
             Ok(Some(result))
         }
@@ -749,7 +771,7 @@ fn access(call: &Call, name: Name, mode: u32, flags: u32, asked: Asked) -> Resul
         }
         Place::Missing => Err(Errno::NOENT),
         Place::NotDirectory(_) => Err(Errno::NOTDIR),
-        Place::Detached(_) | Place::Foreign => pass_named(call, &[(name, last)]).map(Some),
+        Place::Detached(_) | Place::Foreign => pass_look(call, name, last, spot).map(Some),
     }
 }
 
@@ -800,7 +822,7 @@ fn attribute(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
     let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
     let Place::Pristine(id) = spot.place else {
         need(spot)?;
-        return pass_named(call, &[(plain(0), last)]).map(Some);
+        return pass_look(call, plain(0), last, spot).map(Some);
     };
     let wanted = call.path(1)?;
     let found = spot.shown.manifest.xattrs(id).find(|(name, _)| *name == wanted);
@@ -834,7 +856,7 @@ fn attributes(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
     let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
     let Place::Pristine(id) = spot.place else {
         need(spot)?;
-        return pass_named(call, &[(plain(0), last)]).map(Some);
+        return pass_look(call, plain(0), last, spot).map(Some);
     };
     if spot.shown.manifest.xattrs(id).next().is_none() {
         return Ok(Some(0));

@@ -373,7 +373,7 @@ fn changes_are_made_or_not_whatever_fails() {
 #[test]
 fn looking_reaches_no_kernel() {
     let name = "looking_reaches_no_kernel";
-    if !have(name, &[Need::Strace]) {
+    if !have(name, &[Need::Strace, Need::Tool("python3")]) {
         return;
     }
     let sandbox = with_tree("looking");
@@ -381,14 +381,45 @@ fn looking_reaches_no_kernel() {
     let trace = sandbox.path("trace");
     let mut traced = sandbox.command(&sandbox.home(), "strace");
     traced.args(["-f", "-o"]).arg(&trace).arg(rift_binary().unwrap()).args(VIRTUAL);
-    let looks = "find view -printf '%p %s %m %T@\n' >/dev/null; ls -lR view >/dev/null; \
-                 test -e view/lib/missing; test -d view/lib/deep; readlink view/bin/x >/dev/null";
-    sandbox.run(traced.args(["--", "sh", "-c", looks])).unwrap().success().unwrap();
+    let python = "import os\nfor folder, _, names in os.walk('view'):\n    for name in names:\n        \
+                  path = os.path.join(folder, name)\n        os.stat(path), os.lstat(path), os.access(path, 7), os.path.realpath(path)\n        \
+                  os.listxattr(path), os.path.islink(path) and os.readlink(path)\n\
+                  for path in ['view/lib/none', 'view/a/none', 'view/lib/none/none', 'view/lib/deep/../none']:\n    \
+                  assert not os.path.exists(path) and not os.access(path, 0)\n\
+                  with os.scandir('view/lib') as all: print(sorted((one.name, one.is_dir(), one.stat().st_size) for one in all))\n\
+                  here = os.open('view/lib', os.O_RDONLY)\n\
+                  os.stat('x.js', dir_fd=here), os.listdir(here), os.access('deep/er', 1, dir_fd=here), os.fstat(here), os.stat(f'/dev/fd/{here}/deep')\n\
+                  os.statvfs('view/lib')";
+    let node = "const fs = require('fs');\n\
+                for (const path of ['view/a', 'view/lib/x.js', 'view/bin/x', 'view/lib/deep']) {\n  \
+                fs.statSync(path), fs.lstatSync(path), fs.existsSync(path), fs.accessSync(path), fs.realpathSync(path), fs.realpathSync.native(path); }\n\
+                fs.readdirSync('view', {recursive: true, withFileTypes: true}), fs.existsSync('view/lib/none'), fs.statSync('view/lib/none', {throwIfNoEntry: false}), fs.readlinkSync('view/bin/x');";
+    let node = if have(name, &[Need::Tool("node")]) {
+        format!("node -e \"{node}\";")
+    } else {
+        String::new()
+    };
+    let looks = format!(
+        "find view -printf '%p %s %m %T@\n' >/dev/null; ls -lR view >/dev/null; ls -laZ view/lib >/dev/null; du -a view >/dev/null; \
+         test -e view/lib/missing; test -d view/lib/deep; readlink view/bin/x >/dev/null; readlink -f view/bin/x view/lib/none >/dev/null; \
+         realpath view/lib/deep/../x.js >/dev/null; stat view/a >/dev/null; echo view/*/* view/lib/none/* >/dev/null; \
+         [ -x view/lib/x.js ] && [ ! -e view/a/x ]; {node} python3 -c \"{python}\""
+    );
+    sandbox.run(traced.args(["--", "sh", "-c", &looks])).unwrap().success().unwrap();
     let lines = fs::read_to_string(&trace).unwrap();
+    // Of what is below a descriptor the name alone is asked.
+    let names = ["\"x.js\"", "\"deep", "\"numbers\"", "\"er\""];
+    let bare: Vec<&str> = lines
+        .lines()
+        .filter(|line| names.iter().any(|name| line.contains(name)) && !line.contains("exec"))
+        .collect();
+    assert!(bare.is_empty(), "{bare:#?}");
     let asked: Vec<&str> =
         lines.lines().filter(|line| line.contains("view/") && !line.contains("exec")).collect();
     let asked: Vec<&&str> = asked.iter().filter(|line| !line.contains(".rift-orphans")).collect();
-    let asked: Vec<_> = asked.iter().filter(|line| !line.contains("write(")).collect();
+    // Its own directory is a real one.
+    let is_other = |line: &&&&str| !line.contains("write(") && !line.contains("\"view/\"");
+    let asked: Vec<_> = asked.iter().filter(is_other).collect();
     assert!(asked.is_empty(), "{asked:#?}");
     assert_eq!(fs::read_dir(&view).unwrap().count(), 0);
 }
