@@ -9,8 +9,9 @@ use crate::text::Text;
 
 /// Where the file is mapped.
 static COUNTS: AtomicUsize = AtomicUsize::new(0);
-/// Calls answered since the last [`flush`]; two threads at once may lose one.
+/// Calls answered since the last [`flush`], and calls that the kernel has done; two threads at once may lose one.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
+static PASSED: AtomicU64 = AtomicU64::new(0);
 
 /// Maps the file of this path.
 pub(crate) fn set(path: &[u8]) -> Result<()> {
@@ -51,9 +52,23 @@ pub(crate) fn answered() {
     ANSWERED.store(ANSWERED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
+/// Counts a call about a tree that the kernel does.
+pub(crate) fn passed() {
+    PASSED.store(PASSED.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// Returns how many those were.
+#[inline]
+pub(crate) fn passed_until() -> u64 {
+    PASSED.load(Ordering::Relaxed)
+}
+
 /// Adds what this process has answered: it ends, or becomes another program.
 pub(crate) fn flush() {
     if let Some(place) = place(Count::Answered) {
         place.fetch_add(ANSWERED.swap(0, Ordering::Relaxed), Ordering::AcqRel);
+    }
+    if let Some(place) = place(Count::Passed) {
+        place.fetch_add(PASSED.swap(0, Ordering::Relaxed), Ordering::AcqRel);
     }
 }

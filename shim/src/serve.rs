@@ -75,7 +75,12 @@ pub(crate) enum Asked {
 
 /// Serves a call that may mean something in a projection.
 pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
-    let result = match decide(call, asked) {
+    let before = counts::passed_until();
+    let decided = decide(call, asked);
+    if !matches!(decided, Ok(None)) && counts::passed_until() == before {
+        counts::answered();
+    }
+    let result = match decided {
         Ok(Some(result)) => result,
         Ok(None) if asked == Asked::FoundNothing => Errno::NOENT.returned(),
         Ok(None) => pass(call),
@@ -421,6 +426,7 @@ pub(crate) const LINKS_MAX: u32 = 40;
 
 /// Lets the kernel do a call, whose paths it can follow by now. What is relative to a stand-in is named in full.
 fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
+    counts::passed();
     let mut is_straight = true;
     for (name, _) in names {
         let directory = name.directory.map_or(CWD, |at| call.int(at));
@@ -434,16 +440,38 @@ fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
 fn pass_look(call: &Call, name: Name, last: Last, spot: Spot) -> Result<isize> {
     let path = call.path(name.path)?;
     let directory = name.directory.map_or(CWD, |at| call.int(at));
-    let Place::Detached(id) = spot.place else { return pass_named(call, &[(name, last)]) };
-    if path.ends_with(b"/") || place::is_straight(directory, path)? {
-        return pass_named(call, &[(name, last)]);
+    match spot.place {
+        // What a descriptor is open on may have been moved.
+        Place::Detached(id)
+            if (directory == CWD || path.starts_with(b"/"))
+                && goes_up_in_tree(directory, path)? =>
+        {
+            pass_at(call, name, spot.shown, id)
+        }
+        _ => pass_named(call, &[(name, last)]),
     }
-    pass_at(call, name, spot.shown, id)
+}
+
+/// Tells whether a path goes up, and only from directories that the tree answers for, to a name that need be no directory.
+fn goes_up_in_tree(directory: i32, path: &[u8]) -> Result<bool> {
+    let mut goes_up = false;
+    for (slash, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        let (above, rest) = path.split_at(slash);
+        if !matches!(rest, [b'/', b'.', b'.'] | [b'/', b'.', b'.', b'/', ..]) {
+            continue;
+        }
+        match place::find(directory, above, Last::Followed)? {
+            Where::In(Spot { place: Place::Pristine(_), .. }) => goes_up = true,
+            _ => return Ok(false),
+        }
+    }
+    Ok(goes_up && !path.ends_with(b"/"))
 }
 
 #[cold]
 #[inline(never)]
 fn pass_at(call: &Call, name: Name, shown: &Shown, id: EntryId) -> Result<isize> {
+    counts::passed();
     let mut text = Text::new();
     shown.path(id, &mut text)?;
     let mut rewritten = *call;
@@ -634,6 +662,7 @@ fn change_open(call: &Call, at: usize) -> Result<Option<isize>> {
     let Some((shown, id, true)) = place::entry_of(call.int(at))? else { return Ok(None) };
     real::make_real(shown, id)?;
     put_in_place(shown, id, call.int(at))?;
+    counts::passed();
     Ok(Some(call.pass()))
 }
 
@@ -678,7 +707,6 @@ fn stat_room(call: &Call) -> usize {
 }
 
 fn give_stat(call: &Call, shown: &Shown, id: EntryId) -> Result<isize> {
-    counts::answered();
     let stat = answer::stat(shown, id)?;
     if call.number as u32 != kernel::__NR_statx {
         sys::give(stat_room(call), stat)?;
@@ -753,6 +781,7 @@ fn stat_descriptor(call: &Call, descriptor: i32) -> Result<Option<isize>> {
             Ok(Some(0))
         }
         Ok(Some((_, _, false))) => {
+            counts::passed();
             let result = call.pass();
             keep_identity(call, result)?;
             Ok(Some(result))

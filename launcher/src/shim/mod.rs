@@ -83,6 +83,7 @@ impl Counted {
         let of = |count| ui::count(self.of(count));
         let mut lines = vec![
             format!("{} looks at the tree were answered without the kernel", of(Count::Answered)),
+            format!("{} calls about it were passed to the kernel", of(Count::Passed)),
             format!("{} entries were made real", of(Count::MadeReal)),
             format!("{} programs had the shim", of(Count::Arrived)),
         ];
