@@ -162,6 +162,36 @@ fn killed_runs_lose_nothing() {
     }
 }
 
+/// A process that is killed at any step of making an entry real, also between its claim and the entry's name: another of the
+/// same run takes over at once.
+#[test]
+fn who_is_killed_at_work_is_taken_over() {
+    let name = "who_is_killed_at_work_is_taken_over";
+    if !have(name, &[Need::Strace]) || rift_tests::full() && !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("killed-at-work");
+    let (view, source) = (sandbox.home().join("view"), sandbox.path("source"));
+    let mut killed = 0;
+    for call in ["mkdir", "openat", "write", "fchmod", "utimensat", "statx", "renameat2"] {
+        for nth in 1..=if rift_tests::full() { 12 } else { 2 } {
+            let script = format!(
+                "strace -f -o /dev/null -e trace={call} -e inject={call}:signal=SIGKILL:when={nth} \
+                 cat view/shut/in >/dev/null 2>&1; echo $?; cat view/shut/in view/lib/x.js; \
+                 find view | wc -l"
+            );
+            let ran = virtually(&sandbox, &["sh", "-c", &script]).success().unwrap();
+            let (status, rest) = ran.stdout.split_once('\n').unwrap();
+            killed += usize::from(status == "137");
+            assert_eq!(rest, "shutlib14\n", "{call} {nth}: {ran}");
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+            assert_same(&source, &view);
+            clear(&view).unwrap();
+        }
+    }
+    assert!(killed >= 5, "only {killed} were killed");
+}
+
 /// `rift why` tells what a run answered, passed and made real, and `rift doctor` whether the shim works, and why not.
 #[test]
 fn what_the_shim_did_is_told() {
