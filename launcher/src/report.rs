@@ -134,6 +134,9 @@ impl Summary {
 
     fn what(&self) -> String {
         let total = self.total();
+        if total == 0 && self.mode == Mode::Untouched {
+            return format!("{} ran", self.tool());
+        }
         let plural = if total == 1 { "" } else { "s" };
         let verb = match self.mode {
             Mode::Repeat => "checked",

@@ -49,9 +49,24 @@ pub(crate) fn answered() {
     HOT.answered.store(HOT.answered.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
+/// Counts a call about a tree that the kernel does.
+#[inline(always)]
+pub(crate) fn passed() {
+    HOT.passed.store(HOT.passed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// Returns how many those were.
+#[inline]
+pub(crate) fn passed_until() -> u64 {
+    HOT.passed.load(Ordering::Relaxed)
+}
+
 /// Adds what this process has answered: it ends, or becomes another program.
 pub(crate) fn flush() {
     if let Some(place) = place(Count::Answered) {
         place.fetch_add(HOT.answered.swap(0, Ordering::Relaxed), Ordering::AcqRel);
+    }
+    if let Some(place) = place(Count::Passed) {
+        place.fetch_add(HOT.passed.swap(0, Ordering::Relaxed), Ordering::AcqRel);
     }
 }

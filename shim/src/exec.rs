@@ -140,7 +140,8 @@ fn head_of(path: &Text, head: &mut [u8]) -> Result<Option<Head>> {
         _ => Wishes { is_checked: false, has_paths: false },
     };
     sys::close(file);
-    let (length, mode) = (read?, stat?.st_mode);
+    // Of a directory, too, the kernel says what it is not.
+    let (Ok(length), mode) = (read, stat?.st_mode) else { return Ok(None) };
     let is_for_all = mode & (kernel::S_ISUID | kernel::S_ISGID) != 0;
     Ok(Some(Head { length, is_privileged: is_for_all || has_rights, wishes }))
 }

@@ -41,11 +41,12 @@ pub(crate) struct Hot {
     pub(crate) stand_in: AtomicU64,
     /// The path key of the directory of a tree that the process works in.
     pub(crate) working_key: AtomicU64,
-    /// Calls answered that were not added to the counts.
+    /// Calls answered, and calls about trees that the kernel has done, that were not added to the counts.
     pub(crate) answered: AtomicU64,
+    pub(crate) passed: AtomicU64,
+
     /// How many of `offsets` are taken.
     pub(crate) offsets_taken: AtomicUsize,
-
     /// The effective user and the real one, plus 1; 0 while it is not known.
     pub(crate) user: AtomicU64,
     pub(crate) real_user: AtomicU64,
@@ -86,6 +87,7 @@ pub(crate) static HOT: Hot = Hot {
     stand_in: AtomicU64::new(0),
     working_key: AtomicU64::new(0),
     answered: AtomicU64::new(0),
+    passed: AtomicU64::new(0),
     offsets_taken: AtomicUsize::new(0),
     user: AtomicU64::new(0),
     real_user: AtomicU64::new(0),

@@ -34,6 +34,14 @@ pub(crate) fn entry_at(offset: i64) -> EntryId {
     EntryId((offset >> 32) as u32)
 }
 
+/// Returns where a real directory goes on after what a stand-in with this offset has listed.
+pub(crate) fn real_offset(offset: i64) -> i64 {
+    match offset as u32 {
+        0 => 0,
+        place => TREE + i64::from(place),
+    }
+}
+
 /// Returns the offset of a stand-in for `id`, at a place of its listing.
 pub(crate) fn offset_of(id: EntryId, place: u32) -> i64 {
     i64::from(id.0) << 32 | i64::from(place)
@@ -68,6 +76,20 @@ impl Records<'_> {
         }
         self.used += length;
         true
+    }
+}
+
+/// Gives records the form of getdents(2), which has the type behind the name; they are as long.
+pub(crate) fn make_old(bytes: &mut [u8]) {
+    let mut rest = bytes;
+    while let Some(length) = split(rest).map(|(record, _)| RECORD_BYTES + record.name.len()) {
+        let whole = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
+        let (record, after) = rest.split_at_mut(whole);
+        let kind = record[RECORD_BYTES - 1];
+        record.copy_within(RECORD_BYTES..length, RECORD_BYTES - 1);
+        record[length - 1..].fill(0);
+        record[whole - 1] = kind;
+        rest = after;
     }
 }
 
@@ -277,10 +299,11 @@ pub(crate) fn list_real(
             }
         }
     }
+    // Who stood for it before may have listed `.` alone; else the kernel has listed both.
     let from = if is_at_tree { (offset - TREE) as u32 } else { 2 };
     let mut records = Records { room, used: 0 };
     let (at, is_done) =
-        add_entries(shown, id, from.max(2), &mut records, |place| TREE + i64::from(place))?;
+        add_entries(shown, id, from.max(1), &mut records, |place| TREE + i64::from(place))?;
     let used = records.used;
     if used == 0 && !is_done {
         return Err(Errno::INVAL);

@@ -75,7 +75,10 @@ fn begin(directory: i32, path: &[u8]) -> Result<Begun<'_>> {
     if path.first() == Some(&b'/') {
         return Ok(match rooted(path) {
             Some((index, rest)) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
-            None => Begun::Outside,
+            None => match through_descriptor(path)? {
+                Some((shown, id, rest)) => Begun::Through(shown, id, rest),
+                None => Begun::Outside,
+            },
         });
     }
     Ok(match base(directory)? {
@@ -102,6 +105,55 @@ enum Begun<'p> {
     Above,
     /// In this directory of a tree, from which the rest goes on.
     In(&'static Shown, EntryId, &'p [u8]),
+    /// As `In`, at the stand-in that a path of proc(5) leads to.
+    Through(&'static Shown, EntryId, &'p [u8]),
+}
+
+/// Returns the descriptor of this process that a path of proc(5) names, and how the path goes on.
+pub(crate) fn own_descriptor(path: &[u8]) -> Option<(i32, &[u8])> {
+    let digits = match path.strip_prefix(b"/dev/fd/") {
+        Some(digits) => digits,
+        None => {
+            let (process, rest) = split_name(path.strip_prefix(b"/proc/")?);
+            let is_own = matches!(process, b"self" | b"thread-self")
+                || number(process).is_some_and(|pid| pid.cast_unsigned() == sys::pid());
+            let rest = if is_own { rest } else { return None };
+            match rest.strip_prefix(b"task/") {
+                Some(threads) => split_name(threads).1.strip_prefix(b"fd/")?,
+                None => rest.strip_prefix(b"fd/")?,
+            }
+        }
+    };
+    let (digits, rest) = split_name(digits);
+    Some((number(digits)?, rest))
+}
+
+/// Splits the first name of a path off, and the slashes behind it.
+fn split_name(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
+    let (name, rest) = path.split_at(end);
+    let slashes = rest.iter().take_while(|byte| **byte == b'/').count();
+    (name, rest.get(slashes..).unwrap_or_default())
+}
+
+/// Reads the number of a descriptor, or of a process.
+fn number(digits: &[u8]) -> Option<i32> {
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0, |number, digit| number * 10 + i32::from(digit - b'0')))
+}
+
+/// What a path goes on from: this directory of a tree, and how.
+type From<'p> = (&'static Shown, EntryId, &'p [u8]);
+
+/// Finds what a path goes on from that leads through a stand-in of this process by a path of proc(5).
+pub(crate) fn through_descriptor(path: &[u8]) -> Result<Option<From<'_>>> {
+    let Some((descriptor, rest)) = own_descriptor(path) else { return Ok(None) };
+    Ok(match entry_of(descriptor)? {
+        Some((shown, id, true)) => Some((shown, id, rest)),
+        _ => None,
+    })
 }
 
 /// Finds what a path means, without a system call where that can be.
@@ -113,6 +165,12 @@ pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
             Some(spot) => Ok(Where::In(spot)),
             None => find_beyond(shown, id, directory, path, last),
         },
+        // The link itself is the kernel's.
+        Begun::Through(_, _, []) if last == Last::Itself => Ok(Where::Outside),
+        Begun::Through(shown, id, rest) => {
+            let foreign = Spot { shown, place: Place::Foreign, directory: id };
+            Ok(Where::In(within(shown, id, rest, last, &mut 0)?.unwrap_or(foreign)))
+        }
     }
 }
 
@@ -264,7 +322,7 @@ pub(crate) fn is_straight(directory: i32, path: &[u8]) -> Result<bool> {
         Begun::In(shown, EntryId::ROOT, rest) if directory == CWD || path.starts_with(b"/") => {
             (shown, rest)
         }
-        Begun::Above | Begun::In(..) => return Ok(false),
+        Begun::Above | Begun::In(..) | Begun::Through(..) => return Ok(false),
     };
     match shown.manifest.lookup(rest) {
         Some(id) => {

@@ -78,10 +78,25 @@ pub(crate) fn path(call: &Call, way: Way) -> Glance {
         // Paths of one folder differ at their ends.
         && sys::word_at(address + bytes - size_of::<u64>())
             != HOT.prefix_end.load(Ordering::Relaxed)
+        && !leads_to_descriptors(sys::word_at(address))
     {
         return just(outside(kind));
     }
     if makes { just(SERVE) } else { path_further(call, way) }
+}
+
+/// Tells whether an absolute path that begins so may be one of proc(5), where each process finds its descriptors.
+#[inline(always)]
+fn leads_to_descriptors(word: u64) -> bool {
+    const PROC: u64 = u64::from_ne_bytes(*b"/proc/\0\0");
+    const DEV: u64 = u64::from_ne_bytes(*b"/dev/fd/");
+    word & u64::from_ne_bytes([255, 255, 255, 255, 255, 255, 0, 0]) == PROC || word == DEV
+}
+
+/// As [`leads_to_descriptors`], of the path itself; so near to the end of what can be read only short ones are.
+#[inline(always)]
+fn may_lead_to_descriptors(address: usize) -> bool {
+    is_in_sight(address, size_of::<u64>()) && leads_to_descriptors(sys::word_at(address))
 }
 
 /// What becomes of a call with a path that is in no projection, as it is written.
@@ -103,6 +118,7 @@ fn path_further(call: &Call, way: Way) -> Glance {
     let first = sys::byte_at(address);
     let (index, base, rest) = if first == b'/' {
         match below_projection(address) {
+            Below::Outside if may_lead_to_descriptors(address) => return just(SERVE),
             Below::Outside => return outside,
             Below::Unsure => return just(SERVE),
             Below::In(index, rest) => (index, ROOT, rest),
@@ -111,7 +127,14 @@ fn path_further(call: &Call, way: Way) -> Glance {
         let descriptor = if way.is_at() { argument(call, at - 1) as i32 } else { CWD };
         if descriptor != CWD {
             if caches::is_outside(descriptor) {
-                return if first == 0 { just(PASS) } else { outside };
+                // A number may be that of a descriptor, in a directory of proc(5).
+                let is_number =
+                    call.number as u32 == kernel::__NR_readlinkat && first.is_ascii_digit();
+                return match first {
+                    0 => just(PASS),
+                    _ if is_number => just(SERVE),
+                    _ => outside,
+                };
             }
             if first == 0 {
                 return just(if kind == Way::STAT { stat_of(descriptor) } else { SERVE });
@@ -208,19 +231,21 @@ fn stat_of(descriptor: i32) -> usize {
 #[inline(always)]
 fn decide(call: &Call, kind: u8, shown: &Shown, base: Base, rest: usize) -> Glance {
     let number = call.number as u32;
-    let by_kernel = just(match (base.is_real, kind) {
-        (false, _) => SERVE,
-        (true, Way::STAT) => PASS_AND_FIX,
-        (true, _) => PASS_AND_LOOK,
-    });
+    let by_kernel = || match base.is_real {
+        true => {
+            counts::passed();
+            just(outside(kind))
+        }
+        false => just(SERVE),
+    };
     let id = match look_up(shown, base, rest) {
         Found::Unsure => return just(SERVE),
         // Only real directories hold names that the tree does not have.
         Found::MissingIn(directory) if shown.is_pristine(directory) => {
             return done(Errno::NOENT.returned());
         }
-        Found::MissingIn(_) => return by_kernel,
-        Found::Entry(id) if !shown.is_pristine(id) => return by_kernel,
+        Found::MissingIn(_) => return by_kernel(),
+        Found::Entry(id) if !shown.is_pristine(id) => return by_kernel(),
         Found::Entry(id) => id,
     };
     let mode = shown.manifest.mode(id).map_or(0, u32::from);

@@ -264,7 +264,7 @@ fn write_entry(shown: &'static Shown, id: EntryId) -> Result<Real> {
 fn write_to(shown: &'static Shown, id: EntryId, goal: &Goal) -> Result<Real> {
     let written = match shown.manifest.kind(id).ok_or(Errno::IO)? {
         Kind::File { size, blob } if !shown.needs_names() => {
-            match write_unnamed(shown, id, shown.blob(blob, size)?, goal) {
+            match write_unnamed(shown, id, (blob, size), goal) {
                 // Told by what was written, or by the place.
                 Err(
                     error
@@ -291,12 +291,18 @@ fn push_scratch(shown: &Shown, path: &mut Text) -> Result<()> {
 }
 
 /// Writes a file that gets its name when it is whole.
-fn write_unnamed(shown: &Shown, id: EntryId, bytes: &[u8], goal: &Goal) -> Result<Real> {
+fn write_unnamed(
+    shown: &Shown,
+    id: EntryId,
+    (blob, size): (u32, u64),
+    goal: &Goal,
+) -> Result<Real> {
+    let bytes = shown.blob(blob, size).inspect_err(count_damaged)?;
     let mode = shown.permissions(id);
     let flags = kernel::O_WRONLY | kernel::O_TMPFILE;
     let mut scratch = Text::new();
     push_scratch(shown, &mut scratch)?;
-    let file = match sys::open(&scratch, flags, mode) {
+    let file = match sys::open(&scratch, flags, writable(shown, id, mode)) {
         // Not on this file system, or an older kernel's, see open(2).
         Err(error @ (Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL)) => {
             shown.note_need_of_names();
@@ -304,7 +310,8 @@ fn write_unnamed(shown: &Shown, id: EntryId, bytes: &[u8], goal: &Goal) -> Resul
         }
         other => other?,
     };
-    let written = write_file(file, bytes, shown.mtime_ns(id)).and_then(|()| {
+    let written = write_file(shown, id, file, bytes).and_then(|()| {
+        shown.is_untouched(blob, size).inspect_err(count_damaged)?;
         let found = complete(shown, file, &Text::new(), Some(mode))?;
         goal.keeping_time(|| sys::give_name(file, goal.directory, &goal.place))?;
         Ok(found)
@@ -388,10 +395,11 @@ fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<R
             sys::set_modified_at(sys::CWD, scratch, seconds, nanoseconds)?;
         }
         Kind::File { size, blob } => {
-            let bytes = shown.blob(blob, size)?;
+            let bytes = shown.blob(blob, size).inspect_err(count_damaged)?;
             let flags = kernel::O_WRONLY | kernel::O_CREAT | kernel::O_EXCL | kernel::O_NOFOLLOW;
-            let file = sys::open(scratch, flags, mode)?;
-            let written = write_file(file, bytes, shown.mtime_ns(id));
+            let file = sys::open(scratch, flags, writable(shown, id, mode))?;
+            let written = write_file(shown, id, file, bytes)
+                .and_then(|()| shown.is_untouched(blob, size).inspect_err(count_damaged));
             sys::close(file);
             written?;
         }
@@ -404,13 +412,38 @@ fn split_signed(nanoseconds: i64) -> (i64, i64) {
     (seconds, nanoseconds.cast_signed())
 }
 
-fn write_file(file: i32, bytes: &[u8], mtime_ns: i64) -> Result<()> {
+/// Returns the mode that a file is made with: only who may write to it gives it attributes.
+fn writable(shown: &Shown, id: EntryId, mode: u32) -> u32 {
+    let has_attributes = shown.manifest.xattrs(id).next().is_some();
+    if has_attributes { mode | 0o600 } else { mode }
+}
+
+/// Counts a file that the store can't give.
+fn count_damaged(_: &Errno) {
+    counts::add(Count::Damaged);
+}
+
+fn write_attributes(shown: &Shown, id: EntryId, file: i32) -> Result<()> {
+    shown.manifest.xattrs(id).try_for_each(|(name, value)| {
+        match sys::set_attribute(file, &Text::of(name)?, value) {
+            // What this file system does not keep, the tree's files do not have here.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            other => other,
+        }
+    })
+}
+
+fn write_file(shown: &Shown, id: EntryId, file: i32, bytes: &[u8]) -> Result<()> {
+    write_attributes(shown, id, file)?;
     sys::write_all(file, bytes).map_err(|error| match error {
         // The pack is shorter than it was: its pages are gone.
-        Errno::FAULT => Errno::IO,
+        Errno::FAULT => {
+            count_damaged(&Errno::IO);
+            Errno::IO
+        }
         error => error,
     })?;
-    let (seconds, nanoseconds) = split_signed(mtime_ns);
+    let (seconds, nanoseconds) = split_signed(shown.mtime_ns(id));
     sys::set_modified(file, seconds, nanoseconds)
 }
 

@@ -69,6 +69,14 @@ pub(crate) fn share() {
     // Too many: nothing is remembered any more.
 }
 
+/// Notes that threads work in places, or have descriptors, of their own.
+pub(crate) fn share_for_good() {
+    if let Some(page) = page() {
+        page.process.store(sys::pid(), Ordering::Release);
+        HOT.sharing.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// Tells whether a child may share this memory.
 #[inline(always)]
 pub(crate) fn is_shared() -> bool {

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use rift_tree::merge::States;
 use rift_tree::run::{Projection, Run};
-use rift_tree::sidecar::{Location, Sidecar};
+use rift_tree::sidecar::{Location, Sidecar, Stamp};
 use rift_tree::state::{HEADER_BYTES, Header, Inodes, State, StateWord, slot_count};
 use rift_tree::{EntryId, Manifest};
 
@@ -12,7 +12,7 @@ use crate::counts;
 use crate::hot::HOT;
 use crate::room::is_shared;
 use crate::sys::{self, Errno, Result};
-use crate::text::Text;
+use crate::text::{OfRun, Text};
 
 /// How many projections one run can have; the launcher makes files of the others.
 pub(crate) const PROJECTIONS_MAX: usize = 16;
@@ -251,6 +251,22 @@ impl Shown {
         let start = usize::try_from(offset).map_err(|_| Errno::IO)?;
         let length = usize::try_from(size).map_err(|_| Errno::IO)?;
         start.checked_add(length).and_then(|end| bytes.get(start..end)).ok_or(Errno::IO)
+    }
+
+    /// Checks that nobody has touched the file of the store that a blob was read from, after it was read.
+    pub(crate) fn is_untouched(&self, blob: u32, size: u64) -> Result<()> {
+        if size == 0 {
+            return Ok(());
+        }
+        let Location { container, .. } = self.sidecar.location(blob).ok_or(Errno::IO)?;
+        let published = self.sidecar.container(container).ok_or(Errno::IO)?.stamp;
+        let run = run().ok_or(Errno::IO)?;
+        let path = run.container(&self.record, container).ok_or(Errno::IO)?;
+        let stat = sys::stat_at(sys::CWD, &OfRun(path), 0).map_err(|_| Errno::IO)?;
+        let nanoseconds = stat.st_mtime.cast_signed().wrapping_mul(1_000_000_000);
+        let mtime_ns = nanoseconds.wrapping_add(stat.st_mtime_nsec.cast_signed());
+        let found = Stamp { size: stat.st_size.cast_unsigned(), inode: stat.st_ino, mtime_ns };
+        if found == published { Ok(()) } else { Err(Errno::IO) }
     }
 
     fn container(&self, number: u32) -> Result<&'static [u8]> {

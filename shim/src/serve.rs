@@ -76,7 +76,12 @@ pub(crate) enum Asked {
 
 /// Serves a call that may mean something in a projection.
 pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
-    let result = match decide(call, asked) {
+    let before = counts::passed_until();
+    let decided = decide(call, asked);
+    if !matches!(decided, Ok(None)) && counts::passed_until() == before {
+        counts::answered();
+    }
+    let result = match decided {
         Ok(Some(result)) => result,
         Ok(None) if asked == Asked::FoundNothing => Errno::NOENT.returned(),
         Ok(None) => pass(call),
@@ -108,6 +113,9 @@ fn may_lead_in(call: &Call) -> bool {
 /// Lets the kernel do a call that means nothing in a projection, as far as names go.
 fn pass(call: &Call) -> isize {
     let result = call.pass();
+    if result == 0 && kind(call) == Way::OTHER {
+        note_names_of(call);
+    }
     match (kind(call) == Way::STAT).then(|| keep_identity(call, result)) {
         Some(Err(error)) => error.returned(),
         _ => result,
@@ -121,10 +129,12 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
     match call.number as u32 {
         kernel::__NR_open => open(call, plain(0), call.word(1), asked),
         kernel::__NR_openat => open(call, at(0, 1), call.word(2), asked),
-        kernel::__NR_openat2 => open_how(call),
+        kernel::__NR_openat2 => open_how(call, asked),
         kernel::__NR_creat => {
             open(call, plain(0), kernel::O_CREAT | kernel::O_WRONLY | kernel::O_TRUNC, asked)
         }
+        // The kernel says what is wrong with flags that mean nothing to it, or something that is not known here.
+        _ if has_unknown_flags(call) => Ok(None),
         kernel::__NR_stat => stat(call, plain(0), Last::Followed, asked),
         kernel::__NR_lstat => stat(call, plain(0), Last::Itself, asked),
         kernel::__NR_newfstatat => stat(call, at(0, 1), follow(!flag(3, nofollow)), asked),
@@ -171,13 +181,37 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         | kernel::__NR_removexattr
         | kernel::__NR_acct
         | kernel::__NR_swapon
+        | kernel::__NR_swapoff
         | kernel::__NR_uselib
         | kernel::__NR_umount2 => change(call, plain(0), Last::Followed),
         kernel::__NR_lsetxattr | kernel::__NR_lremovexattr => change(call, plain(0), Last::Itself),
         kernel::__NR_futimesat => change(call, at(0, 1), Last::Followed),
         kernel::__NR_utimensat => change(call, at(0, 1), follow(!flag(3, nofollow))),
         kernel::__NR_name_to_handle_at => change(call, at(0, 1), follow(!flag(4, nofollow))),
-        kernel::__NR_open_tree => change(call, at(0, 1), follow(!flag(2, nofollow))),
+        kernel::__NR_open_tree | kernel::__NR_open_tree_attr => {
+            change(call, at(0, 1), follow(!flag(2, nofollow)))
+        }
+        kernel::__NR_setxattrat
+        | kernel::__NR_getxattrat
+        | kernel::__NR_listxattrat
+        | kernel::__NR_removexattrat => change(call, at(0, 1), follow(!flag(2, nofollow))),
+        kernel::__NR_file_getattr | kernel::__NR_file_setattr => {
+            change(call, at(0, 1), follow(!flag(4, nofollow)))
+        }
+        kernel::__NR_mount_setattr => change(call, at(0, 1), follow(!flag(2, nofollow))),
+        kernel::__NR_fspick => change(call, at(0, 1), follow(!flag(2, FSPICK_NOFOLLOW))),
+        kernel::__NR_move_mount => move_mount(call),
+        kernel::__NR_fsconfig => configure_mount(call),
+        kernel::__NR_unshare => unshare(call),
+        kernel::__NR_landlock_add_rule => allow_below(call),
+        kernel::__NR_landlock_restrict_self => {
+            exec::make_all_real()?;
+            Ok(None)
+        }
+        kernel::__NR_pivot_root => {
+            make_reachable(call, plain(1))?;
+            change(call, plain(0), Last::Followed)
+        }
         kernel::__NR_mount => mount(call),
         kernel::__NR_quotactl => change(call, plain(1), Last::Followed),
         kernel::__NR_fanotify_mark => change(call, at(3, 4), Last::Followed),
@@ -191,17 +225,51 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         | kernel::__NR_setresuid
         | kernel::__NR_setfsuid => become_another(call),
         kernel::__NR_getdents64 => list(call),
-        kernel::__NR_getdents => Ok(None),
+        kernel::__NR_getdents => list_old(call),
         kernel::__NR_fstat => stat_descriptor(call, call.int(0)),
         kernel::__NR_lseek => seek(call),
-        kernel::__NR_dup | kernel::__NR_dup2 | kernel::__NR_dup3 | kernel::__NR_fcntl => {
-            double(call).map(Some)
-        }
+        kernel::__NR_dup | kernel::__NR_dup2 | kernel::__NR_dup3 => double(call).map(Some),
         kernel::__NR_fsetxattr
         | kernel::__NR_fgetxattr
         | kernel::__NR_flistxattr
-        | kernel::__NR_fremovexattr => change_open(call, 0),
+        | kernel::__NR_fremovexattr
+        | kernel::__NR_flock
+        | kernel::__NR_open_by_handle_at
+        | kernel::__NR_quotactl_fd => change_open(call, 0),
+        kernel::__NR_fcntl => control(call),
+        kernel::__NR_ioctl => request(call),
+        kernel::__NR_fsync | kernel::__NR_fdatasync => sync(call),
+        kernel::__NR_syncfs => sync_all(call),
+        kernel::__NR_fstatfs => file_system_of(call),
         _ => Ok(None),
+    }
+}
+
+/// The flag of fspick(2) that has no link followed at the end.
+const FSPICK_NOFOLLOW: u32 = 2;
+/// The bits that tell statx(2) how to get what it tells, which exclude each other.
+const SYNC_TYPE: u32 = 0x6000;
+
+/// Tells whether a call that is answered here is given flags that the kernel may refuse.
+fn has_unknown_flags(call: &Call) -> bool {
+    let nofollow = kernel::AT_SYMLINK_NOFOLLOW;
+    let looks = nofollow | kernel::AT_NO_AUTOMOUNT | kernel::AT_EMPTY_PATH | SYNC_TYPE;
+    let modes = kernel::R_OK | kernel::W_OK | kernel::X_OK;
+    let has = |at: usize, known: u32| call.word(at) & !known != 0;
+    match call.number as u32 {
+        kernel::__NR_newfstatat => has(3, looks),
+        kernel::__NR_statx => {
+            has(2, looks)
+                || call.word(2) & SYNC_TYPE == SYNC_TYPE
+                || call.word(3) & kernel::STATX__RESERVED != 0
+        }
+        kernel::__NR_access => has(1, modes),
+        kernel::__NR_faccessat => has(2, modes),
+        kernel::__NR_faccessat2 => {
+            has(2, modes) || has(3, nofollow | kernel::AT_EACCESS | kernel::AT_EMPTY_PATH)
+        }
+        kernel::__NR_unlinkat => has(2, kernel::AT_REMOVEDIR),
+        _ => false,
     }
 }
 
@@ -369,12 +437,57 @@ pub(crate) const LINKS_MAX: u32 = 40;
 
 /// Lets the kernel do a call, whose paths it can follow by now. What is relative to a stand-in is named in full.
 fn pass_named(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
+    counts::passed();
     let mut is_straight = true;
     for (name, _) in names {
         let directory = name.directory.map_or(CWD, |at| call.int(at));
         is_straight = is_straight && place::is_straight(directory, call.path(name.path)?)?;
     }
     if is_straight { Ok(call.pass()) } else { pass_rewritten(call, names) }
+}
+
+/// As [`pass_named`], of a call that looks at what is there: where the tree knows which entry that is, the way to it need
+/// not become real, as that of `lib/..`, which a list of all names asks about.
+fn pass_look(call: &Call, name: Name, last: Last, spot: Spot) -> Result<isize> {
+    let path = call.path(name.path)?;
+    let directory = name.directory.map_or(CWD, |at| call.int(at));
+    match spot.place {
+        // What a descriptor is open on may have been moved.
+        Place::Detached(id)
+            if (directory == CWD || path.starts_with(b"/"))
+                && goes_up_in_tree(directory, path)? =>
+        {
+            pass_at(call, name, spot.shown, id)
+        }
+        _ => pass_named(call, &[(name, last)]),
+    }
+}
+
+/// Tells whether a path goes up, and only from directories that the tree answers for, to a name that need be no directory.
+fn goes_up_in_tree(directory: i32, path: &[u8]) -> Result<bool> {
+    let mut goes_up = false;
+    for (slash, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+        let (above, rest) = path.split_at(slash);
+        if !matches!(rest, [b'/', b'.', b'.'] | [b'/', b'.', b'.', b'/', ..]) {
+            continue;
+        }
+        match place::find(directory, above, Last::Followed)? {
+            Where::In(Spot { place: Place::Pristine(_), .. }) => goes_up = true,
+            _ => return Ok(false),
+        }
+    }
+    Ok(goes_up && !path.ends_with(b"/"))
+}
+
+#[cold]
+#[inline(never)]
+fn pass_at(call: &Call, name: Name, shown: &Shown, id: EntryId) -> Result<isize> {
+    counts::passed();
+    let mut text = Text::new();
+    shown.path(id, &mut text)?;
+    let mut rewritten = *call;
+    rewritten.args[name.path] = text.pointer().addr();
+    Ok(rewritten.pass())
 }
 
 /// As [`pass_named`], of paths that need help.
@@ -389,26 +502,35 @@ fn pass_rewritten(call: &Call, names: &[(Name, Last)]) -> Result<isize> {
             continue;
         }
         make_way(name.directory.map_or(CWD, |at| call.int(at)), path, *last, LINKS_MAX)?;
-        let Some(at) = name.directory else { continue };
-        if path.first() == Some(&b'/') || call.int(at) == CWD {
-            continue;
-        }
-        if let Some((shown, id, true)) = place::entry_of(call.int(at))? {
-            match place::find(call.int(at), path, *last)? {
+        let directory = name.directory.map_or(CWD, |at| call.int(at));
+        let from = match place::through_descriptor(path)? {
+            Some((_, _, [])) if *last == Last::Itself => None,
+            None if path.first() != Some(&b'/') && directory != CWD => {
+                match place::entry_of(directory)? {
+                    Some((shown, id, true)) => Some((shown, id, path)),
+                    _ => None,
+                }
+            }
+            other => other,
+        };
+        if let Some((shown, id, rest)) = from {
+            match place::find(directory, path, *last)? {
                 Where::In(Spot {
                     shown, place: Place::Pristine(id) | Place::Detached(id), ..
                 }) => {
                     shown.path(id, text)?;
                 }
                 _ => {
-                    if path.starts_with(b"..") {
+                    if rest.starts_with(b"..") {
                         real::make_real(shown, id)?;
                     }
                     shown.path(id, text)?;
-                    text.push_name(path)?;
+                    text.push_name(rest)?;
                 }
             }
-            rewritten.args[at] = CWD as usize;
+            if let Some(at) = name.directory {
+                rewritten.args[at] = CWD as usize;
+            }
             rewritten.args[name.path] = text.pointer().addr();
         }
     }
@@ -486,7 +608,7 @@ fn close_off(shown: &'static Shown, id: EntryId, mode: Option<u32>) -> Result<()
 }
 
 /// Puts the real directories in the place of this process's stand-ins for what is at or below `id`: soon no path leads
-/// there. One that is being listed stays, for its place in the list would be lost.
+/// there.
 fn become_real(shown: &'static Shown, id: EntryId) {
     for (descriptor, entry) in stand_ins_below(shown, id) {
         if !shown.is_pristine(entry) {
@@ -507,16 +629,15 @@ fn stand_ins_below(shown: &'static Shown, id: EntryId) -> impl Iterator<Item = (
     })
 }
 
-/// Puts the real directory in the place of a stand-in for it; `false` when the stand-in is being listed.
-fn put_in_place(shown: &Shown, id: EntryId, descriptor: i32) -> Result<bool> {
-    if caches::offset(descriptor)? != list::offset_of(id, 0) {
-        return Ok(false);
-    }
+/// Puts the real directory in the place of a stand-in for it; its list goes on where it was.
+fn put_in_place(shown: &Shown, id: EntryId, descriptor: i32) -> Result<()> {
+    let next = list::real_offset(caches::offset(descriptor)?);
     let opened = open_real(shown, id)?;
+    let is_put = sys::seek(opened, next, kernel::SEEK_SET);
     sys::replace(opened, descriptor);
     sys::close(opened);
-    caches::remember(descriptor, Known::Inside);
-    Ok(true)
+    caches::remember(descriptor, if next == 0 { Known::Inside } else { Known::Mixed });
+    is_put.map(drop)
 }
 
 /// Tells whether an entry is another one, or below it.
@@ -551,15 +672,9 @@ fn show_what_is_wrong(spot: Spot) -> Result<()> {
 fn change_open(call: &Call, at: usize) -> Result<Option<isize>> {
     let Some((shown, id, true)) = place::entry_of(call.int(at))? else { return Ok(None) };
     real::make_real(shown, id)?;
-    if put_in_place(shown, id, call.int(at))? {
-        return Ok(Some(call.pass()));
-    }
-    let opened = open_real(shown, id)?;
-    let mut rewritten = *call;
-    rewritten.args[at] = opened as usize;
-    let result = rewritten.pass();
-    sys::close(opened);
-    Ok(Some(result))
+    put_in_place(shown, id, call.int(at))?;
+    counts::passed();
+    Ok(Some(call.pass()))
 }
 
 fn open_real(shown: &Shown, id: EntryId) -> Result<i32> {
@@ -586,7 +701,7 @@ fn stat(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Option<isiz
         Place::Missing => Err(Errno::NOENT),
         Place::NotDirectory(_) => Err(Errno::NOTDIR),
         Place::Detached(_) | Place::Foreign => {
-            let result = pass_named(call, &[(name, last)])?;
+            let result = pass_look(call, name, last, spot)?;
             keep_identity(call, result)?;
             Ok(Some(result))
         }
@@ -603,7 +718,6 @@ fn stat_room(call: &Call) -> usize {
 }
 
 fn give_stat(call: &Call, shown: &Shown, id: EntryId) -> Result<isize> {
-    counts::answered();
     let stat = answer::stat(shown, id)?;
     if call.number as u32 != kernel::__NR_statx {
         sys::give(stat_room(call), stat)?;
@@ -703,6 +817,7 @@ fn stat_descriptor(call: &Call, descriptor: i32) -> Result<Option<isize>> {
             Ok(Some(0))
         }
         Ok(Some((_, _, false))) => {
+            counts::passed();
             let result = call.pass();
             keep_identity(call, result)?;
             Ok(Some(result))
@@ -721,14 +836,12 @@ fn access(call: &Call, name: Name, mode: u32, flags: u32, asked: Asked) -> Resul
         }
         Place::Missing => Err(Errno::NOENT),
         Place::NotDirectory(_) => Err(Errno::NOTDIR),
-        Place::Detached(_) | Place::Foreign => pass_named(call, &[(name, last)]).map(Some),
+        Place::Detached(_) | Place::Foreign => pass_look(call, name, last, spot).map(Some),
     }
 }
 
 fn read_link(call: &Call, name: Name, room: usize, asked: Asked) -> Result<Option<isize>> {
-    if let Some(path) = own_descriptor(call.path(name.path)?)
-        && let Ok(Some((shown, id, true))) = place::entry_of(path)
-    {
+    if let Some((shown, id, [])) = place::through_descriptor(named_in_full(call, name)?.bytes())? {
         let mut text = Text::new();
         shown.path(id, &mut text)?;
         return give_bytes(call, room, text.bytes()).map(Some);
@@ -754,29 +867,45 @@ fn give_bytes(call: &Call, room: usize, bytes: &[u8]) -> Result<isize> {
     Ok(room.len() as isize)
 }
 
-/// Returns the descriptor that a path of proc(5) names.
-fn own_descriptor(path: &[u8]) -> Option<i32> {
-    let digits = path.strip_prefix(b"/proc/self/fd/").or_else(|| path.strip_prefix(b"/dev/fd/"))?;
-    number(digits)
-}
-
-/// Reads the number of a descriptor.
-fn number(digits: &[u8]) -> Option<i32> {
-    if digits.is_empty() || digits.len() > 6 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
+/// Returns a path; one that may be the number of a descriptor, with its directory.
+fn named_in_full(call: &Call, name: Name) -> Result<Text> {
+    let path = call.path(name.path)?;
+    let mut text = Text::new();
+    match name.directory {
+        Some(at) if call.int(at) != CWD && path.iter().all(u8::is_ascii_digit) => {
+            let link = Text::of_descriptor(call.int(at))?;
+            if !path.is_empty() && sys::link_target(&link, &mut text).is_ok() {
+                text.push_name(path)?;
+            }
+        }
+        _ => text.push(path)?,
     }
-    Some(digits.iter().fold(0, |number, digit| number * 10 + i32::from(digit - b'0')))
+    Ok(text)
 }
 
 fn attribute(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
     let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
     let Place::Pristine(id) = spot.place else {
         need(spot)?;
-        return pass_named(call, &[(plain(0), last)]).map(Some);
+        return pass_look(call, plain(0), last, spot).map(Some);
     };
     let wanted = call.path(1)?;
     let found = spot.shown.manifest.xattrs(id).find(|(name, _)| *name == wanted);
-    give_value(call, 2, found.ok_or(Errno::NODATA)?.1).map(Some)
+    let Some((_, value)) = found else { return Err(no_attribute(spot.shown, wanted)) };
+    give_value(call, 2, value).map(Some)
+}
+
+/// Returns the error for an attribute that an entry does not have: the kernel knows which kinds of them there are.
+fn no_attribute(shown: &Shown, wanted: &[u8]) -> Errno {
+    const KINDS: [&[u8]; 4] = [b"user.", b"security.", b"trusted.", b"system.posix_acl_"];
+    if KINDS.iter().any(|kind| wanted.starts_with(kind)) {
+        return Errno::NODATA;
+    }
+    let texts = Text::of(shown.record.directory).and_then(|path| Ok((path, Text::of(wanted)?)));
+    let Ok((path, name)) = texts else { return Errno::RANGE };
+    let args = [path.pointer().addr(), name.pointer().addr(), 0, 0, 0, 0];
+    let result = sys::call(kernel::__NR_getxattr as usize, args);
+    if result < 0 { Errno(result.unsigned_abs() as u32) } else { Errno::NODATA }
 }
 
 fn give_value(call: &Call, room: usize, value: &[u8]) -> Result<isize> {
@@ -792,7 +921,7 @@ fn attributes(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
     let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
     let Place::Pristine(id) = spot.place else {
         need(spot)?;
-        return pass_named(call, &[(plain(0), last)]).map(Some);
+        return pass_look(call, plain(0), last, spot).map(Some);
     };
     if spot.shown.manifest.xattrs(id).next().is_none() {
         return Ok(Some(0));
@@ -820,20 +949,41 @@ fn file_system(call: &Call, asked: Asked) -> Result<Option<isize>> {
 
 // ---- opening and listing
 
-fn open_how(call: &Call) -> Result<Option<isize>> {
-    let how: kernel::open_how = sys::value(call.args[2])?;
-    if how.resolve != 0
-        && let Where::In(spot) = find_surely(call, at(0, 1), Last::Followed)?
-    {
-        // What is real the kernel resolves by its own rules.
-        if let Place::Pristine(id) = spot.place {
-            real::make_real(spot.shown, id)?;
-        } else if spot.place == Place::Missing {
-            real::make_real(spot.shown, spot.directory)?;
-        }
-        return pass_named(call, &[(at(0, 1), Last::Followed)]).map(Some);
+fn open_how(call: &Call, asked: Asked) -> Result<Option<isize>> {
+    if call.args[3] < size_of::<kernel::open_how>() {
+        return Ok(None);
     }
-    open(call, at(0, 1), how.flags as u32, Asked::No)
+    let how: kernel::open_how = sys::value(call.args[2])?;
+    if how.resolve == 0 {
+        return open(call, at(0, 1), how.flags as u32, asked);
+    }
+    // What is real the kernel resolves by its own rules, which count from the very directory.
+    let is_root = how.resolve & u64::from(kernel::RESOLVE_IN_ROOT) != 0;
+    let mut path = call.path(1)?;
+    while is_root && let Some(rest) = path.strip_prefix(b"/").or(path.strip_prefix(b"../")) {
+        path = rest;
+    }
+    let found = if path.is_empty() {
+        Where::Outside
+    } else {
+        place::find(call.int(0), path, Last::Followed)?
+    };
+    if let Where::In(spot) = or_through_links_of(found, call.int(0), path)? {
+        show_what_is_wrong(spot)?;
+        make_way(call.int(0), path, Last::Followed, LINKS_MAX)?;
+    }
+    match call.path(1)?.starts_with(b"/") && !is_root {
+        true => Ok(None),
+        false => change_open(call, 0),
+    }
+}
+
+/// As [`or_through_links`], of a path that may be empty.
+fn or_through_links_of(found: Where, directory: i32, path: &[u8]) -> Result<Where> {
+    if path.is_empty() {
+        return Ok(found);
+    }
+    or_through_links(found, directory, path, Last::Followed)
 }
 
 fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isize>> {
@@ -841,11 +991,6 @@ fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isiz
     let makes = has(kernel::O_CREAT);
     let is_followed = !(has(kernel::O_NOFOLLOW) || makes && has(kernel::O_EXCL));
     let last = if is_followed { Last::Followed } else { Last::Itself };
-    if let Some(descriptor) = own_descriptor(call.path(name.path)?)
-        && let Ok(Some((shown, id, true))) = place::entry_of(descriptor)
-    {
-        return open_stand_in(shown, id, flags).map(Some);
-    }
     let found = if makes { find_surely(call, name, last)? } else { find(call, name, last, asked)? };
     let Where::In(spot) = found else { return Ok(None) };
     let shown = spot.shown;
@@ -858,6 +1003,8 @@ fn open(call: &Call, name: Name, flags: u32, asked: Asked) -> Result<Option<isiz
             Kind::Directory { .. } if has(kernel::O_PATH) || has(kernel::O_TMPFILE) => {
                 real::make_real(shown, id)?;
             }
+            // The kernel knows whether it refuses both at once.
+            _ if makes && has(kernel::O_DIRECTORY) => real::make_real(shown, id)?,
             Kind::Directory { .. } if makes => return Err(Errno::ISDIR),
             Kind::Directory { .. } if flags & kernel::O_ACCMODE != kernel::O_RDONLY => {
                 return Err(Errno::ISDIR);
@@ -925,6 +1072,15 @@ fn list(call: &Call) -> Result<Option<isize>> {
     }
 }
 
+/// As [`list`], in the form of getdents(2).
+fn list_old(call: &Call) -> Result<Option<isize>> {
+    let listed = list(call)?;
+    if let Some(used) = listed.and_then(|used| usize::try_from(used).ok()) {
+        list::make_old(sys::room(call.args[1], used)?);
+    }
+    Ok(listed)
+}
+
 fn seek(call: &Call) -> Result<Option<isize>> {
     let (descriptor, offset) = (call.int(0), call.args[1].cast_signed() as i64);
     let Ok(Some((_, id, true))) = place::entry_of(descriptor) else { return Ok(None) };
@@ -933,7 +1089,10 @@ fn seek(call: &Call) -> Result<Option<isize>> {
         // To the start: but the entry must not be lost.
         kernel::SEEK_SET if offset == 0 => move_to(descriptor, to_start)?,
         kernel::SEEK_SET if list::entry_at(offset) == id => move_to(descriptor, offset)?,
-        kernel::SEEK_CUR if offset == 0 => return Ok(Some(caches::offset(descriptor)? as isize)),
+        kernel::SEEK_CUR if offset == 0 => {
+            let found = caches::offset(descriptor)?;
+            return Ok(Some(if found == to_start { 0 } else { found as isize }));
+        }
         _ => {
             caches::give_offset_back(descriptor);
             return Ok(None);
@@ -945,6 +1104,40 @@ fn seek(call: &Call) -> Result<Option<isize>> {
 fn move_to(descriptor: i32, offset: i64) -> Result<()> {
     while !caches::move_on(descriptor, caches::offset(descriptor)?, offset)? {}
     Ok(())
+}
+
+/// Of what fcntl(2) does, all but this is the same for a stand-in.
+fn control(call: &Call) -> Result<Option<isize>> {
+    match call.word(1) {
+        kernel::F_NOTIFY | kernel::F_SETLEASE => change_open(call, 0),
+        kernel::F_DUPFD | kernel::F_DUPFD_CLOEXEC => double(call).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// As [`control`], of ioctl(2): what file systems answer, see ioctl_iflags(2).
+fn request(call: &Call) -> Result<Option<isize>> {
+    // The letters of requests to file systems: `f`, `v` and `X`.
+    match (call.word(1) >> 8) as u8 {
+        b'f' | b'v' | b'X' => change_open(call, 0),
+        _ => Ok(None),
+    }
+}
+
+/// Names in a directory that has become real have to be kept.
+fn sync(call: &Call) -> Result<Option<isize>> {
+    match place::entry_of(call.int(0)) {
+        Ok(Some((shown, id, true))) if !shown.is_pristine(id) => change_open(call, 0),
+        _ => Ok(None),
+    }
+}
+
+/// The store may be on another file system than the projection.
+fn file_system_of(call: &Call) -> Result<Option<isize>> {
+    let Some((shown, _, true)) = place::entry_of(call.int(0))? else { return Ok(None) };
+    let path = Text::of(shown.record.directory)?;
+    let args = [path.pointer().addr(), call.args[1], 0, 0, 0, 0];
+    Ok(Some(sys::call(kernel::__NR_statfs as usize, args)))
 }
 
 fn change_directory(call: &Call) -> Result<Option<isize>> {
@@ -1006,17 +1199,72 @@ fn watch(call: &Call) -> Result<Option<isize>> {
     pass_named(call, &[(plain(1), last)]).map(Some)
 }
 
+/// As [`sync`], of the file system that the projection is on.
+fn sync_all(call: &Call) -> Result<Option<isize>> {
+    match place::entry_of(call.int(0)) {
+        Ok(Some((_, _, true))) => change_open(call, 0),
+        _ => Ok(None),
+    }
+}
+
+/// Threads have places to work in, or descriptors, of their own from here on: nothing of either is remembered any more.
+fn unshare(call: &Call) -> Result<Option<isize>> {
+    let own = kernel::CLONE_FS | kernel::CLONE_FILES | kernel::CLONE_NEWNS | kernel::CLONE_NEWUSER;
+    if call.word(0) & own != 0 {
+        room::share_for_good();
+    }
+    Ok(None)
+}
+
+/// What landlock(7) allows below a directory it allows below that very one.
+fn allow_below(call: &Call) -> Result<Option<isize>> {
+    const PATH_BENEATH: u32 = 1;
+    /// Where the descriptor is in `landlock_path_beneath_attr`.
+    const DESCRIPTOR_OFFSET: usize = 8;
+    if call.word(1) == PATH_BENEATH {
+        let descriptor = sys::value::<i32>(call.args[2] + DESCRIPTOR_OFFSET)?;
+        if let Some((shown, id, true)) = place::entry_of(descriptor)? {
+            real::make_real(shown, id)?;
+            put_in_place(shown, id, descriptor)?;
+        }
+    }
+    Ok(None)
+}
+
+/// Files are named in the strings for an overlay, see fsconfig(2), and by paths and descriptors for others.
+fn configure_mount(call: &Call) -> Result<Option<isize>> {
+    const STRING: u32 = 1;
+    const PATHS: core::ops::RangeInclusive<u32> = 3..=5;
+    let is_layer = || Ok(matches!(call.path(2)?, [.., b'd', b'i', b'r'] | [.., b'+']));
+    if PATHS.contains(&call.word(1)) || call.word(1) == STRING && is_layer()? {
+        exec::make_all_real()?;
+    }
+    Ok(None)
+}
+
+/// What is moved may be named as well as the place.
+fn move_mount(call: &Call) -> Result<Option<isize>> {
+    for name in [at(0, 1), at(2, 3)] {
+        if sys::may_read(call.args[name.path]) && !call.path(name.path)?.is_empty() {
+            make_reachable(call, name)?;
+        }
+    }
+    let (from, to) = ((at(0, 1), Last::Followed), (at(2, 3), Last::Followed));
+    pass_named(call, &[from, to]).map(Some)
+}
+
 /// Only where something is mounted once more, or elsewhere, is its source a path, see mount(2).
 fn mount(call: &Call) -> Result<Option<isize>> {
     if call.word(3) & (kernel::MS_BIND | kernel::MS_MOVE) != 0 {
         make_reachable(call, plain(0))?;
     }
-    let result = match change(call, plain(1), Last::Followed)? {
-        Some(result) => result,
-        None => call.pass(),
-    };
-    note_names(result == 0);
-    Ok(Some(result))
+    // Its layers are named in its options.
+    if sys::may_read(call.args[2]) && call.path(2)? == b"overlay" {
+        exec::make_all_real()?;
+    }
+    let changed = change(call, plain(1), Last::Followed)?;
+    note_names(changed == Some(0));
+    Ok(changed)
 }
 
 fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
@@ -1080,11 +1328,14 @@ fn socket(call: &Call) -> Result<Option<isize>> {
     let path = sys::room(call.args[1] + PATH_OFFSET, length - PATH_OFFSET)?;
     let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
     let Some(path) = path.get(..end).filter(|path| !path.is_empty()) else { return Ok(None) };
-    if let Where::In(spot) = place::find(CWD, path, Last::Followed)? {
+    if let Where::In(spot) =
+        or_through_links_of(place::find(CWD, path, Last::Followed)?, CWD, path)?
+    {
         match spot.place {
             Place::Missing => real::make_real(spot.shown, spot.directory)?,
             _ => need(spot)?,
         }
+        make_way(CWD, path, Last::Followed, LINKS_MAX)?;
     }
     Ok(None)
 }
@@ -1092,13 +1343,7 @@ fn socket(call: &Call) -> Result<Option<isize>> {
 // ---- names
 
 fn make(call: &Call, name: Name) -> Result<Option<isize>> {
-    // What leads nowhere may lead somewhere through a directory or a link.
-    let is_on_the_way = !matches!(call.number as u32, kernel::__NR_mknod | kernel::__NR_mknodat);
-    let Where::In(spot) = find_surely(call, name, Last::Itself)? else {
-        let result = call.pass();
-        note_names(is_on_the_way && result == 0);
-        return Ok(Some(result));
-    };
+    let Where::In(spot) = find_surely(call, name, Last::Itself)? else { return Ok(None) };
     match spot.place {
         Place::Pristine(_) => return Err(Errno::EXIST),
         Place::NotDirectory(_) => return Err(Errno::NOTDIR),
@@ -1106,7 +1351,7 @@ fn make(call: &Call, name: Name) -> Result<Option<isize>> {
         Place::Detached(_) | Place::Foreign => {}
     }
     let result = pass_named(call, &[(name, Last::Itself)])?;
-    note_names(is_on_the_way && result == 0);
+    note_names(result == 0);
     Ok(Some(result))
 }
 
@@ -1117,13 +1362,26 @@ fn note_names(have_changed: bool) {
     }
 }
 
-/// As [`note_names`], of what has another name by now: only through a directory or a link does a path lead elsewhere.
-fn note_name_of(call: &Call, name: Name) -> Result<()> {
-    let directory = name.directory.map_or(CWD, |at| call.int(at));
-    let stat =
-        sys::stat_at(directory, &Text::of(call.path(name.path)?)?, kernel::AT_SYMLINK_NOFOLLOW);
+/// As [`note_names`], of a call that the kernel has done: paths lead elsewhere only through directories and links.
+fn note_names_of(call: &Call) {
+    let to = match call.number as u32 {
+        kernel::__NR_mkdir
+        | kernel::__NR_mkdirat
+        | kernel::__NR_symlink
+        | kernel::__NR_symlinkat
+        | kernel::__NR_mount
+        | kernel::__NR_move_mount => return note_names(true),
+        kernel::__NR_renameat2 if call.word(4) & kernel::RENAME_EXCHANGE != 0 => {
+            return note_names(true);
+        }
+        kernel::__NR_rename | kernel::__NR_link => plain(1),
+        kernel::__NR_renameat | kernel::__NR_renameat2 | kernel::__NR_linkat => at(2, 3),
+        _ => return,
+    };
+    let directory = to.directory.map_or(CWD, |at| call.int(at));
+    let path = call.path(to.path).and_then(Text::of);
+    let stat = path.and_then(|path| sys::stat_at(directory, &path, kernel::AT_SYMLINK_NOFOLLOW));
     note_names(stat.is_ok_and(|stat| stat.st_mode & kernel::S_IFMT != kernel::S_IFREG));
-    Ok(())
 }
 
 fn link(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> {
@@ -1142,13 +1400,7 @@ fn link(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>> 
         }
     }
     match (source, target) {
-        (Where::Outside, Where::Outside) => {
-            let result = call.pass();
-            if result == 0 {
-                note_name_of(call, to)?;
-            }
-            Ok(Some(result))
-        }
+        (Where::Outside, Where::Outside) => Ok(None),
         _ => {
             let result = pass_named(call, &[(from, last), (to, Last::Itself)])?;
             note_names(result == 0);
@@ -1307,13 +1559,7 @@ fn rename(call: &Call, from: Name, to: Name, flags: u32) -> Result<Option<isize>
         }
     }
     if let (Where::Outside, Where::Outside) = (source, target) {
-        let result = call.pass();
-        match result {
-            0 if flags & kernel::RENAME_EXCHANGE != 0 => note_names(true),
-            0 => note_name_of(call, to)?,
-            _ => {}
-        }
-        return Ok(Some(result));
+        return Ok(None);
     }
     let result = pass_named(call, &[(from, Last::Itself), (to, Last::Itself)])?;
     note_names(result == 0);

@@ -134,6 +134,11 @@ pub(crate) fn has_attribute(descriptor: i32, name: &core::ffi::CStr) -> bool {
     ask!(__NR_fgetxattr, descriptor, name.as_ptr(), 0, 0).is_ok()
 }
 
+/// As fsetxattr(2).
+pub(crate) fn set_attribute(descriptor: i32, name: &Text, value: &[u8]) -> Result<()> {
+    ask!(__NR_fsetxattr, descriptor, name.pointer(), value.as_ptr(), value.len(), 0).map(drop)
+}
+
 /// Returns the real user and group, see getuid(2).
 pub(crate) fn real_ids() -> (u32, u32) {
     (ask!(__NR_getuid).unwrap_or(0) as u32, ask!(__NR_getgid).unwrap_or(0) as u32)

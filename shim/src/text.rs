@@ -26,6 +26,15 @@ impl Path for CStr {
     }
 }
 
+/// A path of the run file, where a NUL follows each.
+pub(crate) struct OfRun(pub(crate) &'static [u8]);
+
+impl Path for OfRun {
+    fn pointer(&self) -> *const u8 {
+        self.0.as_ptr()
+    }
+}
+
 /// A path.
 pub(crate) struct Text {
     room: Room<ROOM>,

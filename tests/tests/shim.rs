@@ -162,6 +162,58 @@ fn killed_runs_lose_nothing() {
     }
 }
 
+/// A process that is killed at any step of making an entry real, also between its claim and the entry's name: another of the
+/// same run takes over at once.
+#[test]
+fn who_is_killed_at_work_is_taken_over() {
+    let name = "who_is_killed_at_work_is_taken_over";
+    if !have(name, &[Need::Strace]) || rift_tests::full() && !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("killed-at-work");
+    let (view, source) = (sandbox.home().join("view"), sandbox.path("source"));
+    let mut killed = 0;
+    for call in ["mkdir", "openat", "write", "fchmod", "utimensat", "statx", "renameat2"] {
+        for nth in 1..=if rift_tests::full() { 12 } else { 2 } {
+            let script = format!(
+                "strace -f -o /dev/null -e trace={call} -e inject={call}:signal=SIGKILL:when={nth} \
+                 cat view/shut/in >/dev/null 2>&1; echo $?; cat view/shut/in view/lib/x.js; \
+                 find view | wc -l"
+            );
+            let ran = virtually(&sandbox, &["sh", "-c", &script]).success().unwrap();
+            let (status, rest) = ran.stdout.split_once('\n').unwrap();
+            killed += usize::from(status == "137");
+            assert_eq!(rest, "shutlib14\n", "{call} {nth}: {ran}");
+            rift(&sandbox, &sandbox.home(), &["close", "view"]);
+            assert_same(&source, &view);
+            clear(&view).unwrap();
+        }
+    }
+    assert!(killed >= 5, "only {killed} were killed");
+}
+
+/// `rift why` tells what a run answered, passed and made real, and `rift doctor` whether the shim works, and why not.
+#[test]
+fn what_the_shim_did_is_told() {
+    let sandbox = with_tree("told");
+    let script =
+        "for i in 1 2 3; do test -e view/lib/x.js; done; cat view/a view/a; chmod 600 view/a; true";
+    virtually(&sandbox, &["sh", "-c", script]).success().unwrap();
+    let told = rift(&sandbox, &sandbox.home(), &["why"]).stdout;
+    let number = |what: &str| {
+        let line = told.lines().find(|line| line.ends_with(what));
+        let word = line.and_then(|line| line.split_whitespace().nth(1));
+        word.and_then(|word| word.parse::<u64>().ok()).unwrap_or_else(|| panic!("{what}: {told}"))
+    };
+    assert!(number("looks at the tree were answered without the kernel") >= 3, "{told}");
+    assert!(number("calls about it were passed to the kernel") >= 2, "{told}");
+    assert_eq!(number("entries were made real"), 1, "{told}");
+    assert_eq!(number("programs had the shim"), 3, "{told}");
+    assert!(told.contains("summary    rift: sh ran in "), "{told}");
+    let doctor = rift(&sandbox, &sandbox.home(), &["doctor"]).stdout;
+    assert!(doctor.contains("ok    shim          `--as virtual` answers programs"), "{doctor}");
+}
+
 /// Many processes at once make the same entries real, and each of them sees all of them.
 #[test]
 fn many_processes_make_one_tree() {
@@ -294,11 +346,129 @@ fn what_the_store_lost_is_an_error() {
     assert!(!sandbox.home().join("view/lib/deep/er/numbers").exists());
 }
 
+/// Bytes of the store that were touched in place give EIO, never themselves; a run says so, and `RIFT_VERIFY=always` finds
+/// what was hidden.
+#[test]
+fn what_was_touched_in_the_store_is_an_error() {
+    let name = "what_was_touched_in_the_store_is_an_error";
+    if !have(name, &[Need::Tool("python3")]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let flip = "import glob, os, sys\n\
+                for path in glob.glob(sys.argv[1] + '/**', recursive=True):\n    \
+                if not os.path.isfile(path): continue\n    \
+                stat = os.stat(path)\n    os.chmod(path, 0o600)\n    data = bytearray(open(path, 'rb').read())\n    \
+                at = data.find(b'1234\\n')\n    \
+                if at >= 0:\n        file = open(path, 'r+b')\n        file.seek(at)\n        file.write(b'1235')\n        file.close()\n    \
+                if sys.argv[2] == 'hidden': os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))\n";
+    // Also a pack that this process has read from before, and one that another process has.
+    let reads = "cat view/lib/x.js; python3 -c \"$FLIP\" \"$PACKS\" seen; cat view/lib/deep/er/numbers | tail -1; \
+                 python3 -c 'import os\ntry:\n    print(len(open(\"view/shut/in\").read()))\nexcept OSError as e:\n    print(e.errno)'; \
+                 head -c 5 view/a; stat -c %s view/a";
+    let sandbox = with_tree("touched-virtual");
+    let packs = sandbox.store().join("packs").display().to_string();
+    let mut command = sandbox
+        .rift(&sandbox.home(), &[&VIRTUAL, &["--", "sh", "-c", reads][..]].concat())
+        .unwrap();
+    let ran = sandbox.run(command.env("FLIP", flip).env("PACKS", &packs)).unwrap();
+    assert_eq!(ran.stdout, "lib5\n6\n", "{ran}");
+    assert!(ran.stderr.contains("view/lib/deep/er/numbers: Input/output error"), "{ran}");
+    assert!(ran.stderr.contains("warning: a file of a tree could not be read 3 times"), "{ran}");
+    assert!(!sandbox.home().join("view/lib/deep/er/numbers").exists());
+    // The next run looks at the content of what was touched.
+    let ran = virtually(&sandbox, &["cat", "view/lib/deep/er/numbers"]);
+    assert!(!ran.status.success() && ran.stdout.is_empty(), "{ran}");
+    // Who puts the time back is found by reading all.
+    let sandbox = with_tree("hidden-virtual");
+    let packs = sandbox.store().join("packs").display().to_string();
+    virtually(&sandbox, &["true"]).success().unwrap();
+    let mut command = sandbox.command(&sandbox.home(), "python3");
+    sandbox.run(command.args(["-c", flip, &packs, "hidden"])).unwrap().success().unwrap();
+    let words = [&VIRTUAL, &["--", "cat", "view/lib/deep/er/numbers"][..]].concat();
+    let mut command = sandbox.rift(&sandbox.home(), &words).unwrap();
+    let ran = sandbox.run(command.env("RIFT_VERIFY", "always")).unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(125), ""), "{ran}");
+}
+
+/// Each change of a tree, with whichever system call failing: it is made or not, and what else there is stays.
+#[test]
+fn changes_are_made_or_not_whatever_fails() {
+    let name = "changes_are_made_or_not_whatever_fails";
+    if !have(name, &[Need::Strace]) || rift_tests::full() && !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("failing-changes");
+    let (view, source) = (sandbox.home().join("view"), sandbox.path("source"));
+    let numbers = fs::read_to_string(source.join("lib/deep/er/numbers")).unwrap();
+    // Each with what it leads to: a path and its content, or that there is none.
+    let changes: [(&[&str], &str, Option<&str>); 7] = [
+        (&["mv", "view/lib/deep", "view/moved"], "moved/er/numbers", Some(&numbers)),
+        (&["rm", "view/a"], "a", None),
+        (&["rm", "-r", "view/lib"], "lib", None),
+        (&["ln", "view/a", "view/d e/hard"], "d e/hard", Some("hello\n")),
+        (&["cp", "view/bin/x", "view/copy"], "copy", Some("lib")),
+        (&["rmdir", "view/empty"], "empty", None),
+        (
+            &["find", "view", "-name", "x*", "-exec", "chmod", "711", "{}", "+"],
+            "lib/x.js",
+            Some("lib"),
+        ),
+    ];
+    let all = [
+        "mkdir",
+        "openat",
+        "write",
+        "renameat2",
+        "utimensat",
+        "getdents64",
+        "unlinkat",
+        "fchmod",
+        "linkat",
+        "execve",
+    ];
+    let (calls, times) = if rift_tests::full() { (&all[..], 40) } else { (&all[2..6], 2) };
+    let mut made = 0;
+    for (words, path, content) in changes {
+        for call in calls {
+            for nth in 1..=times {
+                let trace =
+                    [&format!("trace={call}"), &format!("inject={call}:error=EIO:when={nth}")];
+                let mut traced = sandbox.command(&sandbox.home(), "strace");
+                traced.args(["-f", "-o", "/dev/null", "-e", trace[0], "-e", trace[1]]);
+                let all = [&VIRTUAL, &["--"][..], words].concat();
+                let ran = sandbox.run(traced.arg(rift_binary().unwrap()).args(all)).unwrap();
+                let context = format!("{words:?}, {call} {nth}: {ran}");
+                // Where no run could begin, the tree became files, or nothing did.
+                if state(&sandbox, &view) == "virtual" {
+                    rift(&sandbox, &sandbox.home(), &["close", "view"]);
+                }
+                assert!(view.exists() || !ran.status.success(), "{context}");
+                if view.exists() {
+                    let found = fs::read_to_string(view.join(path)).ok();
+                    let before = fs::read_to_string(source.join(path)).ok();
+                    // Half of several changes is what a failing program leaves natively, too.
+                    let is_done = found.as_deref() == content;
+                    made += usize::from(ran.status.success());
+                    assert!(
+                        is_done || !ran.status.success() && found == before,
+                        "{found:?}, {context}"
+                    );
+                    // What it was not about is whole.
+                    let other = fs::read_to_string(view.join("shut/in")).unwrap();
+                    assert_eq!(other, "shut", "{context}");
+                }
+                clear(&view).unwrap();
+            }
+        }
+    }
+    assert!(made > 3, "only {made} changes were made");
+}
+
 /// Looking at a tree makes nothing, and asks the kernel nothing about it.
 #[test]
 fn looking_reaches_no_kernel() {
     let name = "looking_reaches_no_kernel";
-    if !have(name, &[Need::Strace]) {
+    if !have(name, &[Need::Strace, Need::Tool("python3")]) {
         return;
     }
     let sandbox = with_tree("looking");
@@ -306,14 +476,45 @@ fn looking_reaches_no_kernel() {
     let trace = sandbox.path("trace");
     let mut traced = sandbox.command(&sandbox.home(), "strace");
     traced.args(["-f", "-o"]).arg(&trace).arg(rift_binary().unwrap()).args(VIRTUAL);
-    let looks = "find view -printf '%p %s %m %T@\n' >/dev/null; ls -lR view >/dev/null; \
-                 test -e view/lib/missing; test -d view/lib/deep; readlink view/bin/x >/dev/null";
-    sandbox.run(traced.args(["--", "sh", "-c", looks])).unwrap().success().unwrap();
+    let python = "import os\nfor folder, _, names in os.walk('view'):\n    for name in names:\n        \
+                  path = os.path.join(folder, name)\n        os.stat(path), os.lstat(path), os.access(path, 7), os.path.realpath(path)\n        \
+                  os.listxattr(path), os.path.islink(path) and os.readlink(path)\n\
+                  for path in ['view/lib/none', 'view/a/none', 'view/lib/none/none', 'view/lib/deep/../none']:\n    \
+                  assert not os.path.exists(path) and not os.access(path, 0)\n\
+                  with os.scandir('view/lib') as all: print(sorted((one.name, one.is_dir(), one.stat().st_size) for one in all))\n\
+                  here = os.open('view/lib', os.O_RDONLY)\n\
+                  os.stat('x.js', dir_fd=here), os.listdir(here), os.access('deep/er', 1, dir_fd=here), os.fstat(here), os.stat(f'/dev/fd/{here}/deep')\n\
+                  os.statvfs('view/lib')";
+    let node = "const fs = require('fs');\n\
+                for (const path of ['view/a', 'view/lib/x.js', 'view/bin/x', 'view/lib/deep']) {\n  \
+                fs.statSync(path), fs.lstatSync(path), fs.existsSync(path), fs.accessSync(path), fs.realpathSync(path), fs.realpathSync.native(path); }\n\
+                fs.readdirSync('view', {recursive: true, withFileTypes: true}), fs.existsSync('view/lib/none'), fs.statSync('view/lib/none', {throwIfNoEntry: false}), fs.readlinkSync('view/bin/x');";
+    let node = if have(name, &[Need::Tool("node")]) {
+        format!("node -e \"{node}\";")
+    } else {
+        String::new()
+    };
+    let looks = format!(
+        "find view -printf '%p %s %m %T@\n' >/dev/null; ls -lR view >/dev/null; ls -laZ view/lib >/dev/null; du -a view >/dev/null; \
+         test -e view/lib/missing; test -d view/lib/deep; readlink view/bin/x >/dev/null; readlink -f view/bin/x view/lib/none >/dev/null; \
+         realpath view/lib/deep/../x.js >/dev/null; stat view/a >/dev/null; echo view/*/* view/lib/none/* >/dev/null; \
+         [ -x view/lib/x.js ] && [ ! -e view/a/x ]; {node} python3 -c \"{python}\""
+    );
+    sandbox.run(traced.args(["--", "sh", "-c", &looks])).unwrap().success().unwrap();
     let lines = fs::read_to_string(&trace).unwrap();
+    // Of what is below a descriptor the name alone is asked.
+    let names = ["\"x.js\"", "\"deep", "\"numbers\"", "\"er\""];
+    let bare: Vec<&str> = lines
+        .lines()
+        .filter(|line| names.iter().any(|name| line.contains(name)) && !line.contains("exec"))
+        .collect();
+    assert!(bare.is_empty(), "{bare:#?}");
     let asked: Vec<&str> =
         lines.lines().filter(|line| line.contains("view/") && !line.contains("exec")).collect();
     let asked: Vec<&&str> = asked.iter().filter(|line| !line.contains(".rift-orphans")).collect();
-    let asked: Vec<_> = asked.iter().filter(|line| !line.contains("write(")).collect();
+    // Its own directory is a real one.
+    let is_other = |line: &&&&str| !line.contains("write(") && !line.contains("\"view/\"");
+    let asked: Vec<_> = asked.iter().filter(is_other).collect();
     assert!(asked.is_empty(), "{asked:#?}");
     assert_eq!(fs::read_dir(&view).unwrap().count(), 0);
 }

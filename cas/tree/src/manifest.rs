@@ -150,6 +150,23 @@ pub struct Counts {
     pub symlinks: u32,
 }
 
+/// Compares two names word by word, without a call.
+#[inline(always)]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let (words, rest) = one.as_chunks::<8>();
+    let (others, other_rest) = other.as_chunks::<8>();
+    match (one.last_chunk::<8>(), other.last_chunk::<8>()) {
+        // What is left over is in the last eight bytes.
+        (Some(last), Some(other_last)) => {
+            last == other_last && words.iter().zip(others).all(|(one, other)| one == other)
+        }
+        _ => rest.iter().zip(other_rest).all(|(one, other)| one == other),
+    }
+}
+
 fn rule(rule: &'static str, index: usize) -> FormatError {
     FormatError::Rule { rule, index: u32::try_from(index).unwrap_or(u32::MAX) }
 }
@@ -469,10 +486,12 @@ impl<'a> Manifest<'a> {
             let (Some(name), Some(parent)) = (self.name(id), self.parent(id)) else {
                 return false;
             };
-            let Some(head) = rest.strip_suffix(name) else {
+            let Some((head, last)) =
+                rest.len().checked_sub(name.len()).and_then(|length| rest.split_at_checked(length))
+            else {
                 return false;
             };
-            if id == EntryId::ROOT || name.is_empty() {
+            if id == EntryId::ROOT || name.is_empty() || !is_same(last, name) {
                 return false;
             }
             match (head, parent == base) {

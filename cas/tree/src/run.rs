@@ -227,6 +227,10 @@ pub enum Count {
     Answered,
     /// Entries that were made real.
     MadeReal,
+    /// Entries that could not be, for the store has not the bytes any more that it had.
+    Damaged,
+    /// System calls about a tree that the kernel has done.
+    Passed,
 }
 
 /// How long the file of counts is, in bytes.

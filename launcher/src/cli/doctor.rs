@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime};
 
 use rift_cas::{Store, materialize};
+use rift_tree::run::Count;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -132,10 +133,19 @@ fn intercepted(context: &Context) -> Check {
     let hint = "`--as mount` and `--as files` need no shim";
     let tried = shim::Prepared::new(&store, &[]).and_then(|run| run.run(&["/bin/true".into()]));
     match tried {
-        Ok(outcome) if outcome.counted.is_complete() => {
-            ok("shim", "`--as virtual` answers programs that use the system's C library")
+        Ok(outcome) if outcome.counted.is_complete() => ok(
+            "shim",
+            "`--as virtual` answers programs that use the system's C library; others find real files",
+        ),
+        Ok(outcome) => {
+            let is_some = |count| outcome.counted.of(count) > 0;
+            let why = match (is_some(Count::Unpatched), is_some(Count::Foreign)) {
+                (true, _) => "the C library's code can't be patched here",
+                (_, true) => "no library can be loaded into `/bin/true`",
+                _ => "the loader leaves the library out",
+            };
+            warn("shim", format!("{why}: `--as virtual` writes files"), hint)
         }
-        Ok(_) => warn("shim", "the C library can't be patched: `--as virtual` writes files", hint),
         Err(error) => warn("shim", format!("`--as virtual` fails: {error:#}"), hint),
     }
 }

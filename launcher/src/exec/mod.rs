@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use rift_cas::Store;
 use rift_cas::projection::{Projection, ShownAs};
 
@@ -121,6 +121,12 @@ fn run_under_shim(
     context: &Context,
 ) -> anyhow::Result<Ending> {
     let started = Instant::now();
+    if context.config.verifies_always() {
+        for projection in projections {
+            let tree = store.open_tree(projection.tree)?;
+            tree.context("the store has lost a tree that is shown")?.verify_content()?;
+        }
+    }
     let prepared = match shim::Prepared::new(store, projections) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -129,6 +135,9 @@ fn run_under_shim(
         }
     };
     let outcome = prepared.run(&options.command)?;
+    if let Some(damage) = outcome.counted.damage() {
+        context.ui.warn(&format!("{damage}; `rift store verify --repair` tells which"));
+    }
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.set_times(started.elapsed(), None, true);
     let mut run = Run::begin(summary, &context.cwd);

@@ -84,6 +84,7 @@ impl Counted {
         let of = |count| ui::count(self.of(count));
         let mut lines = vec![
             format!("{} looks at the tree were answered without the kernel", of(Count::Answered)),
+            format!("{} calls about it were passed to the kernel", of(Count::Passed)),
             format!("{} entries were made real", of(Count::MadeReal)),
             format!("{} programs had the shim", of(Count::Arrived)),
         ];
@@ -97,7 +98,18 @@ impl Counted {
                 lines.push(format!("{} programs {what}", ui::count(number)));
             }
         }
+        lines.extend(self.damage());
         lines
+    }
+
+    /// Says what could not be read; `None` where all could.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        let number = self.of(Count::Damaged);
+        (number > 0).then(|| {
+            let (times, store) = (ui::count(number), "the store's bytes were lost or touched");
+            format!("a file of a tree could not be read {times} times: {store}")
+        })
     }
 }
 

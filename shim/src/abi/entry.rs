@@ -269,10 +269,13 @@ fn look_otherwise(call: &Call, way: Way) -> Glance {
 /// A descriptor comes to mean what another one does; that of a stand-in has the same offset.
 fn before_doubling(call: &Call) -> usize {
     let number = call.number as u32;
-    if number == kernel::__NR_fcntl
-        && !matches!(call.args[1] as u32, kernel::F_DUPFD | kernel::F_DUPFD_CLOEXEC)
-    {
-        return PASS;
+    if number == kernel::__NR_fcntl {
+        match call.args[1] as u32 {
+            kernel::F_DUPFD | kernel::F_DUPFD_CLOEXEC => {}
+            // The kernel does it to a directory, not to its stand-in.
+            kernel::F_NOTIFY | kernel::F_SETLEASE => return SERVE,
+            _ => return PASS,
+        }
     }
     if matches!(number, kernel::__NR_dup2 | kernel::__NR_dup3) && call.args[0] != call.args[1] {
         caches::forget_one(call.args[1] as i32);
@@ -330,8 +333,11 @@ fn before_start(call: &Call) {
     {
         caches::give_offsets_back();
     }
-    if has(kernel::CLONE_VFORK) && has(kernel::CLONE_VM) {
-        room::share();
+    match has(kernel::CLONE_VM) {
+        true if has(kernel::CLONE_VFORK) => room::share(),
+        // It lives on beside this one, and may work in another place.
+        true if !(has(kernel::CLONE_FS) && has(kernel::CLONE_FILES)) => room::share_for_good(),
+        _ => {}
     }
 }
 
