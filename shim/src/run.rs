@@ -22,6 +22,9 @@ static RUN: AtomicUsize = AtomicUsize::new(0);
 /// The projections that were touched: addresses too.
 static SHOWN: [AtomicUsize; PROJECTIONS_MAX] = [const { AtomicUsize::new(0) }; PROJECTIONS_MAX];
 
+/// How many words statx(2) fills in.
+pub(crate) const WIDE_WORDS: usize = size_of::<linux_raw_sys::general::statx>() / size_of::<u64>();
+
 /// A projection, mapped.
 pub(crate) struct Shown {
     /// Its place in the run file.
@@ -31,6 +34,9 @@ pub(crate) struct Shown {
     sidecar: Sidecar<'static>,
     words: &'static [StateWord],
     slots: &'static [AtomicU32],
+    /// What statx(2) says of the directory, and with how many changes of names, plus 1, that was; 0 while it is not known.
+    pub(crate) wide: [AtomicU64; WIDE_WORDS],
+    pub(crate) wide_names: AtomicU64,
     /// Where its packs are mapped, and how long they are.
     packs: &'static [AtomicUsize],
     /// Its file system has no files without names.
@@ -180,7 +186,19 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     // The address and the length of each.
     let (_, packs) = sys::keep((), 2 * count)?;
     let needs_names = AtomicBool::new(false);
-    let shown = Shown { index, record, manifest, sidecar, words, slots, packs, needs_names };
+    let (wide, wide_names) = ([const { AtomicU64::new(0) }; WIDE_WORDS], AtomicU64::new(0));
+    let shown = Shown {
+        index,
+        record,
+        manifest,
+        sidecar,
+        words,
+        slots,
+        wide,
+        wide_names,
+        packs,
+        needs_names,
+    };
     let (shown, _) = sys::keep(shown, 0)?;
     let address = core::ptr::from_ref(shown).addr();
     match place.compare_exchange(0, address, Ordering::AcqRel, Ordering::Acquire) {

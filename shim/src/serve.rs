@@ -3,6 +3,8 @@
 //! Metadata of entries that the tree answers for is filled in. Everything else makes real what it needs, and then
 //! the kernel does it, with the program's own words. `None` means just that: ask the kernel.
 
+use core::sync::atomic::Ordering;
+
 use linux_raw_sys::general as kernel;
 use rift_tree::merge::{Place, States as _};
 use rift_tree::run::Count;
@@ -19,10 +21,10 @@ use crate::place::{self, Last, Spot, Where};
 use crate::quick;
 use crate::real;
 use crate::room;
-use crate::run::Shown;
+use crate::run::{Shown, WIDE_WORDS};
 use crate::sys::{self, CWD, Errno, Result};
 use crate::table::Way;
-use crate::text::Text;
+use crate::text::{OfRun, Path as _, Text};
 
 /// A system call, as the program makes it.
 #[derive(Debug, Clone, Copy)]
@@ -723,19 +725,44 @@ fn give_stat(call: &Call, shown: &Shown, id: EntryId) -> Result<isize> {
         sys::give(stat_room(call), stat)?;
         return Ok(0);
     }
-    // What the kernel alone knows, such as the mount, is that of the projection's directory.
-    let path = Text::of(shown.record.directory)?;
-    let args = [CWD as usize, path.pointer().addr(), 0, call.args[3], call.args[4], 0];
-    let result = sys::call(kernel::__NR_statx as usize, args);
-    if result == 0 {
-        let mut wide: kernel::statx = sys::value(call.args[4])?;
-        answer::widen(&stat, &mut wide);
-        let basic = kernel::STATX_BASIC_STATS;
-        wide.stx_mask = wide.stx_mask & !(kernel::STATX_BTIME) | basic & call.word(3) | basic;
-        wide.stx_attributes = 0;
-        sys::give(call.args[4], wide)?;
+    let mut wide = match call.word(3) & !WIDE_KNOWN {
+        0 => known_wide(shown)?,
+        _ => ask_wide(shown, call.word(3))?,
+    };
+    answer::widen(&stat, &mut wide);
+    wide.stx_mask = wide.stx_mask & !kernel::STATX_BTIME | kernel::STATX_BASIC_STATS;
+    wide.stx_attributes = 0;
+    sys::give(call.args[4], wide)?;
+    Ok(0)
+}
+
+/// What programs mostly ask statx(2) for.
+const WIDE_KNOWN: u32 = kernel::STATX_BASIC_STATS | kernel::STATX_BTIME | kernel::STATX_MNT_ID;
+
+/// Asks statx(2) about the directory of a projection: what the kernel alone knows of an entry, such as the mount, is the same.
+fn ask_wide(shown: &Shown, mask: u32) -> Result<kernel::statx> {
+    let mut wide = core::mem::MaybeUninit::<kernel::statx>::zeroed();
+    let (path, room) = (OfRun(shown.record.directory), wide.as_mut_ptr().addr());
+    let args = [CWD as usize, path.pointer().addr(), 0, mask as usize, room, 0];
+    match sys::call(kernel::__NR_statx as usize, args) {
+        0 => sys::value(room),
+        error => Err(Errno(error.unsigned_abs() as u32)),
     }
-    Ok(result)
+}
+
+/// As [`ask_wide`], once, as long as nothing is mounted.
+fn known_wide(shown: &Shown) -> Result<kernel::statx> {
+    let names = counts::names() + 1;
+    if shown.wide_names.load(Ordering::Acquire) == names {
+        return sys::value(shown.wide.as_ptr().addr());
+    }
+    let wide = ask_wide(shown, kernel::STATX_BASIC_STATS)?;
+    let words: [u64; WIDE_WORDS] = sys::value(core::ptr::from_ref(&wide).addr())?;
+    for (place, word) in shown.wide.iter().zip(words) {
+        place.store(word, Ordering::Relaxed);
+    }
+    shown.wide_names.store(names, Ordering::Release);
+    Ok(wide)
 }
 
 /// Sees to what stat(2) has said of a file that may be a projection's, or of a stand-in.
