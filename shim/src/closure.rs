@@ -193,30 +193,25 @@ struct Closure<'s> {
 
 /// Directories that a processor with more than the least has its own libraries in, see ld.so(8); older loaders know those
 /// of the second line.
-const CAPABILITIES: &[&[u8]] = &[
-    b"glibc-hwcaps/x86-64-v4",
-    b"glibc-hwcaps/x86-64-v3",
-    b"glibc-hwcaps/x86-64-v2",
-    b"tls/haswell/x86_64",
-    b"tls/haswell",
-    b"tls/x86_64",
-    b"tls",
-    b"haswell/avx512_1/x86_64",
-    b"haswell/avx512_1",
-    b"haswell/x86_64",
-    b"haswell",
-    b"x86_64",
-];
+const CAPABILITIES: &[u8] =
+    b"glibc-hwcaps/x86-64-v4:glibc-hwcaps/x86-64-v3:glibc-hwcaps/x86-64-v2:\
+    tls/haswell/x86_64:tls/haswell:tls/x86_64:tls:\
+    haswell/avx512_1/x86_64:haswell/avx512_1:haswell/x86_64:haswell:x86_64";
 
-/// What `$LIB` and `$PLATFORM` may mean.
-const VARIANTS: &[[&[u8]; 2]] = &[
-    [b"lib/x86_64-linux-gnu", b"x86_64"],
-    [b"lib64", b"x86_64"],
-    [b"lib", b"x86_64"],
-    [b"lib/x86_64-linux-gnu", b"haswell"],
-    [b"lib64", b"haswell"],
-    [b"lib", b"haswell"],
-];
+/// What `$LIB` and `$PLATFORM` may mean: each of the first with each of the others.
+const LIB: &[u8] = b"lib/x86_64-linux-gnu:lib64:lib";
+const PLATFORM: &[u8] = b"x86_64:haswell";
+const VARIANTS: usize = 6;
+
+/// Returns one part of a list.
+fn part(list: &[u8], at: usize) -> &[u8] {
+    parts(list).nth(at).unwrap_or_default()
+}
+
+/// Returns the parts of a list.
+fn parts(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b':')
+}
 
 /// Where loaders look for everything.
 const SYSTEM: &[u8] =
@@ -376,7 +371,7 @@ impl Closure<'_> {
                 let length = path.bytes().len();
                 if let Ok(Where::In(_)) = place::find(CWD, path.bytes(), Last::Followed) {
                     *leads_in = true;
-                    for folder in CAPABILITIES {
+                    for folder in parts(CAPABILITIES) {
                         path.cut(length);
                         if path.push_name(folder).and_then(|()| path.push_name(name)).is_ok() {
                             self.take(&path, name, by)?;
@@ -434,7 +429,7 @@ impl Closure<'_> {
         let own = self.piece(self.object(has).path);
         let slash = own.iter().rposition(|byte| *byte == b'/');
         let origin = slash.map_or(&b"."[..], |slash| own.get(..slash.max(1)).unwrap_or_default());
-        let [lib, platform] = VARIANTS.get(variant).copied().unwrap_or_default();
+        let (lib, platform) = (part(LIB, variant % 3), part(PLATFORM, variant / 3));
         let mut rest = path;
         while let Some(at) = rest.iter().position(|byte| *byte == b'$') {
             let (before, token) = rest.split_at(at);
@@ -478,7 +473,7 @@ fn has_variants(path: &[u8]) -> bool {
 
 /// Returns which of [`VARIANTS`] a path has.
 fn variants(path: &[u8]) -> core::ops::Range<usize> {
-    0..if has_variants(path) { VARIANTS.len() } else { 1 }
+    0..if has_variants(path) { VARIANTS } else { 1 }
 }
 
 /// Makes what is at a spot real, and the way to it; tells whether there may be something.

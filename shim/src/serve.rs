@@ -924,8 +924,8 @@ fn attribute(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
 
 /// Returns the error for an attribute that an entry does not have: the kernel knows which kinds of them there are.
 fn no_attribute(shown: &Shown, wanted: &[u8]) -> Errno {
-    const KINDS: [&[u8]; 4] = [b"user.", b"security.", b"trusted.", b"system.posix_acl_"];
-    if KINDS.iter().any(|kind| wanted.starts_with(kind)) {
+    let is = |kind: &[u8]| wanted.starts_with(kind);
+    if is(b"user.") || is(b"security.") || is(b"trusted.") || is(b"system.posix_acl_") {
         return Errno::NODATA;
     }
     let texts = Text::of(shown.record.directory).and_then(|path| Ok((path, Text::of(wanted)?)));

@@ -323,6 +323,10 @@ mod tests {
             .filter(|name| !name.is_empty())
             .collect();
         assert!(asked.is_empty(), "{asked:?}");
+        // Nor does it take the place of anybody's symbols.
+        let given: Vec<_> =
+            file.dynamic_symbols().filter(|one| one.is_definition() && one.size() > 0).collect();
+        assert!(given.is_empty(), "{given:?}");
         let relocations = file.dynamic_relocations().map_or(0, Iterator::count);
         assert!(relocations <= 64, "{relocations}");
     }
