@@ -38,6 +38,8 @@ pub enum Id {
     ScriptCache,
     /// Which variables install scripts read.
     ScriptEnv,
+    /// Whether a program's own system call instructions are trapped.
+    Trap,
     /// When content is checked.
     Verify,
     /// Whether falling back is failing.
@@ -111,7 +113,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 13] = [
+pub const KEYS: [Key; 14] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -174,6 +176,15 @@ pub const KEYS: [Key; 13] = [
         default: "",
         scope: Scope::Anywhere,
         doc: "variables that install scripts read beside those that rift knows of, such as \"A,B\"",
+    },
+    Key {
+        id: Id::Trap,
+        name: "trap",
+        env: env_vars::RIFT_TRAP,
+        kind: Kind::Flag,
+        default: "false",
+        scope: Scope::Anywhere,
+        doc: "with `as = \"virtual\"`: hear of system calls that are made without the C library, too",
     },
     Key {
         id: Id::Verify,
@@ -503,6 +514,12 @@ impl Config {
             Value::Names(names) => names,
             _ => &[],
         }
+    }
+
+    /// Tells whether system calls are trapped that a program makes by instructions of its own.
+    #[must_use]
+    pub fn traps_strays(&self) -> bool {
+        self.flag(Id::Trap)
     }
 
     /// Tells whether content is checked on every read.

@@ -17,6 +17,8 @@ pub const RIFT_CACHE: &str = "RIFT_CACHE";
 pub const RIFT_SCRIPT_CACHE: &str = "RIFT_SCRIPT_CACHE";
 /// Variables, separated by commas, that install scripts read beside those that rift knows of.
 pub const RIFT_SCRIPT_ENV: &str = "RIFT_SCRIPT_ENV";
+/// Whether system calls are trapped that a program makes by instructions of its own.
+pub const RIFT_TRAP: &str = "RIFT_TRAP";
 /// When content is checked against its hash.
 pub const RIFT_VERIFY: &str = "RIFT_VERIFY";
 /// Whether rift fails where it would otherwise run the real command.
@@ -64,7 +66,7 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 15] = [
+pub const OWN: [&str; 16] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -72,6 +74,7 @@ pub const OWN: [&str; 15] = [
     RIFT_CACHE,
     RIFT_SCRIPT_CACHE,
     RIFT_SCRIPT_ENV,
+    RIFT_TRAP,
     RIFT_VERIFY,
     RIFT_STRICT,
     RIFT_THREADS,

@@ -125,6 +125,13 @@ pub(crate) fn try_listener(filter: Vec<libc::sock_filter>) -> io::Result<()> {
     }
 }
 
+/// Tells whether the kernel traps system calls for who asks, see PR_SET_SYSCALL_USER_DISPATCH in prctl(2): since Linux 5.11.
+pub(crate) fn can_trap_calls() -> bool {
+    const SET_SYSCALL_USER_DISPATCH: libc::c_int = 59;
+    // SAFETY: prctl(2) with PR_SET_SYSCALL_USER_DISPATCH takes numbers only; these leave off what is off.
+    unsafe { libc::prctl(SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0 }
+}
+
 /// Installs the filter in this thread, and in what it begins from here on; returns its listener,
 /// which is close-on-exec (seccomp(2)).
 ///

@@ -30,6 +30,7 @@ mod real;
 mod room;
 mod run;
 mod serve;
+mod signals;
 mod sys;
 mod table;
 mod text;

@@ -109,7 +109,7 @@ fn forget_sharers_of_parent(page: &Page) {
 }
 
 /// Tells whether the caller is a child that shares the memory of its parent.
-fn is_child() -> bool {
+pub(crate) fn is_child() -> bool {
     let known = page().map_or(0, |page| page.process.load(Ordering::Acquire));
     is_shared() && known != 0 && known != sys::pid()
 }
@@ -118,6 +118,9 @@ fn is_child() -> bool {
 pub(crate) fn take() -> usize {
     let Some(page) = page() else { return 0 };
     let Some(start) = start() else { return 0 };
+    if is_at_end(start) {
+        return 0;
+    }
     let mut at = 0;
     while let Some(place) = page.taken.get(at) {
         let is_free = place.load(Ordering::Relaxed) == 0;
@@ -127,6 +130,20 @@ pub(crate) fn take() -> usize {
         at += 1;
     }
     0
+}
+
+/// Tells whether the caller has just begun on a stack of ours. One that a signal has interrupted on it is further down, as
+/// what the kernel saves of it is not small.
+fn is_at_end(start: usize) -> bool {
+    const NEAR_BYTES: usize = 1024;
+    let here = 0_u8;
+    let offset = core::ptr::from_ref(&here).addr().wrapping_sub(start);
+    offset < ROOMS * ROOM_BYTES && STACK_BYTES.wrapping_sub(offset % ROOM_BYTES) < NEAR_BYTES
+}
+
+/// Returns what is not 0 as long as a stack is taken, by its upper end.
+pub(crate) fn flag(end: usize) -> Option<&'static AtomicU32> {
+    place_of(end)
 }
 
 /// Gives a stack back.

@@ -22,6 +22,7 @@ use crate::quick;
 use crate::real;
 use crate::room;
 use crate::run::{Shown, WIDE_WORDS};
+use crate::signals;
 use crate::sys::{self, CWD, Errno, Result};
 use crate::table::Way;
 use crate::text::{OfRun, Path as _, Text};
@@ -226,6 +227,15 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
         | kernel::__NR_setreuid
         | kernel::__NR_setresuid
         | kernel::__NR_setfsuid => become_another(call),
+        kernel::__NR_rt_sigaction
+        | kernel::__NR_rt_sigprocmask
+        | kernel::__NR_rt_sigsuspend
+        | kernel::__NR_ppoll
+        | kernel::__NR_pselect6
+        | kernel::__NR_epoll_pwait
+        | kernel::__NR_epoll_pwait2
+        | kernel::__NR_io_pgetevents
+        | kernel::__NR_prctl => signals::serve(call).map(Some),
         kernel::__NR_getdents64 => list(call),
         kernel::__NR_getdents => list_old(call),
         kernel::__NR_fstat => stat_descriptor(call, call.int(0)),
@@ -1319,7 +1329,8 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
     if is_expected {
         counts::add(Count::Expected);
     }
-    let result = room::leaving(|| pass_named(&started, &[(name, Last::Followed)]));
+    let result =
+        signals::leaving(|| room::leaving(|| pass_named(&started, &[(name, Last::Followed)])));
     // It comes back only when nothing was started.
     if is_expected {
         counts::take_back(Count::Expected);

@@ -31,6 +31,8 @@ pub(crate) enum Shape {
     Sending,
     /// It makes the process another user's.
     Becoming,
+    /// It may keep SIGSYS from being delivered; looked at only where stray calls are trapped.
+    Masking,
     /// The process ends.
     Ending,
     /// It starts a process, or takes the stack away under itself.
@@ -239,4 +241,13 @@ pub(crate) const TABLE: &[(u32, Shape)] = &[
     (kernel::__NR_vfork, Shape::Starting),
     (kernel::__NR_fork, Shape::Starting),
     (kernel::__NR_rt_sigreturn, Shape::Starting),
+    (kernel::__NR_rt_sigaction, Shape::Masking),
+    (kernel::__NR_rt_sigprocmask, Shape::Masking),
+    (kernel::__NR_rt_sigsuspend, Shape::Masking),
+    (kernel::__NR_ppoll, Shape::Masking),
+    (kernel::__NR_pselect6, Shape::Masking),
+    (kernel::__NR_epoll_pwait, Shape::Masking),
+    (kernel::__NR_epoll_pwait2, Shape::Masking),
+    (kernel::__NR_io_pgetevents, Shape::Masking),
+    (kernel::__NR_prctl, Shape::Masking),
 ];

@@ -26,6 +26,8 @@ pub struct Pair {
     pub real: PathBuf,
     /// Where the shim shows it.
     pub shim: PathBuf,
+    /// Words that `rift exec` gets besides.
+    pub flags: &'static [&'static str],
 }
 
 impl Pair {
@@ -38,7 +40,7 @@ impl Pair {
             fs::create_dir(folder).unwrap();
         }
         fill(&sandbox, &source);
-        let pair = Self { sandbox, real, shim };
+        let pair = Self { sandbox, real, shim, flags: &[] };
         pair.take_in();
         pair
     }
@@ -74,7 +76,8 @@ impl Pair {
     #[must_use]
     pub fn command(&self, shown: &str, words: &[&str]) -> Command {
         let tree = format!("tree={shown}");
-        let all = [&["exec", "--as", "virtual", "--tree", &tree, "--"], words].concat();
+        let shown = ["exec", "--as", "virtual", "--tree", &tree];
+        let all = [&shown[..], self.flags, &["--"], words].concat();
         self.sandbox.rift(&self.shim, &all).unwrap()
     }
 

@@ -12,6 +12,7 @@ use rift_tests::apps::{compiled, compiled_by, compiled_with};
 use rift_tests::need::{Need, find_in_path, have, skip};
 use rift_tests::pair::Pair;
 use rift_tests::repository;
+use rift_tests::sandbox::{clear, rift_binary};
 
 /// A small tree with programs in it.
 fn small(name: &str, programs: &[&Path]) -> Pair {
@@ -360,8 +361,13 @@ fn programs_of_another_user_see_the_tree() {
             ],
         ),
     ] {
-        if have(name, &[Need::Tool(tool)]) {
-            let pair = small("edges-user", &[]);
+        if !have(name, &[Need::Tool(tool)]) {
+            continue;
+        }
+        // No right is given up for trapping system calls.
+        for flags in [&[][..], &["--trap"]] {
+            let mut pair = small("edges-user", &[]);
+            pair.flags = flags;
             pair.assert_same(words, "hello");
         }
     }
@@ -439,7 +445,7 @@ fn a_browser_with_its_own_sandbox_works() {
         }
         return;
     }
-    let pair = Pair::new("edges-browser", |_, source| {
+    let mut pair = Pair::new("edges-browser", |_, source| {
         let page = "<html><body><p id=x>page</p><script src=\"s/s.js\"></script></body></html>";
         fs::create_dir(source.join("s")).unwrap();
         fs::write(source.join("page.html"), page).unwrap();
@@ -451,8 +457,11 @@ fn a_browser_with_its_own_sandbox_works() {
     let line = "export TMPDIR=$(mktemp -d -p /tmp); trap 'rm -r $TMPDIR' EXIT; \
                 timeout 100 chromium --headless --disable-gpu --no-first-run --user-data-dir=$PWD/user \
                 --virtual-time-budget=2000 --dump-dom file://$PWD/view/page.html 2>/dev/null";
-    pair.assert_same_line(line, "from the script");
-    assert!(pair.is_real("s/s.js") && !pair.is_real("s/unseen"));
+    for flags in [&[][..], &["--trap"]] {
+        pair.flags = flags;
+        pair.assert_same_line(line, "from the script");
+        assert!(pair.is_real("s/s.js") && !pair.is_real("s/unseen"));
+    }
     pair.end();
 }
 
@@ -473,7 +482,7 @@ fn an_unknown_c_library_is_looked_at() {
     if !have(name, &[Need::Tool("cc"), Need::Tool("ldd")]) {
         return;
     }
-    let pair = small("edges-unknown", &[]);
+    let mut pair = small("edges-unknown", &[]);
     let own = pair.sandbox.path("own");
     fs::create_dir(&own).unwrap();
     let line = "for file in $(ldd /bin/cat | grep -oE '/[^ ]*/(libc|ld-linux-x86-64)[.]so[.][0-9]'); do \
@@ -500,6 +509,14 @@ fn an_unknown_c_library_is_looked_at() {
         // What was found, and a copy, of each of the two.
         assert_eq!(tools() - before, if is_first { 4 } else { 0 });
     }
+    // Of another copy, all system calls are jumps.
+    pair.begin_again();
+    pair.flags = &["--trap"];
+    let before = pair.virtually(&["true"]).success().map(|_| tools()).unwrap();
+    pair.assert_same(&[program, "view/lib/s"], "words");
+    assert!(pair.is_real("lib/s") && !pair.is_real("a"), "not all was made real");
+    assert_eq!(tools() - before, 4);
+    pair.flags = &[];
     // What can't be looked at finds real files.
     for library in ["ld-linux-x86-64.so.2", "libc.so.6"] {
         let (place, hidden) = (own.join(library), own.join("hidden"));
@@ -599,4 +616,122 @@ fn maps_show_the_patched_copies() {
     );
     assert!(!maps.contains("rwxp"), "{maps}");
     pair.end();
+}
+
+/// See PR_SET_SYSCALL_USER_DISPATCH in prctl(2).
+const TRAPS: Need = Need::Works(
+    "a kernel that traps system calls",
+    "case $(uname -r) in [0-4].*|5.[0-9].*|5.10.*) exit 1;; esac",
+);
+
+/// A tree as `raw_calls` looks at it, with the program itself.
+fn for_raw_calls(name: &str, program: &Path) -> Pair {
+    let mut pair = small(name, &[]);
+    let source = pair.sandbox.path("source");
+    fs::create_dir(source.join("d")).unwrap();
+    fs::write(source.join("d/b"), "b\n").unwrap();
+    symlink("a", source.join("link")).unwrap();
+    fs::copy(program, source.join("raw_calls")).unwrap();
+    pair.take_in();
+    pair.flags = &["--trap"];
+    pair
+}
+
+/// System calls that a program makes itself see the tree where they are trapped: from threads, children, handlers, with
+/// signals blocked and with SIGSYS handled by the program.
+#[test]
+fn system_calls_of_the_programs_own_are_trapped() {
+    let name = "system_calls_of_the_programs_own_are_trapped";
+    if !have(name, &[Need::Tool("cc"), TRAPS]) {
+        return;
+    }
+    let mut ways = vec!["cc"];
+    if have(name, &[Need::Tool("musl-gcc")]) {
+        ways.push("musl-gcc");
+    }
+    for compiler in ways {
+        let made =
+            compiled_by(compiler, "raw_calls", &format!("raw_calls-{compiler}"), &["-pthread"])
+                .unwrap();
+        let program = made.display().to_string();
+        let mut pair = for_raw_calls("edges-raw", &made);
+        let said = pair.assert_same(&[&program, "view"], "a sandbox of its own: as it is");
+        assert!(!said.contains("OTHERWISE"), "{said}");
+        assert!(pair.is_real("a") && !pair.is_real("lib"), "not all was made real");
+        pair.end();
+        // Nothing is seen of the tree where nothing is trapped.
+        clear(&pair.shim.join("view")).unwrap();
+        pair.flags = &[];
+        let ran = pair.virtually(&[&program, "look", "view"]);
+        assert_eq!(ran.status.code(), Some(8), "{ran}");
+        // What can't be followed finds real files.
+        pair.copy();
+        pair.begin_again();
+        pair.flags = &["--trap"];
+        let said = pair.assert_same(&[&program, "odd", "view"], "a call of another kind: as it is");
+        assert!(!said.contains("OTHERWISE"), "{said}");
+        assert!(pair.is_real("lib/deep/numbers"), "all was made real");
+        pair.end();
+    }
+}
+
+/// The signal that trapped calls come by can't be blocked there, and what is started ignores it no more than it would.
+#[test]
+fn sigsys_is_not_blocked_where_calls_are_trapped() {
+    let name = "sigsys_is_not_blocked_where_calls_are_trapped";
+    if !have(name, &[Need::Tool("python3"), TRAPS]) {
+        return;
+    }
+    let mut pair = small("edges-sigsys", &[]);
+    pair.flags = &["--trap"];
+    let text = "import ctypes, signal as s\n\
+                s.pthread_sigmask(s.SIG_BLOCK, [s.SIGSYS, s.SIGTERM])\n\
+                print(sorted(int(one) for one in s.pthread_sigmask(s.SIG_BLOCK, [])))\n\
+                print(ctypes.CDLL(None).prctl(59, 0, 0, 0, 0))";
+    let words = ["python3", "-c", text];
+    assert_eq!(pair.really(&words).success().unwrap().stdout, "[15, 31]\n0\n");
+    assert_eq!(pair.virtually(&words).success().unwrap().stdout, "[15]\n-1\n");
+    if have(name, &[Need::Tool("cc"), Need::Tool("gdb")]) {
+        let raw = compiled_with("cat", "cat-raw", &["-DRAW"]).unwrap().display().to_string();
+        let ran = pair.virtually(&["gdb", "-q", "-batch", "-ex", "run", "--args", &raw, "view/a"]);
+        assert!(ran.stdout.contains("received signal SIGSYS"), "{ran}");
+        let passed = "handle SIGSYS nostop noprint pass";
+        let words = ["gdb", "-q", "-batch", "-ex", passed, "-ex", "run", "--args", &raw, "view/a"];
+        assert!(pair.virtually(&words).stdout.contains("hello\n"));
+    }
+}
+
+/// A kernel that traps no calls: the run goes on without, after one line, and with `RIFT_STRICT=1` not at all. Where only a
+/// program of the run can't have it, that one finds real files.
+#[test]
+fn without_a_kernel_that_traps_it_is_said_once() {
+    let name = "without_a_kernel_that_traps_it_is_said_once";
+    if !have(name, &[Need::Tool("cc"), TRAPS]) {
+        return;
+    }
+    let deny = compiled("deny").unwrap().display().to_string();
+    let raw = compiled_with("cat", "cat-raw", &["-DRAW"]).unwrap().display().to_string();
+    // PR_SET_SYSCALL_USER_DISPATCH is 59, and has bits that other options in use have not.
+    let (call, error) = (format!("{}&48", libc::SYS_prctl), libc::EINVAL.to_string());
+    let denied = [deny.as_str(), &call, &error];
+    let mut pair = small("edges-no-trap", &[]);
+    pair.flags = &["--trap"];
+    let within = [&denied[..], &[&raw, "view/a"]].concat();
+    assert_eq!(pair.virtually(&within).success().unwrap().stdout, "hello\n");
+    assert!(pair.is_real("lib/deep/numbers"), "all was made real");
+    pair.begin_again();
+    let rift = rift_binary().unwrap().display().to_string();
+    let words = ["exec", "--as", "virtual", "--trap", "--tree", "tree=view", "--", "sh", "-c"];
+    let line = format!("cat view/a; {raw} view/lib/s || echo nothing");
+    let run = |strict: &str| {
+        let mut command = pair.sandbox.command(&pair.shim, denied[0]);
+        command.args(&denied[1..]).arg(&rift).args(words).arg(&line).env("RIFT_STRICT", strict);
+        pair.sandbox.run(&mut command).unwrap()
+    };
+    let ran = run("0");
+    assert_eq!(ran.stdout, "hello\nnothing\n", "{ran}");
+    assert_eq!(ran.stderr.lines().filter(|line| line.contains("Linux 5.11")).count(), 1, "{ran}");
+    let ran = run("1");
+    assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(125), ""), "{ran}");
+    assert!(ran.stderr.contains("Linux 5.11"), "{ran}");
 }

@@ -17,6 +17,7 @@ const UNSAFE_FILES: &[&str] = &[
     "shim/src/abi/entry.rs",
     "shim/src/abi/patch.rs",
     "shim/src/abi/start.rs",
+    "shim/src/abi/trap.rs",
     "shim/src/sys.rs",
     "tests/src/sys.rs",
 ];

@@ -5,7 +5,7 @@
 //!             | sites: count × 32 | strings |
 //! header:     | magic 8 "RIFTRUN\0" | version u32 | projections u32 | containers u32 | libraries u32 | sites u32
 //!             | string bytes u32 | shim string | counts string
-//!             | launcher string | patches string | launcher's program headers string | zero 24 |
+//!             | launcher string | patches string | launcher's program headers string | flags u32 | zero 20 |
 //! projection: | device u64 | inode u64 | stand-in device u64 | stand-in inode u64 | shown i64 (ns) | stamp i64 (ns)
 //!             | uid u32 | gid u32 | umask u32 | first container u32 | containers u32 | number u32
 //!             | directory string | manifest string | sidecar string | state string | stand-in string
@@ -19,7 +19,8 @@
 //! string:     | offset u32 | length u32 |
 //! ```
 //!
-//! Flag 1 says that the modes of the tree let the owner search all its directories.
+//! Flag 1 of a projection says that the modes of the tree let the owner search all its directories; flag 1 of the run,
+//! that system calls are trapped that no library of the system makes.
 //!
 //! Numbers are little-endian. A string is followed by a NUL, so that system calls take it as it lies. A run file
 //! belongs to one machine and to processes that live: nobody keeps it. One with a single library and nothing else is
@@ -41,10 +42,14 @@ pub const SITE_MAX: usize = 16;
 
 /// What the launcher is called to do when it becomes another program, and has to find it as the run sees it.
 pub const BECOME: &str = "become";
-/// What the launcher is called to do for a library that no run has seen: its words are a store and the library.
+/// What the launcher is called to do for a library that no run has seen: its words are a store and the library, and
+/// [`PATCH_ALL`] where all system calls are to become jumps.
 pub const PATCH: &str = "patch-library";
+/// See [`PATCH`].
+pub const PATCH_ALL: &str = "--all";
 
 const SEARCHABLE: u32 = 1;
+const TRAPPING: u32 = 1;
 const HEADER_BYTES: usize = 96;
 const PROJECTION_BYTES: usize = 128;
 const STRING_BYTES: usize = 8;
@@ -206,6 +211,7 @@ pub struct Run<'r> {
     launcher: &'r CStr,
     patches: &'r [u8],
     headers: &'r [u8],
+    is_trapping: bool,
 }
 
 /// What the processes of a run count together, by its place in a file of [`COUNTS_BYTES`]: one u64 each.
@@ -263,6 +269,7 @@ impl<'r> Run<'r> {
         let name = |at: usize| name(strings, head, at).ok_or_else(|| truncated(bytes, wanted));
         let (shim, counts, launcher, patches) = (file(8)?, name(10)?, name(12)?, file(14)?);
         let headers = file(16)?;
+        let is_trapping = word(18) & TRAPPING != 0;
         Ok(Self {
             projections,
             containers,
@@ -274,7 +281,14 @@ impl<'r> Run<'r> {
             launcher,
             patches,
             headers,
+            is_trapping,
         })
+    }
+
+    /// Tells whether system calls are trapped that are made by instructions of the program's own.
+    #[must_use]
+    pub fn is_trapping(&self) -> bool {
+        self.is_trapping
     }
 
     /// Returns the program headers of the launcher, by which it can be told from most other programs.
@@ -439,6 +453,8 @@ pub struct Files<'f> {
     pub patches: &'f [u8],
     /// See [`Run::launcher_headers`].
     pub headers: &'f [u8],
+    /// See [`Run::is_trapping`].
+    pub is_trapping: bool,
 }
 
 /// Makes run files.
@@ -531,6 +547,7 @@ impl Writer {
     /// Returns the bytes of the file.
     #[must_use]
     pub fn finish(mut self, files: &Files<'_>) -> alloc::vec::Vec<u8> {
+        let flags = if files.is_trapping { TRAPPING } else { 0 };
         let files = [files.shim, files.counts, files.launcher, files.patches, files.headers];
         let files = files.map(|file| self.string(file));
         let mut bytes = MAGIC.to_vec();
@@ -546,6 +563,7 @@ impl Writer {
             bytes.extend_from_slice(&(count as u32).to_le_bytes());
         }
         files.iter().for_each(|file| bytes.extend_from_slice(file));
+        bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.resize(HEADER_BYTES, 0);
         let parts = [self.projections, self.containers, self.libraries, self.sites, self.strings];
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
@@ -599,7 +617,14 @@ mod tests {
         writer.add_library(&Library { build_id: b"first", ..library }, &[site]);
         writer.add_library(&library, &[site, site]);
         let (shim, counts) = (b"/shim.so", b"/counts");
-        let files = Files { shim, counts, launcher: b"/rift", patches: b"/p-", headers: b"h" };
+        let files = Files {
+            shim,
+            counts,
+            launcher: b"/rift",
+            patches: b"/p-",
+            headers: b"h",
+            is_trapping: true,
+        };
         let bytes = writer.finish(&files);
         let run = Run::parse(&bytes).unwrap();
         assert_eq!(
@@ -607,6 +632,7 @@ mod tests {
             [&b"/shim.so"[..], b"/counts", b"/rift"]
         );
         assert_eq!([run.patches(), run.launcher_headers()], [&b"/p-"[..], b"h"]);
+        assert!(run.is_trapping());
         assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
         assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
         assert_eq!(run.container(&projection, 2), None);

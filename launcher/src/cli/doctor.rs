@@ -14,8 +14,9 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::exec::child;
 use crate::place::Place;
+use crate::shim::{self, Which};
 use crate::ui::{self, Out, Style};
-use crate::{config, env_vars, hint, machine, mount, probe, shim};
+use crate::{config, env_vars, hint, machine, mount, probe, sys};
 
 /// Show what this machine permits, and what to do about it
 #[derive(Debug, clap::Args)]
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     checks.extend(mounts());
     checks.push(intercepted(context));
+    checks.push(trapped(context));
     checks.push(umask());
     checks.push(program("node", node_version));
     checks.push(program("npm", npm_version));
@@ -131,7 +133,8 @@ fn intercepted(context: &Context) -> Check {
         return ok("shim", "not tried: there is no store yet");
     };
     let hint = "`--as mount` and `--as files` need no shim";
-    let tried = shim::Prepared::new(&store, &[]).and_then(|run| run.run(&["/bin/true".into()]));
+    let tried = shim::Prepared::new(&store, &[], Which::Owned)
+        .and_then(|run| run.run(&["/bin/true".into()]));
     match tried {
         Ok(outcome) if outcome.counted.is_complete() => ok(
             "shim",
@@ -147,6 +150,25 @@ fn intercepted(context: &Context) -> Check {
             warn("shim", format!("{why}: `--as virtual` writes files"), hint)
         }
         Err(error) => warn("shim", format!("`--as virtual` fails: {error:#}"), hint),
+    }
+}
+
+/// Whether `--trap` does what it says.
+fn trapped(context: &Context) -> Check {
+    let hint = "only programs that make system calls without the C library need it";
+    if !sys::can_trap_calls() {
+        return warn("trap", "`--trap` is not to be had: the kernel has it since Linux 5.11", hint);
+    }
+    let Ok(store) = context.existing_store() else {
+        return ok("trap", "not tried: there is no store yet");
+    };
+    let tried = shim::Prepared::new(&store, &[], Which::All);
+    match tried.and_then(|run| run.run(&["/bin/true".into()])) {
+        Ok(outcome) if outcome.counted.is_complete() => {
+            ok("trap", "`--trap` answers system calls made without the C library")
+        }
+        Ok(_) => warn("trap", "`--trap` does not work: `--as virtual` with it writes files", hint),
+        Err(error) => warn("trap", format!("`--trap` fails: {error:#}"), hint),
     }
 }
 

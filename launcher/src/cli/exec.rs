@@ -52,6 +52,11 @@ pub(crate) struct Args {
     #[arg(long)]
     private: bool,
 
+    /// With `--as virtual`: for programs that make system calls without the C library, too
+    /// [env: RIFT_TRAP]
+    #[arg(long)]
+    trap: bool,
+
     /// Neither use nor keep known results
     #[arg(long)]
     no_cache: bool,
@@ -92,6 +97,7 @@ pub(crate) fn set_flags(args: &Args, config: &mut Config, cwd: &Path) -> anyhow:
         (Id::Via, "--via", args.via.as_deref().map(OsStr::new)),
         (Id::Cache, "--no-cache", word(args.no_cache, "false")),
         (Id::ScriptCache, "--no-script-cache", word(args.no_script_cache, "false")),
+        (Id::Trap, "--trap", word(args.trap, "true")),
         (Id::Verify, "--verify", word(args.verify, "always")),
         (
             Id::SummaryJson,

@@ -22,7 +22,8 @@ use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::mount::{self, Condition, private};
 use crate::report::{Mode, Run, Summary};
-use crate::shim;
+use crate::shim::{self, Which};
+use crate::sys;
 use crate::ui::{self, Out};
 
 /// What `rift exec` was asked to do.
@@ -127,7 +128,16 @@ fn run_under_shim(
             tree.context("the store has lost a tree that is shown")?.verify_content()?;
         }
     }
-    let prepared = match shim::Prepared::new(store, projections) {
+    let which = match context.config.traps_strays() {
+        true if sys::can_trap_calls() => Which::All,
+        true => {
+            let why = "system calls made without the C library see what is on the disk: this kernel traps none (since Linux 5.11)";
+            context.fall_back(why)?;
+            Which::Owned
+        }
+        false => Which::Owned,
+    };
+    let prepared = match shim::Prepared::new(store, projections, which) {
         Ok(prepared) => prepared,
         Err(error) => {
             let why = format!("trees are real files instead of answered by the shim: {error:#}");

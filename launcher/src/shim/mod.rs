@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use linux_raw_sys::general as kernel;
 use rift_cas::Store;
 use rift_cas::projection::Projection;
 use rift_cas::store::LiveFile;
@@ -122,11 +123,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Holds the projections and writes the run file.
+    /// Holds the projections and writes the run file; with [`Which::All`], system calls are trapped that are made elsewhere.
     ///
     /// # Errors
     /// What the system says; nothing was started then.
-    pub fn new(store: &Store, projections: &[Projection]) -> Result<Self> {
+    pub fn new(store: &Store, projections: &[Projection], which: Which) -> Result<Self> {
         let library =
             store.publish_tool("librift.so", LIBRARY).context("could not keep the shim")?;
         let mut writer = run::Writer::default();
@@ -138,7 +139,7 @@ impl Prepared {
         }
         for path in libraries() {
             // Where it can't be patched, everything is made real.
-            let Ok(known) = patched::known(store, &path) else { continue };
+            let Ok(known) = patched::known(store, &path, which) else { continue };
             let Ok(known) = Run::parse(&known) else { continue };
             for library in known.libraries() {
                 writer.add_library(&library, &known.sites(&library).collect::<Vec<_>>());
@@ -149,10 +150,19 @@ impl Prepared {
         counts[Count::Expected as usize * size_of::<u64>()] = 1;
         let counts = store.live_file(&counts)?;
         let launcher = std::fs::read_link("/proc/self/exe").context("could not find rift")?;
-        let (patches, headers) = (patched::prefix(store), patched::program_headers(&launcher)?);
+        let (patches, headers) =
+            (patched::prefix(store, which), patched::program_headers(&launcher)?);
         let [shim, counts_path, launcher, patches] =
             [&library, counts.path(), &launcher, &patches].map(|path| path.as_os_str().as_bytes());
-        let files = run::Files { shim, counts: counts_path, launcher, patches, headers: &headers };
+        let is_trapping = which == Which::All;
+        let files = run::Files {
+            shim,
+            counts: counts_path,
+            launcher,
+            patches,
+            headers: &headers,
+            is_trapping,
+        };
         let file = store.live_file(&writer.finish(&files))?;
         Ok(Self { library, file, counts, held })
     }
@@ -203,14 +213,30 @@ fn is_plain(program: PathBuf) -> bool {
     is_read && !has_rights && !wishes.is_checked && !has_paths && has_loader
 }
 
-/// Tells whether the shim has anything to do with a system call. The end of a signal handler stays as it is: debuggers and
-/// unwinders know it by its bytes.
-fn is_wanted(number: i32) -> bool {
-    if number.cast_unsigned() == linux_raw_sys::general::__NR_rt_sigreturn {
-        return false;
+/// Which system calls of a library become jumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Those that the shim has anything to do with.
+    Owned,
+    /// All that may, because those that are left are trapped.
+    All,
+}
+
+impl Which {
+    /// Tells whether a system call becomes a jump. The end of a signal handler stays as it is: debuggers and unwinders know it
+    /// by its bytes.
+    fn wants(self, number: i32) -> bool {
+        let Ok(place) = usize::try_from(number) else { return true };
+        match (self, number.cast_unsigned()) {
+            (_, kernel::__NR_rt_sigreturn) => false,
+            // A thread may give its stack back and then end without one.
+            (Self::All, number) => !matches!(number, kernel::__NR_munmap | kernel::__NR_exit),
+            (Self::Owned, _) => {
+                let shape = table::SHAPES.get(place).copied().unwrap_or(table::Shape::None);
+                !matches!(shape, table::Shape::None | table::Shape::Masking)
+            }
+        }
     }
-    let shape = |number: usize| table::SHAPES.get(number).copied().unwrap_or(table::Shape::None);
-    usize::try_from(number).map_or(true, |number| shape(number) != table::Shape::None)
 }
 
 /// Adds a projection to the run file.
@@ -288,8 +314,8 @@ fn is_library(path: &Path) -> bool {
 ///
 /// # Errors
 /// When it can't be patched, and what the system says.
-pub fn patch_library(store: &Path, library: &Path) -> Result<()> {
-    patched::known(&Store::open(store)?, library).map(drop)
+pub fn patch_library(store: &Path, library: &Path, which: Which) -> Result<()> {
+    patched::known(&Store::open(store)?, library, which).map(drop)
 }
 
 #[cfg(test)]
@@ -360,6 +386,7 @@ mod tests {
         }
         for path in paths {
             let bytes = std::fs::read(&path).unwrap();
+            let is_wanted = |number| Which::Owned.wants(number);
             let found = sites::find(&bytes, is_wanted).unwrap();
             assert!(found.others.iter().all(|(_, number)| *number >= 0 && !is_wanted(*number)));
             assert!(found.left.is_empty(), "{}: {:x?}", path.display(), found.left);

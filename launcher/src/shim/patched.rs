@@ -22,15 +22,15 @@ use rift_cas::Store;
 use rift_tree::run::{self, BUILD_ID_MAX, Original, Run, Site, WATCHED, Watched};
 use rift_tree::stub::{self, STUB_BYTES, STUBS_BELOW};
 
-use super::{is_wanted, sites, table};
+use super::{Which, sites, table};
 
 /// To be raised when other stubs are made, or other sites are found in the same library.
 const RULES: u32 = 1;
 const PAGE: u64 = 4096;
 
 /// Returns what the files of a store begin with that tell what was found in a library.
-pub(super) fn prefix(store: &Store) -> PathBuf {
-    let wanted: Vec<bool> = (-1..table::NUMBERS as i32).map(is_wanted).collect();
+pub(super) fn prefix(store: &Store, which: Which) -> PathBuf {
+    let wanted: Vec<bool> = (-1..table::NUMBERS as i32).map(|number| which.wants(number)).collect();
     let rules = format!("{RULES} {} {wanted:?}", run::VERSION);
     let rules = blake3::hash(rules.as_bytes()).to_hex();
     store.patches_path(&format!("{}-", rules.get(..16).unwrap_or(&rules)))
@@ -40,7 +40,7 @@ pub(super) fn prefix(store: &Store) -> PathBuf {
 ///
 /// # Errors
 /// When it can't be patched whole, and what the system says.
-pub(super) fn known(store: &Store, path: &Path) -> Result<Vec<u8>> {
+pub(super) fn known(store: &Store, path: &Path, which: Which) -> Result<Vec<u8>> {
     let mut file = File::open(path).context("it can't be opened")?;
     let original = original(&file)?;
     let mut bytes = Vec::new();
@@ -52,7 +52,7 @@ pub(super) fn known(store: &Store, path: &Path) -> Result<Vec<u8>> {
     let build_id = object.build_id().context("its notes can't be read")?;
     let build_id = build_id.context("it has no build-id")?;
     let build_id = build_id.get(..BUILD_ID_MAX).unwrap_or(build_id);
-    let mut place = prefix(store).into_os_string();
+    let mut place = prefix(store, which).into_os_string();
     place.push(build_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     let place = PathBuf::from(place);
     if let Ok(found) = fs::read(&place)
@@ -60,7 +60,7 @@ pub(super) fn known(store: &Store, path: &Path) -> Result<Vec<u8>> {
     {
         return Ok(found);
     }
-    let found = look(store, path, &bytes, build_id, original);
+    let found = look(store, path, &bytes, build_id, original, which);
     // What can't be patched is known, too.
     let written =
         found.as_ref().cloned().unwrap_or_else(|_| run::Writer::default().finish(&NO_FILES));
@@ -68,8 +68,14 @@ pub(super) fn known(store: &Store, path: &Path) -> Result<Vec<u8>> {
     found
 }
 
-const NO_FILES: run::Files<'_> =
-    run::Files { shim: b"", counts: b"", launcher: b"", patches: b"", headers: b"" };
+const NO_FILES: run::Files<'_> = run::Files {
+    shim: b"",
+    counts: b"",
+    launcher: b"",
+    patches: b"",
+    headers: b"",
+    is_trapping: false,
+};
 
 /// Tells whether a file tells of a library, and the copy is there and whole.
 fn is_of(found: &[u8], build_id: &[u8], original: &Original) -> bool {
@@ -104,9 +110,11 @@ fn look(
     bytes: &[u8],
     build_id: &[u8],
     original: Original,
+    which: Which,
 ) -> Result<Vec<u8>> {
-    let found = sites::find(bytes, is_wanted)?;
-    if let Some((address, number)) = found.left.first() {
+    let found = sites::find(bytes, |number| which.wants(number))?;
+    let mut left = found.left.iter().filter(|(_, number)| Which::Owned.wants(*number));
+    if let Some((address, number)) = left.next() {
         bail!("system call {number} at {address:#x} can't be replaced");
     }
     let mut library = run::Library {

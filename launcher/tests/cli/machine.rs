@@ -11,7 +11,9 @@ use crate::home::{Home, Ran};
 fn doctor_checks_and_makes_nothing() {
     let home = Home::new();
     let text = home.run(["doctor"]).good();
-    for name in ["store", "file system", "reflinks", "hard links", "free space", "clock", "umask"] {
+    for name in
+        ["store", "file system", "reflinks", "hard links", "free space", "clock", "trap", "umask"]
+    {
         let line =
             text.lines().find(|line| line.get(6..).is_some_and(|rest| rest.starts_with(name)));
         let line = line.unwrap_or_else(|| panic!("no line for {name}: {text}"));

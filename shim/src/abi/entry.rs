@@ -25,6 +25,7 @@ use crate::hot::HOT;
 use crate::quick::{self, BARE, DONE, Glance, PASS, PASS_AND_FIX, SERVE, just};
 use crate::room;
 use crate::serve::{self, Asked, Call};
+use crate::signals;
 use crate::sys;
 use crate::table::{SHAPES, Shape, Way};
 
@@ -222,7 +223,7 @@ pub(super) fn set_prefix(prefix: &'static [u8]) {
 
 /// Tells at a glance whether a call may mean something in a projection.
 #[unsafe(link_section = ".text.hot.rift_glance")]
-extern "C" fn glance(call: &Call) -> Glance {
+pub(super) extern "C" fn glance(call: &Call) -> Glance {
     let Some(way) = HOT.ways.get(call.number).copied() else { return just(PASS) };
     if way == Way::PASS {
         return just(PASS);
@@ -258,6 +259,7 @@ fn look_otherwise(call: &Call, way: Way) -> Glance {
             before_sending();
             just(PASS)
         }
+        Some(Shape::Masking) => just(if signals::keeps(call) { SERVE } else { PASS }),
         Some(Shape::Ending) => {
             counts::flush();
             just(PASS)

@@ -3,3 +3,4 @@
 mod entry;
 mod patch;
 mod start;
+pub(crate) mod trap;

@@ -5,10 +5,10 @@
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
 
-use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, Run};
+use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, PATCH_ALL, Run};
 
 use super::patch::Way;
-use super::{entry, patch};
+use super::{entry, patch, trap};
 use crate::counts;
 use crate::exec::RUN;
 use crate::room;
@@ -27,7 +27,8 @@ extern "C" fn start() {
     let Ok(bytes) = sys::map_file(path) else { return };
     let Ok(run) = run::set(path.to_bytes(), bytes) else { return };
     counts::add(Count::Arrived);
-    let mut seen = Seen { run, libraries: [None; LIBRARIES], count: 0, is_launcher: None };
+    let mut seen =
+        Seen { run, libraries: [None; LIBRARIES], count: 0, is_launcher: None, code: None };
     let is_asked = look(&mut seen);
     if seen.is_launcher == Some(true) && is_launcher(run.launcher().to_bytes()) {
         return;
@@ -37,7 +38,7 @@ extern "C" fn start() {
         entry::set_prefix(prefix);
     }
     // What can't be patched would see the directory as it is on the disk.
-    if is_asked && patch_libraries(&seen) {
+    if is_asked && patch_libraries(&seen) && (!run.is_trapping() || trap_strays(&seen)) {
         return;
     }
     counts::add(Count::Unpatched);
@@ -138,6 +139,8 @@ struct Seen {
     count: usize,
     /// Whether the program, which comes first, has the launcher's headers.
     is_launcher: Option<bool>,
+    /// The code of the shim: where it begins, and how long it is.
+    code: Option<(usize, usize)>,
 }
 
 /// A library that makes system calls.
@@ -190,6 +193,11 @@ fn patch_libraries(seen: &Seen) -> bool {
     seen.count > 0 && seen.count <= LIBRARIES && patched.all(|result| result.is_ok())
 }
 
+/// Traps the system calls that are made elsewhere; tells whether that is done.
+fn trap_strays(seen: &Seen) -> bool {
+    seen.code.is_some_and(|code| trap::begin(code).is_ok())
+}
+
 /// Tells whether a file's name is that of a C library, or a loader.
 fn makes_calls(name: &[u8]) -> bool {
     let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -205,6 +213,14 @@ extern "C" fn visit(loaded: &Loaded, _size: usize, seen: *mut Seen) -> i32 {
     if seen.is_launcher.is_none() {
         let bytes = sys::mapped(loaded.headers.addr(), size_of_val(headers));
         seen.is_launcher = Some(bytes == seen.run.launcher_headers());
+    }
+    let own = entry::entry().wrapping_sub(loaded.base) as u64;
+    let is_around_own = |one: &&Header| {
+        one.kind == PT_LOAD && (one.address..one.address.saturating_add(one.bytes)).contains(&own)
+    };
+    if let Some(code) = headers.iter().find(is_around_own) {
+        let start = loaded.base.wrapping_add(code.address as usize);
+        seen.code = Some((start, code.bytes as usize));
     }
     let is_loaded = |note: &Header| {
         let (start, end) = (note.address, note.address.saturating_add(note.bytes));
@@ -246,11 +262,13 @@ fn patch_unknown(found: &Found, run: &Run<'static>, way: Way) -> Result<()> {
         let store = run.patches().rsplitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
         let (store, command, launcher) =
             (Text::of(store)?, Text::of(PATCH.as_bytes())?, run.launcher());
+        let all = Text::of(PATCH_ALL.as_bytes())?;
         let words = [
             launcher.pointer(),
             command.pointer(),
             store.pointer(),
             found.name.pointer(),
+            if run.is_trapping() { all.pointer() } else { core::ptr::null() },
             core::ptr::null(),
         ];
         sys::run_program(launcher, &words)?;
