@@ -320,6 +320,10 @@ pub(crate) enum Working {
     Inside { projection: u32, directory: EntryId },
 }
 
+/// What of the word that tells where the process works says that it is outside.
+pub(crate) const WORKING_KIND: u64 = 0xff << 40;
+pub(crate) const WORKING_OUTSIDE: u64 = 1 << 40;
+
 /// Returns where the process works.
 #[inline(always)]
 pub(crate) fn working() -> Working {
@@ -343,7 +347,7 @@ pub(crate) fn set_working(working: Working, key: Option<PathKey>) {
     }
     let word = match working {
         Working::Unknown => 0,
-        Working::Outside => 1 << 40,
+        Working::Outside => WORKING_OUTSIDE,
         Working::Above { projection, rest } => 2 << 40 | u64::from(projection) << 32 | rest as u64,
         Working::Inside { projection, directory } => {
             3 << 40 | u64::from(projection) << 32 | u64::from(directory.0)

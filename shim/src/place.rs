@@ -12,6 +12,7 @@ use rift_tree::{EntryId, Kind};
 
 use crate::answer;
 use crate::caches::{self, Known, StandIn, Working};
+use crate::quick;
 use crate::real;
 use crate::run::{self, Shown};
 use crate::sys::{self, CWD, Errno, Result};
@@ -488,6 +489,9 @@ pub(crate) fn find_through_links(directory: i32, path: &[u8], last: Last) -> Res
     })
 }
 
+/// What the hashes of paths begin with that are remembered as neither links nor other names of a projection's directories.
+const PLAIN: u64 = 0x9ae1_6a3b_2f90_404f;
+
 /// As [`find_through_links`]; tells which tree the way led through and out of.
 fn walk(
     directory: i32,
@@ -560,6 +564,12 @@ fn walk(
             continue;
         }
         done.push_name(name)?;
+        // Seen before, and neither a link nor a projection's under another name.
+        let key = quick::missed_from(PLAIN, done.bytes());
+        if (is_followed || !is_last) && caches::is_missed(key) {
+            to_do = Text::of(after)?;
+            continue;
+        }
         let mut target = Text::new();
         match pristine_link(done.bytes(), &mut target)? {
             Some((shown, id)) => {
@@ -571,8 +581,10 @@ fn walk(
                 Ok(()) => note_inside(&done, passed)?,
                 Err(Errno::INVAL) => {
                     to_do = Text::of(after)?;
-                    if let Some(path) = aliased(&done)? {
-                        done = path;
+                    match aliased(&done)? {
+                        Some(path) => done = path,
+                        None if rooted(done.bytes()).is_none() => caches::miss(key),
+                        None => {}
                     }
                     continue;
                 }

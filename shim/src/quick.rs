@@ -82,6 +82,17 @@ pub(crate) fn path(call: &Call, way: Way) -> Glance {
     {
         return just(outside(kind));
     }
+    // Nor is a name in a directory that is neither in a projection nor above one.
+    if !makes
+        && HOT.page_read.load(Ordering::Relaxed) == address / sys::PAGE_BYTES
+        && address >= sys::PAGE_BYTES
+        && !matches!(sys::byte_at(address), 0 | b'/')
+        && (!way.is_at() || argument(call, at.wrapping_sub(1)) as i32 == CWD)
+        && HOT.working.load(Ordering::Relaxed) & caches::WORKING_KIND == caches::WORKING_OUTSIDE
+        && HOT.sharing.load(Ordering::Relaxed) == 0
+    {
+        return just(outside(kind));
+    }
     if makes { just(SERVE) } else { path_further(call, way) }
 }
 
@@ -185,9 +196,6 @@ enum Below {
 /// Finds the projection that an absolute path is below.
 #[inline(always)]
 fn below_projection(address: usize) -> Below {
-    if !has_prefix(address) {
-        return Below::Outside;
-    }
     let mut index = 0;
     while let Some(directory) = run::directory(index) {
         if begins_with(address, directory.as_ptr().addr(), directory.len()) {
@@ -393,13 +401,6 @@ fn zeros(word: u64) -> u64 {
 #[inline(always)]
 fn argument(call: &Call, at: usize) -> usize {
     call.args.get(at).copied().unwrap_or(0)
-}
-
-/// Tells whether a path begins as all directories of projections do.
-#[inline(always)]
-fn has_prefix(address: usize) -> bool {
-    let bytes = HOT.prefix_bytes.load(Ordering::Relaxed);
-    begins_with(address, HOT.prefix.load(Ordering::Relaxed), bytes)
 }
 
 #[inline(always)]

@@ -25,7 +25,7 @@ use rift_tree::stub::{self, STUB_BYTES, STUBS_BELOW};
 use super::{Which, sites, table};
 
 /// To be raised when other stubs are made, or other sites are found in the same library.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 const PAGE: u64 = 4096;
 
 /// Returns what the files of a store begin with that tell what was found in a library.

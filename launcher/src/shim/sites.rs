@@ -151,6 +151,13 @@ fn number(before: &[Instruction], targets: &HashSet<u64>, at: u64) -> i32 {
         {
             return instruction.immediate32().cast_signed();
         }
+        // As read(2) has it.
+        let is_cleared = instruction.code() == Code::Xor_rm32_r32
+            && instruction.op0_register() == Register::EAX
+            && instruction.op1_register() == Register::EAX;
+        if is_cleared {
+            return 0;
+        }
         let sets_it = instruction.op_count() > 0
             && instruction.op0_kind() == OpKind::Register
             && instruction.op0_register().full_register() == Register::RAX;
@@ -253,14 +260,23 @@ mod tests {
     /// What one jump has replaced, no other one does.
     #[test]
     fn neighbors_share_nothing() {
-        // xor eax, eax; syscall; xor eax, eax; syscall; xor eax, eax; xor eax, eax
-        let (zero, call) = ([0x31, 0xc0], [0x0f, 0x05]);
-        let found = looked(&[zero, call, zero, call, zero, zero].concat());
+        // mov eax, edi; syscall; mov eax, edi; syscall; mov eax, edi; mov eax, edi
+        let (number, call) = ([0x89, 0xf8], [0x0f, 0x05]);
+        let found = looked(&[number, call, number, call, number, number].concat());
         let ranges: Vec<_> = found
             .sites
             .iter()
             .map(|site| (site.address, site.address + site.len() as u32))
             .collect();
         assert_eq!(ranges, [(0x1000, 0x1006), (0x1006, 0x100c)]);
+    }
+
+    /// read(2) has the number 0, which libraries mostly clear a register for.
+    #[test]
+    fn a_cleared_register_is_a_number() {
+        // xor eax, eax; syscall; nop; nop; nop
+        let found = looked(&[0x31, 0xc0, 0x0f, 0x05, 0x90, 0x90, 0x90]);
+        assert_eq!(found.others, [(0x1002, 0)]);
+        assert!(found.sites.is_empty() && found.left.is_empty());
     }
 }
