@@ -59,9 +59,23 @@ impl SmallDisk {
     /// # Errors
     /// As [`resize`](Self::resize).
     pub fn leave(&self, room: Room) -> Result<()> {
-        let stat = rustix::fs::statvfs(&self.point)?;
+        let stat = self.settled()?;
         let blocks = stat.f_blocks - stat.f_bfree + room.blocks;
         self.resize(blocks * stat.f_frsize, stat.f_files - stat.f_ffree + room.inodes)
+    }
+
+    /// Returns what is used, once that is the same for a while: a server that ends gives its files back last.
+    fn settled(&self) -> Result<rustix::fs::StatVfs> {
+        let free = |stat: &rustix::fs::StatVfs| (stat.f_bfree, stat.f_ffree);
+        let mut stat = rustix::fs::statvfs(&self.point)?;
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let now = rustix::fs::statvfs(&self.point)?;
+            if free(&now) == free(&stat) {
+                return Ok(now);
+            }
+            stat = now;
+        }
     }
 }
 
