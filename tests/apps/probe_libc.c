@@ -174,16 +174,18 @@ static void starts(void) {
     CHILD(execvp("none", words));
     fflush(stdout);
     pid_t pid;
+    // Both print into the same pipe.
+    int spawned = 0;
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "dir/one", O_RDONLY, 0);
     posix_spawn_file_actions_addchdir_np(&actions, "dir/deep");
     posix_spawn_file_actions_addopen(&actions, 5, "three", O_RDONLY, 0);
-    SAY(posix_spawn(&pid, "/bin/sh", &actions, NULL, (char *[]){"sh", "-c", "cat; pwd | sed 's:.*/::'; cat <&5; ls", NULL}, environ)), fflush(stdout), printf("spawn %d\n", ended(pid));
+    SAY(posix_spawn(&pid, "/bin/sh", &actions, NULL, (char *[]){"sh", "-c", "cat; pwd | sed 's:.*/::'; cat <&5; ls", NULL}, environ) || (spawned = ended(pid), 0)), printf("spawn %d\n", spawned);
     fflush(stdout), posix_spawn_file_actions_init(&actions);
     int folder = open("many", O_RDONLY | O_DIRECTORY);
     posix_spawn_file_actions_addfchdir_np(&actions, folder), posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-    SAY(posix_spawnp(&pid, "sh", &actions, NULL, (char *[]){"sh", "-c", "cat 7; ls /proc/self/fd | wc -l", NULL}, environ)), fflush(stdout), printf("spawn %d\n", ended(pid));
+    SAY(posix_spawnp(&pid, "sh", &actions, NULL, (char *[]){"sh", "-c", "cat 7; ls /proc/self/fd | wc -l", NULL}, environ) || (spawned = ended(pid), 0)), printf("spawn %d\n", spawned);
     fflush(stdout), posix_spawn_file_actions_init(&actions), posix_spawn_file_actions_addopen(&actions, 0, "none/none", O_RDONLY, 0);
     printf("spawn %s\n", strerrorname_np(posix_spawn(&pid, "/bin/true", &actions, NULL, words, environ)));
     SAY(system("tool of a shell; bare of a shell; cat dir/one")), fflush(stdout);
