@@ -314,7 +314,7 @@ pub(crate) enum Working {
     Unknown,
     /// Neither in a projection nor above one.
     Outside,
-    /// Above one: the rest of its directory's path begins at this byte.
+    /// Above this one, and perhaps above some that come after it: the rests of their directories' paths begin at this byte.
     Above { projection: u32, rest: usize },
     /// In a directory of one.
     Inside { projection: u32, directory: EntryId },

@@ -51,7 +51,7 @@ pub(crate) struct Spot {
 enum Base {
     /// In nothing of a projection, but names may lead into one.
     Elsewhere,
-    /// In a directory above this projection, whose path goes on at this byte.
+    /// In a directory above this projection, and perhaps others, whose paths go on at this byte.
     Above(u32, usize),
     /// In a directory of the tree.
     At(&'static Shown, EntryId),
@@ -86,11 +86,13 @@ fn begin(directory: i32, path: &[u8]) -> Result<Begun<'_>> {
         Base::Elsewhere => Begun::Outside,
         Base::At(shown, id) => Begun::In(shown, id, path),
         Base::Above(index, at) => {
-            let record = run::run().and_then(|run| run.projection(index)).ok_or(Errno::IO)?;
-            let wanted = record.directory.get(at..).ok_or(Errno::IO)?;
+            let above = run::directory(index).and_then(|first| first.get(..at)).ok_or(Errno::IO)?;
             let path = path.strip_prefix(b"./").unwrap_or(path);
-            match rest_below(path, wanted) {
-                Some(rest) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
+            let found = run::directories().find_map(|(index, directory)| {
+                Some((index, rest_below(path, directory.strip_prefix(above)?)?))
+            });
+            match found {
+                Some((index, rest)) => Begun::In(run::shown(index)?, EntryId::ROOT, rest),
                 None => Begun::Above,
             }
         }
@@ -160,8 +162,20 @@ pub(crate) fn through_descriptor(path: &[u8]) -> Result<Option<From<'_>>> {
 /// Finds what a path means, without a system call where that can be.
 pub(crate) fn find(directory: i32, path: &[u8], last: Last) -> Result<Where> {
     match begin(directory, path)? {
-        Begun::Outside => Ok(Where::Outside),
         Begun::Above => find_through_links(directory, path, last),
+        begun => find_from(begun, directory, path, last),
+    }
+}
+
+/// As [`find`], of a path that leads into a projection by its very words: what leads there from above by others is outside,
+/// until the kernel has found nothing.
+pub(crate) fn find_as_written(directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    find_from(begin(directory, path)?, directory, path, last)
+}
+
+fn find_from(begun: Begun<'_>, directory: i32, path: &[u8], last: Last) -> Result<Where> {
+    match begun {
+        Begun::Outside | Begun::Above => Ok(Where::Outside),
         Begun::In(shown, id, rest) => match within(shown, id, rest, last, &mut 0)? {
             Some(spot) => Ok(Where::In(spot)),
             None => find_beyond(shown, id, directory, path, last),
@@ -244,13 +258,7 @@ fn look_where() -> Result<Working> {
             _ => None,
         }
     };
-    let mut found = run::records().filter_map(above);
-    match (found.next(), found.next()) {
-        (None, _) => Ok(Working::Outside),
-        (Some(one), None) => Ok(one),
-        // Above several: each path is looked at whole.
-        (Some(_), Some(_)) => Ok(Working::Unknown),
-    }
+    Ok(run::records().find_map(above).unwrap_or(Working::Outside))
 }
 
 /// Finds the entry that a descriptor is open on, and whether only a stand-in is.

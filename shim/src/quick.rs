@@ -159,15 +159,10 @@ fn path_further(call: &Call, way: Way) -> Glance {
             match caches::working() {
                 Working::Outside => return outside,
                 Working::Above { projection, rest } if first != b'.' => {
-                    let Some(directory) = run::directory(projection) else { return just(SERVE) };
-                    let wanted = directory.get(rest..).unwrap_or_default();
-                    if !begins_with(address, wanted.as_ptr().addr(), wanted.len()) {
-                        return outside;
-                    }
-                    match rest_of(address + wanted.len()) {
+                    match below_named(address, projection, rest) {
                         Below::Outside => return outside,
                         Below::Unsure => return just(SERVE),
-                        Below::In(_, rest) => (projection, ROOT, rest),
+                        Below::In(index, rest) => (index, ROOT, rest),
                     }
                 }
                 Working::Inside { projection, directory } => {
@@ -200,6 +195,30 @@ fn below_projection(address: usize) -> Below {
     while let Some(directory) = run::directory(index) {
         if begins_with(address, directory.as_ptr().addr(), directory.len()) {
             match rest_of(address + directory.len()) {
+                Below::In(_, rest) => return Below::In(index, rest),
+                Below::Unsure => return Below::Unsure,
+                Below::Outside => {}
+            }
+        }
+        index += 1;
+    }
+    Below::Outside
+}
+
+/// As [`below_projection`], of a relative path from the first `cut` bytes of the directory of the projection `above`.
+#[inline(always)]
+fn below_named(address: usize, above: u32, cut: usize) -> Below {
+    let Some(first) = run::directory(above) else { return Below::Unsure };
+    let mut index = above;
+    while let Some(directory) = run::directory(index) {
+        let is_below = index == above
+            || directory.len() > cut
+                && begins_with(directory.as_ptr().addr(), first.as_ptr().addr(), cut);
+        if is_below
+            && let Some(wanted) = directory.get(cut..)
+            && begins_with(address, wanted.as_ptr().addr(), wanted.len())
+        {
+            match rest_of(address + wanted.len()) {
                 Below::In(_, rest) => return Below::In(index, rest),
                 Below::Unsure => return Below::Unsure,
                 Below::Outside => {}

@@ -292,7 +292,7 @@ fn find(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Where> {
     if path.is_empty() {
         return Ok(Where::Outside);
     }
-    let found = place::find(directory, path, last)?;
+    let found = place::find_as_written(directory, path, last)?;
     if asked == Asked::No {
         return Ok(found);
     }

@@ -60,6 +60,45 @@ fn a_projection_is_seen_by_its_run_alone() {
     );
 }
 
+/// From above several projections relative names lead into each, and where the process works is asked once, however many names
+/// lead nowhere.
+#[test]
+fn names_from_above_several_projections_lead_into_each() {
+    let name = "names_from_above_several_projections_lead_into_each";
+    if !have(name, &[Need::Tool("strace")]) || !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("several");
+    let home = sandbox.home();
+    fs::create_dir(home.join("beside")).unwrap();
+    let script = "cat one/a ./two/a three/lib/x.js; ls one two/lib; echo new >two/lib/new; mkdir one/made; mv two/a one/b; \
+                  cat one/b; [ -e two/a ] || echo gone; [ -e beside/a ] || echo none; [ -e onea ] || echo none; \
+                  cd beside; cat ../one/lib/x.js; cd ..; cat one/b; cd one; cat ../two/lib/x.js";
+    let native = sandbox.path("native");
+    fs::create_dir_all(native.join("beside")).unwrap();
+    for view in ["one", "two", "three"] {
+        rift(&sandbox, &home, &["materialize", "tree", &native.join(view).display().to_string()]);
+    }
+
+    let mut command = sandbox.command(&native, "sh");
+    let expected = sandbox.run(command.args(["-c", script])).unwrap().success().unwrap();
+    let trees = ["--tree", "tree=one", "--tree", "tree=two", "--tree", "tree=three"];
+    let under = |command: &[&str]| {
+        run(&sandbox, &home, &[&["exec", "--as", "virtual"], &trees[..], &["--"], command].concat())
+    };
+    let found = under(&["sh", "-c", script]).success().unwrap();
+    assert_eq!(found.stdout, expected.stdout);
+    let many = "for at in $(seq 200); do [ -e none$at ]; done; [ -e one/lib/x.js ] && echo there";
+    let traced = ["strace", "-qq", "-e", "trace=getcwd", "sh", "-c", many];
+    let found = under(&traced).success().unwrap();
+    assert_eq!(found.stdout, "there\n");
+    assert!(found.stderr.matches("getcwd").count() < 10, "{}", found.stderr);
+    for view in ["one", "two", "three"] {
+        rift(&sandbox, &home, &["close", view]);
+        assert_same(&native.join(view), &home.join(view));
+    }
+}
+
 /// Who runs `probe`, and how it is linked.
 fn probes() -> [PathBuf; 2] {
     let quiet = "-Wno-unused-result";
