@@ -219,9 +219,7 @@ pub(crate) fn give_offsets_back() {
 #[cold]
 #[inline(never)]
 fn give_all_back() {
-    for descriptor in descriptors() {
-        give_offset_back(descriptor);
-    }
+    stand_ins().for_each(give_offset_back);
 }
 
 /// Notes that a descriptor is open on what another one is open on, as dup(2) has it.
@@ -265,15 +263,11 @@ fn set_key(descriptor: i32, bits: u64) {
     }
 }
 
-fn descriptors() -> impl Iterator<Item = i32> {
+/// Returns the descriptors that are known to be stand-ins.
+pub(crate) fn stand_ins() -> impl Iterator<Item = i32> {
     // Fewer than 2^31.
     (0..(DESCRIPTORS + MORE) as i32)
         .filter(|at| word(*at).is_some_and(|word| word.load(Ordering::Relaxed) & 0xff == STAND_IN))
-}
-
-/// Returns the descriptors that are known to be stand-ins.
-pub(crate) fn stand_ins() -> impl Iterator<Item = i32> {
-    descriptors()
 }
 
 /// Forgets what a descriptor was.

@@ -269,7 +269,10 @@ fn decide(call: &Call, kind: u8, shown: &Shown, base: Base, rest: usize) -> Glan
         Found::Unsure => return just(SERVE),
         // Only real directories hold names that the tree does not have.
         Found::MissingIn(directory) if shown.is_pristine(directory) => {
-            return done(Errno::NOENT.returned());
+            return match asks_for_attribute(number) || may_be_refused(call) {
+                true => just(SERVE),
+                false => done(Errno::NOENT.returned()),
+            };
         }
         Found::MissingIn(_) => return by_kernel(),
         Found::Entry(id) if !shown.is_pristine(id) => return by_kernel(),
@@ -300,6 +303,7 @@ fn decide(call: &Call, kind: u8, shown: &Shown, base: Base, rest: usize) -> Glan
             }
         }
         Way::LOOK if !is_link => match number {
+            // Nor is there another error for too little room.
             kernel::__NR_readlink | kernel::__NR_readlinkat => done(Errno::INVAL.returned()),
             kernel::__NR_access if call.args[1] as u32 == kernel::F_OK => done(0),
             kernel::__NR_faccessat if call.args[2] as u32 == kernel::F_OK => done(0),
@@ -307,6 +311,54 @@ fn decide(call: &Call, kind: u8, shown: &Shown, base: Base, rest: usize) -> Glan
         },
         _ => just(SERVE),
     }
+}
+
+/// Tells whether a call names an attribute, which is looked at before the path is.
+#[inline(always)]
+fn asks_for_attribute(number: u32) -> bool {
+    matches!(number, kernel::__NR_getxattr | kernel::__NR_lgetxattr)
+}
+
+/// The bits that tell statx(2) how to get what it tells, which exclude each other.
+const SYNC_TYPE: u32 = 0x6000;
+/// The bit of `O_TMPFILE` that is no `O_DIRECTORY`.
+const UNNAMED: u32 = kernel::__O_TMPFILE;
+
+/// Tells whether a call that is answered here is given something that the kernel may refuse whatever the path means.
+#[inline(always)]
+pub(crate) fn may_be_refused(call: &Call) -> bool {
+    let nofollow = kernel::AT_SYMLINK_NOFOLLOW;
+    let looks = nofollow | kernel::AT_NO_AUTOMOUNT | kernel::AT_EMPTY_PATH | SYNC_TYPE;
+    let modes = kernel::R_OK | kernel::W_OK | kernel::X_OK;
+    let word = |at: usize| argument(call, at) as u32;
+    let has = |at: usize, known: u32| word(at) & !known != 0;
+    match call.number as u32 {
+        kernel::__NR_newfstatat => has(3, looks),
+        kernel::__NR_statx => {
+            has(2, looks)
+                || word(2) & SYNC_TYPE == SYNC_TYPE
+                || word(3) & kernel::STATX__RESERVED != 0
+        }
+        kernel::__NR_access => has(1, modes),
+        kernel::__NR_faccessat => has(2, modes),
+        kernel::__NR_faccessat2 => {
+            has(2, modes) || has(3, nofollow | kernel::AT_EACCESS | kernel::AT_EMPTY_PATH)
+        }
+        kernel::__NR_readlink => word(2).cast_signed() <= 0,
+        kernel::__NR_readlinkat => word(3).cast_signed() <= 0,
+        kernel::__NR_open => is_unnamed_wrongly(word(1)),
+        kernel::__NR_openat => is_unnamed_wrongly(word(2)),
+        kernel::__NR_unlinkat => has(2, kernel::AT_REMOVEDIR),
+        _ => false,
+    }
+}
+
+/// Tells whether open(2) is given what belongs to `O_TMPFILE` without the rest of it, or nothing to write.
+#[inline(always)]
+fn is_unnamed_wrongly(flags: u32) -> bool {
+    let needed = kernel::O_DIRECTORY | kernel::O_CREAT;
+    flags & (UNNAMED | kernel::O_PATH) == UNNAMED
+        && (flags & needed != kernel::O_DIRECTORY || flags & kernel::O_ACCMODE == kernel::O_RDONLY)
 }
 
 /// Looks at a call with a descriptor.

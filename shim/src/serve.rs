@@ -130,14 +130,14 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
     let flag = |at: usize, flag: u32| call.word(at) & flag != 0;
     let nofollow = kernel::AT_SYMLINK_NOFOLLOW;
     match call.number as u32 {
+        // The kernel says what is wrong with flags that mean nothing to it, or something that is not known here.
+        _ if quick::may_be_refused(call) => Ok(None),
         kernel::__NR_open => open(call, plain(0), call.word(1), asked),
         kernel::__NR_openat => open(call, at(0, 1), call.word(2), asked),
         kernel::__NR_openat2 => open_how(call, asked),
         kernel::__NR_creat => {
             open(call, plain(0), kernel::O_CREAT | kernel::O_WRONLY | kernel::O_TRUNC, asked)
         }
-        // The kernel says what is wrong with flags that mean nothing to it, or something that is not known here.
-        _ if has_unknown_flags(call) => Ok(None),
         kernel::__NR_stat => stat(call, plain(0), Last::Followed, asked),
         kernel::__NR_lstat => stat(call, plain(0), Last::Itself, asked),
         kernel::__NR_newfstatat => stat(call, at(0, 1), follow(!flag(3, nofollow)), asked),
@@ -259,31 +259,6 @@ fn decide(call: &Call, asked: Asked) -> Result<Option<isize>> {
 
 /// The flag of fspick(2) that has no link followed at the end.
 const FSPICK_NOFOLLOW: u32 = 2;
-/// The bits that tell statx(2) how to get what it tells, which exclude each other.
-const SYNC_TYPE: u32 = 0x6000;
-
-/// Tells whether a call that is answered here is given flags that the kernel may refuse.
-fn has_unknown_flags(call: &Call) -> bool {
-    let nofollow = kernel::AT_SYMLINK_NOFOLLOW;
-    let looks = nofollow | kernel::AT_NO_AUTOMOUNT | kernel::AT_EMPTY_PATH | SYNC_TYPE;
-    let modes = kernel::R_OK | kernel::W_OK | kernel::X_OK;
-    let has = |at: usize, known: u32| call.word(at) & !known != 0;
-    match call.number as u32 {
-        kernel::__NR_newfstatat => has(3, looks),
-        kernel::__NR_statx => {
-            has(2, looks)
-                || call.word(2) & SYNC_TYPE == SYNC_TYPE
-                || call.word(3) & kernel::STATX__RESERVED != 0
-        }
-        kernel::__NR_access => has(1, modes),
-        kernel::__NR_faccessat => has(2, modes),
-        kernel::__NR_faccessat2 => {
-            has(2, modes) || has(3, nofollow | kernel::AT_EACCESS | kernel::AT_EMPTY_PATH)
-        }
-        kernel::__NR_unlinkat => has(2, kernel::AT_REMOVEDIR),
-        _ => false,
-    }
-}
 
 /// Finds what a call means.
 fn find(call: &Call, name: Name, last: Last, asked: Asked) -> Result<Where> {
@@ -558,7 +533,7 @@ fn change(call: &Call, name: Name, last: Last) -> Result<Option<isize>> {
     match find_surely(call, name, last)? {
         Where::Outside => Ok(None),
         Where::In(spot) => {
-            need(spot)?;
+            show_what_is_wrong(spot)?;
             Ok(Some(pass_named(call, &[(name, last)])?))
         }
     }
@@ -671,7 +646,7 @@ fn need(spot: Spot) -> Result<()> {
     }
 }
 
-/// As [`need`], for calls with two names: the kernel says what is wrong with them, for it knows in which order.
+/// As [`need`], for calls that may be wrong in several ways: the kernel knows which it looks at first.
 fn show_what_is_wrong(spot: Spot) -> Result<()> {
     match spot.place {
         Place::Pristine(id) | Place::NotDirectory(id) => real::make_real(spot.shown, id),
@@ -921,12 +896,16 @@ fn named_in_full(call: &Call, name: Name) -> Result<Text> {
 }
 
 fn attribute(call: &Call, last: Last, asked: Asked) -> Result<Option<isize>> {
+    // Before the file is looked for, see `import_xattr_name` of the kernel.
+    let wanted = call.path(1)?;
+    if wanted.is_empty() || wanted.len() > 255 {
+        return Ok(None);
+    }
     let Where::In(spot) = find(call, plain(0), last, asked)? else { return Ok(None) };
     let Place::Pristine(id) = spot.place else {
         need(spot)?;
         return pass_look(call, plain(0), last, spot).map(Some);
     };
-    let wanted = call.path(1)?;
     let found = spot.shown.manifest.xattrs(id).find(|(name, _)| *name == wanted);
     let Some((_, value)) = found else { return Err(no_attribute(spot.shown, wanted)) };
     give_value(call, 2, value).map(Some)
@@ -988,6 +967,12 @@ fn file_system(call: &Call, asked: Asked) -> Result<Option<isize>> {
 
 fn open_how(call: &Call, asked: Asked) -> Result<Option<isize>> {
     if call.args[3] < size_of::<kernel::open_how>() {
+        return Ok(None);
+    }
+    // Whatever is wrong with its arguments is said before a path is looked at, be it none.
+    let mut of_none = *call;
+    of_none.args[1] = c"".as_ptr().addr();
+    if of_none.pass() != Errno::NOENT.returned() {
         return Ok(None);
     }
     let how: kernel::open_how = sys::value(call.args[2])?;
@@ -1231,7 +1216,7 @@ fn watch(call: &Call) -> Result<Option<isize>> {
         {
             real::make_children_real(spot.shown, id)?;
         }
-        _ => need(spot)?,
+        _ => show_what_is_wrong(spot)?,
     }
     pass_named(call, &[(plain(1), last)]).map(Some)
 }
@@ -1382,11 +1367,11 @@ fn socket(call: &Call) -> Result<Option<isize>> {
 
 fn make(call: &Call, name: Name) -> Result<Option<isize>> {
     let Where::In(spot) = find_surely(call, name, Last::Itself)? else { return Ok(None) };
+    let is_plain = matches!(call.number as u32, kernel::__NR_mkdir | kernel::__NR_mkdirat);
     match spot.place {
-        Place::Pristine(_) => return Err(Errno::EXIST),
-        Place::NotDirectory(_) => return Err(Errno::NOTDIR),
-        Place::Missing => real::make_real(spot.shown, spot.directory)?,
-        Place::Detached(_) | Place::Foreign => {}
+        // As `mkdir -p` asks of each directory on the way.
+        Place::Pristine(_) if is_plain => return Err(Errno::EXIST),
+        _ => show_what_is_wrong(spot)?,
     }
     let result = pass_named(call, &[(name, Last::Itself)])?;
     note_names(result == 0);

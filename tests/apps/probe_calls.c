@@ -457,6 +457,19 @@ static void others(void) {
     begin("ftruncate"), CALL(ftruncate, folder(d), 0), CALL(ftruncate, open(f, O_RDWR), 3), CALL(fallocate, folder(e), 0, 0, 1), CALL(read, folder(e), bytes, 1), CALL(pread64, folder(e), bytes, 1, 0), CALL(mmap, NULL, 4096, PROT_READ, MAP_PRIVATE, folder(e), 0), CALL(sendfile, 1, folder(e), NULL, 1), CALL(copy_file_range, folder(d), NULL, folder(e), NULL, 1, 0), CALL(fadvise64, folder(e), 0, 0, 0), CALL(readahead, folder(e), 0, 1);
     begin("dup"), fd = folder(current), list_more(fd, 72), copy = CALL(dup, fd), list_more(copy, 72), list_more(fd, 72), lseek(copy, 0, SEEK_SET), list_more(fd, 4096), list_more(copy, 4096), close(fd), say("dup faccessat", faccessat(copy, "d/in", F_OK, 0)), CALL(dup, -1);
     begin("sendmsg"), send_listed(0), begin("sendmmsg"), send_listed(1);
+    // What fails, or closes nothing, leaves a list where it was.
+    begin("dup2"), fd = folder(current), list_more(fd, 72), CALL(dup2, -1, fd), list_more(fd, 72), CALL(dup3, fd, fd, 0), CALL(dup3, 0, fd, 1), list_more(fd, 4096), close(fd);
+    begin("close_range"), fd = folder(current), list_more(fd, 72), CALL(close_range, fd, fd, CLOSE_RANGE_CLOEXEC), list_more(fd, 72), CALL(close_range, fd, fd, 64), list_more(fd, 4096), close(fd);
+    // What makes no sense is refused before anything is looked for.
+    struct stat nothing;
+    char wide[512];
+    begin("newfstatat"), CALL(newfstatat, AT_FDCWD, none, &nothing, 1 << 30), snprintf(absolute, sizeof absolute, "%s/newfstatat/d/none", root), CALL(newfstatat, AT_FDCWD, absolute, &nothing, 1 << 30), CALL(newfstatat, folder(d), "none", &nothing, 1 << 30);
+    begin("statx"), CALL(statx, AT_FDCWD, none, 1 << 30, STATX_BASIC_STATS, wide), CALL(statx, AT_FDCWD, none, 0, 1U << 31, wide), CALL(statx, AT_FDCWD, none, 0x6000, STATX_BASIC_STATS, wide), CALL(statx, folder(d), "none", 1 << 30, 0, wide);
+    begin("access"), CALL(access, none, 8), CALL(access, f, 8), begin("faccessat"), CALL(faccessat, AT_FDCWD, none, 8), CALL(faccessat, folder(d), "none", 8);
+    begin("faccessat2"), CALL(faccessat2, AT_FDCWD, none, 0, 1 << 30), CALL(faccessat2, AT_FDCWD, none, 8, 0), CALL(faccessat2, folder(d), "none", 0, 1 << 30);
+    begin("readlink"), CALL(readlink, none, bytes, 0), CALL(readlink, none, bytes, -1), CALL(readlink, f, bytes, 0), begin("readlinkat"), CALL(readlinkat, AT_FDCWD, none, bytes, 0), CALL(readlinkat, folder(d), "none", bytes, 0);
+    begin("open"), CALL(open, none, 020000000), CALL(open, none, O_PATH | O_TMPFILE), begin("openat"), CALL(openat, folder(d), "none", 020000000);
+    begin("getxattr"), CALL(getxattr, none, "", bytes, 8), CALL(getxattr, none, "user.kept", bytes, 8), begin("lgetxattr"), CALL(lgetxattr, none, "", bytes, 8);
     begin("dup2"), fd = folder(d), CALL(dup2, fd, 200), say("dup2 newfstatat", fstatat(200, "in", &s, 0)), CALL(dup2, folder(d2), 200), say("dup2 newfstatat", fstatat(200, "in", &s, 0)), CALL(dup2, open("/", O_RDONLY), 200), say("dup2 newfstatat", fstatat(200, "in", &s, 0)), CALL(dup2, -1, 200);
     begin("dup3"), fd = folder(d), CALL(dup3, fd, 201, O_CLOEXEC), say("dup3 newfstatat", fstatat(201, "in", &s, 0)), CALL(dup3, fd, fd, 0);
     begin("close"), fd = folder(d), CALL(close, fd), CALL(fstat, fd, &s), copy = open("/", O_RDONLY), TRUTH(copy == fd), say("close newfstatat", fstatat(copy, "in", &s, 0)), CALL(close, -1);

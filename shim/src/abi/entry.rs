@@ -251,7 +251,7 @@ fn look_otherwise(call: &Call, way: Way) -> Glance {
             just(BARE)
         }
         Some(Shape::Closing) => {
-            caches::forget(call.args[0], call.args[1]);
+            before_closing(call);
             just(PASS)
         }
         Some(Shape::Doubling) => just(before_doubling(call)),
@@ -268,6 +268,23 @@ fn look_otherwise(call: &Call, way: Way) -> Glance {
     }
 }
 
+/// Several descriptors are closed, or only marked, see close_range(2).
+fn before_closing(call: &Call) {
+    /// `CLOSE_RANGE_UNSHARE`: the thread has descriptors of its own from here on.
+    const UNSHARE: u32 = 2;
+    /// `CLOSE_RANGE_CLOEXEC`.
+    const MARK: u32 = 4;
+    let flags = call.args[2] as u32;
+    if flags & !(UNSHARE | MARK) != 0 {
+        return;
+    }
+    if flags & UNSHARE != 0 {
+        room::share_for_good();
+    } else if flags & MARK == 0 {
+        caches::forget(call.args[0] as u32 as usize, call.args[1] as u32 as usize);
+    }
+}
+
 /// A descriptor comes to mean what another one does; that of a stand-in has the same offset.
 fn before_doubling(call: &Call) -> usize {
     let number = call.number as u32;
@@ -280,6 +297,10 @@ fn before_doubling(call: &Call) -> usize {
         }
     }
     if matches!(number, kernel::__NR_dup2 | kernel::__NR_dup3) && call.args[0] != call.args[1] {
+        // It stays what it is if the call fails.
+        if caches::known(call.args[1] as i32) == Known::StandIn {
+            return SERVE;
+        }
         caches::forget_one(call.args[1] as i32);
     }
     if caches::known(call.args[0] as i32) == Known::StandIn { SERVE } else { PASS }
