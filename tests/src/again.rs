@@ -151,6 +151,17 @@ pub fn run(test: &str, again: Again<'_>) {
     assert!(is_passed, "as user {}: {}\n{said}\n{complained}", again.user, output.status);
 }
 
+/// Returns whether a test that cuts the power of a disk is to go on in this process: it runs in a namespace of its own. A test beside
+/// that copies the mounts of its own would else keep the disk as it is, off, for as long as it runs.
+#[must_use]
+pub fn apart(test: &str) -> bool {
+    if is_again() || !have(test, &[Need::PowerLoss]) {
+        return is_again();
+    }
+    run(test, Again { user: 0, fuse_conf: "" });
+    false
+}
+
 /// Returns whether a test of mounts is to go on in this process: as root after it has passed as `nobody`, and else as
 /// whoever runs the tests. What is missing for it is a skip.
 #[must_use]

@@ -8,6 +8,7 @@ use std::io::{Error, Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
 
+use rift_tests::again::apart;
 use rift_tests::bad_disk::{BadDisk, bad_content};
 use rift_tests::fault::{CrashDisk, Room, SmallDisk};
 use rift_tests::mounts::{
@@ -235,7 +236,7 @@ fn a_store_that_fills_up_leaves_nothing_half_made() {
 #[test]
 fn errors_of_the_disk_are_told() {
     let name = "errors_of_the_disk_are_told";
-    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) || !apart(name) {
         return;
     }
     let sandbox = with_tree("disk-errors");
@@ -275,7 +276,7 @@ fn errors_of_the_disk_are_told() {
 #[test]
 fn errors_of_the_stores_disk_are_told() {
     let name = "errors_of_the_stores_disk_are_told";
-    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) || !apart(name) {
         return;
     }
     let outside = Sandbox::new("ill-store").unwrap();

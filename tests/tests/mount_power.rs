@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rift_tests::again::apart;
 use rift_tests::fault::{CrashDisk, Dice};
 use rift_tests::mounts::{
     eventually, kill, mounts_at, open, rift, servers_of, state, take_files_in, take_tree_in,
@@ -101,7 +102,7 @@ fn change(mount: &Path, dice: &mut Dice, round: u64, expected: &mut Vec<(String,
 #[test]
 fn a_mount_survives_power_losses() {
     let name = "a_mount_survives_power_losses";
-    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) {
+    if !have(name, &[Need::Root, Need::Fuse, Need::PowerLoss]) || !apart(name) {
         return;
     }
     let outside = Sandbox::new("mount-power-disk").unwrap();
@@ -180,7 +181,7 @@ fn a_mount_survives_power_losses() {
 fn a_state_on_another_disk_survives_power_losses() {
     let name = "a_state_on_another_disk_survives_power_losses";
     let needs = [Need::Root, Need::Fuse, Need::PowerLoss, Need::Tool("python3")];
-    if !have(name, &needs) {
+    if !have(name, &needs) || !apart(name) {
         return;
     }
     let program = repository().join("tests/apps/before_power_loss.py").display().to_string();

@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rift_tests::again::apart;
 use rift_tests::differ::{Options, compare};
 use rift_tests::fault::{CrashDisk, Dice, kill_at_random};
 use rift_tests::fixture::{Fixture, direct_dependencies, edit_json};
@@ -945,7 +946,7 @@ fn killed_runs_are_completed_by_the_next() {
 #[test]
 fn power_losses_are_survived() {
     let name = "power_losses_are_survived";
-    if !have(name, &[Need::PowerLoss]) {
+    if !have(name, &[Need::PowerLoss]) || !apart(name) {
         return;
     }
     let rounds = if rift_tests::full() { 100 } else { 5 };
