@@ -788,6 +788,15 @@ fn commands_of_linked_folders_are_mended_as_by_npm() {
         let mended = fs::read(sandbox.path("rift-side/outer/project/packages/member/behind.js"));
         assert_eq!(mended.unwrap(), b"#!/usr/bin/env node\n", "{name}");
     }
+    // In another checkout its own are meant, and those of the first one are left alone.
+    let [first, second] = ["rift-side/outer/project", "elsewhere"].map(|at| sandbox.path(at));
+    let behind = |at: &Path| at.join("packages/member/behind.js");
+    fs::write(behind(&first), "#!/usr/bin/env node\r\n").unwrap();
+    arrange(&second);
+    let found = rift(&sandbox, &second, &["ci", "--ignore-scripts"]);
+    assert!(found.stderr.contains(" projected in "), "{found}");
+    assert_eq!(fs::read(behind(&second)).unwrap(), b"#!/usr/bin/env node\n");
+    assert_eq!(fs::read(behind(&first)).unwrap(), b"#!/usr/bin/env node\r\n");
 }
 
 /// Root scripts run at every installation, hit or not, in npm's order and with npm's environment.

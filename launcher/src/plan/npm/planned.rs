@@ -11,7 +11,7 @@ use rift_tree::TreeHash;
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever the record does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The result of an install.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Planned {
     pub packages: u64,
     /// Linked folders whose scripts run each time, in npm's order.
     pub linked: Vec<String>,
-    /// Commands of linked folders, which npm makes executable.
+    /// Commands of linked folders, which npm makes executable, relative to the project, wherever that is.
     pub linked_bins: Vec<PathBuf>,
     /// The run of npm itself that this was learnt from.
     pub original: Option<Original>,

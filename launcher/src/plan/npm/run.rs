@@ -341,7 +341,7 @@ fn miss(request: &Request<'_>, key: &str, known: Option<Planned>) -> Result<Repo
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
-    let mut planned = plan_of(request, &layout, &trees, &report);
+    let mut planned = plan_of(&layout, &trees, &report);
     planned.original = known.and_then(|known| known.original);
     planned.save(request.store, key)?;
     report.original.clone_from(&planned.original);
@@ -387,12 +387,7 @@ fn tally(packages: &Packages<'_>, report: &mut Report) {
     report.downloaded_bytes = packages.downloaded_bytes;
 }
 
-fn plan_of(
-    request: &Request<'_>,
-    layout: &Layout,
-    trees: &[(String, OpenTree)],
-    report: &Report,
-) -> Planned {
+fn plan_of(layout: &Layout, trees: &[(String, OpenTree)], report: &Report) -> Planned {
     let root = |(folder, tree): &(String, OpenTree)| PlannedRoot {
         folder: folder.clone(),
         tree: tree.hash().to_string(),
@@ -401,7 +396,7 @@ fn plan_of(
     planned.pending = report.uncacheable.keys().cloned().collect();
     planned.packages = layout.packages.len() as u64;
     planned.linked = linked_scripts(layout);
-    planned.linked_bins = linked_bins(request, layout);
+    planned.linked_bins = linked_bins(layout);
     planned.built = report.scripts_run + report.scripts_reused - planned.pending.len() as u64;
     planned
 }
@@ -685,8 +680,13 @@ fn bin_file(
 
 /// Returns a file of a linked folder.
 fn linked_file(request: &Request<'_>, link: &super::layout::Symlink, file: &str) -> PathBuf {
+    plain(&request.install.root.join(linked_path(link, file)))
+}
+
+/// As [`linked_file`], relative to the project.
+fn linked_path(link: &super::layout::Symlink, file: &str) -> PathBuf {
     let folder = Path::new(&link.path).parent().unwrap_or(Path::new(""));
-    plain(&request.install.root.join(folder).join(&link.target).join(file))
+    folder.join(&link.target).join(file)
 }
 
 /// Takes `..` parts out of a path without looking at the disk: its folders need not be there yet.
@@ -705,10 +705,10 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 /// Returns the files behind commands of linked folders, which npm makes executable.
-fn linked_bins(request: &Request<'_>, layout: &Layout) -> Vec<PathBuf> {
+fn linked_bins(layout: &Layout) -> Vec<PathBuf> {
     let file = |bin: &super::layout::BinLink| match bin.owner {
         Owner::Package(_) => None,
-        Owner::Link(number) => Some(linked_file(request, &layout.links[number], &bin.file)),
+        Owner::Link(number) => Some(linked_path(&layout.links[number], &bin.file)),
     };
     layout.bins.iter().filter_map(file).collect()
 }
@@ -855,7 +855,7 @@ fn run_project_scripts(
 ) -> Result<()> {
     let install = request.install;
     for file in &planned.linked_bins {
-        mend_command(file, request.options.umask)?;
+        mend_command(&plain(&install.root.join(file)), request.options.umask)?;
     }
     let mut scripts: Vec<(PathBuf, &'static str, bool)> = Vec::new();
     if !install.settings.ignore_scripts {
@@ -924,7 +924,7 @@ fn learn_trees(request: &Request<'_>, original: Option<Original>) -> Result<Repo
     for (folder, tree) in &trees {
         count(request, folder, tree, &mut report);
     }
-    let mut planned = plan_of(request, &layout, &trees, &report);
+    let mut planned = plan_of(&layout, &trees, &report);
     planned.pending = waiting;
     let key = request.key();
     let before = || Planned::find(request.store, &key).ok()??.original;
