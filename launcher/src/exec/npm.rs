@@ -13,6 +13,7 @@ use rift_cas::{Store, gc};
 use super::{Ending, ExecOptions};
 use crate::context::Context;
 use crate::mount;
+use crate::plan;
 use crate::plan::npm::planned::hardware;
 use crate::plan::npm::run::{self, Outcome, Report, Request};
 use crate::plan::npm::{self, Env, Install, Recognized};
@@ -25,7 +26,7 @@ const CHANGING: [&str; 8] =
 
 /// Tells whether a command is npm, found on the PATH.
 pub(super) fn is_npm(command: &[OsString]) -> bool {
-    command.first().is_some_and(|program| program == "npm")
+    command.first().and_then(|program| plan::kind_of(program)) == Some(plan::Kind::Npm)
 }
 
 /// A run of npm under rift.
