@@ -9,11 +9,12 @@ use rift_cas::Store;
 use rift_cas::projection::{Projection, ShownAs};
 
 use crate::cli::{materialize, tree};
-use crate::config::{Config, Id};
+use crate::config::{Color, Config, Id};
 use crate::context::Context;
 use crate::env_vars;
 use crate::exec::{self, ExecOptions, child};
-use crate::hint::Hint as _;
+use crate::hint::{self, Hint as _};
+use crate::ui::Ui;
 use crate::{mount, plan};
 
 /// Run a command, or do without running it where its result is known
@@ -77,6 +78,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     summary_json: Option<PathBuf>,
 
+    /// Runs the command alone where rift can't begin: what hooks ask for, as nobody asked them for rift.
+    #[arg(long, hide = true)]
+    hooked: bool,
+
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     #[arg(value_name = "COMMAND", value_hint = clap::ValueHint::CommandWithArguments)]
@@ -87,6 +92,20 @@ pub(crate) struct Args {
 pub(crate) fn replace_if_disabled(args: &Args) -> Option<ExitCode> {
     let is_disabled = env_vars::get(env_vars::RIFT_DISABLE).is_some_and(|value| value != "0");
     is_disabled.then(|| child::replace(&args.command).into_exit_code())
+}
+
+/// Becomes the command when a hook started rift, which can't begin; says why.
+pub(crate) fn replace_if_hooked(args: &Args, why: &anyhow::Error) -> Option<ExitCode> {
+    let is_no = |value: &OsStr| ["0", "false", "no", "off"].iter().any(|word| value == *word);
+    let is_strict = env_vars::get(env_vars::RIFT_STRICT).is_some_and(|value| !is_no(&value));
+    if !args.hooked || is_strict {
+        return None;
+    }
+    let tool = args.command[0].display();
+    let hint = hint::of(why).map(|hint| format!("; {hint}")).unwrap_or_default();
+    let warning = format!("{tool} runs without rift: {why:#}{hint}");
+    Ui::new(Color::Auto, false).warn(&warning);
+    Some(child::replace(&args.command).into_exit_code())
 }
 
 /// Takes the flags over into the settings.

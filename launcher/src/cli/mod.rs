@@ -28,6 +28,7 @@ mod view;
 mod why;
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -163,8 +164,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Patch(args) => return Ok(patch_library::run(args)),
         _ => {}
     }
-    let cwd = std::env::current_dir().context("could not find the working directory")?;
-    let mut config = Config::load(&cwd)?;
+    let (mut config, cwd) = match settings() {
+        Ok(settings) => settings,
+        Err(why) => {
+            let alone = match &command {
+                Command::Exec(args) => exec::replace_if_hooked(args, &why),
+                _ => None,
+            };
+            return alone.ok_or(why);
+        }
+    };
     if let Some(when) = cli.color {
         let word = match when {
             When::Auto => "auto",
@@ -188,6 +197,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         other => other,
     }
+}
+
+/// Returns the settings, and the working directory that they hold for.
+fn settings() -> anyhow::Result<(Config, PathBuf)> {
+    let cwd = std::env::current_dir().context("could not find the working directory")?;
+    Ok((Config::load(&cwd)?, cwd))
 }
 
 fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {

@@ -319,6 +319,28 @@ fn a_broken_settings_file_fails_exec_but_not_when_rift_is_off() {
 }
 
 #[test]
+fn a_hooked_command_runs_alone_where_rift_cannot_begin() {
+    let home = Home::new();
+    fs::write(home.work("rift.toml"), b"vai = 'hardlink'\n").unwrap();
+    let hooked = |strict: &str| {
+        let mut rift = home.rift();
+        rift.args(["exec", "--hooked", "--", "sh", "-c", "echo out; exit 3"]);
+        let output = rift.env("RIFT_STRICT", strict).output().unwrap();
+        let [out, err] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out, err)
+    };
+    for is_off in ["", "0", "false"] {
+        let (status, out, err) = hooked(is_off);
+        assert_eq!((status, out.as_str()), (Some(3), "out\n"), "{err}");
+        assert!(err.starts_with("warning: sh runs without rift: "), "{err}");
+        assert!(err.ends_with("rift.toml:1: unknown key `vai`; did you mean `via`?\n"), "{err}");
+    }
+    let (status, out, err) = hooked("1");
+    assert_eq!((status, out.as_str()), (Some(125), ""), "{err}");
+}
+
+#[test]
 fn the_summary_of_an_unknown_command_is_for_programs_only() {
     let home = Home::new();
     let ran = home.run(["exec", "--summary-json", "s.json", "--", "sh", "-c", "exit 3"]);
