@@ -175,8 +175,17 @@ pub fn as_root_and_nobody(test: &str) -> bool {
     if !have(test, &[Need::Fuse]) {
         return false;
     }
-    if have(&format!("{test} as nobody"), &[Need::Nobody]) {
+    as_nobody_too(test);
+    true
+}
+
+/// Runs a test as `nobody` as well, where root runs it.
+///
+/// # Panics
+/// When it fails as `nobody`.
+pub fn as_nobody_too(test: &str) {
+    let is_first = !is_again() && rustix::process::geteuid().is_root();
+    if is_first && have(&format!("{test} as nobody"), &[Need::Nobody]) {
         run(test, Again { user: NOBODY, fuse_conf: "" });
     }
-    true
 }

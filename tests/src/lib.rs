@@ -17,6 +17,7 @@ pub mod pair;
 pub mod refused;
 pub mod sandbox;
 pub mod sys;
+pub mod terminal;
 pub mod warm;
 
 use std::path::{Path, PathBuf};
