@@ -37,6 +37,9 @@ pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 /// Where the run file of the run is that a process belongs to; rift sets it.
 pub const RIFT_RUN: &str = "RIFT_RUN";
 
+/// In which shell the hook is on, as `bash:PID`; the hook's own code sets it.
+pub const RIFT_HOOK: &str = "RIFT_HOOK";
+
 /// Libraries to load before all others, see ld.so(8).
 pub const LD_PRELOAD: &str = "LD_PRELOAD";
 /// Where the loader looks for libraries, see ld.so(8).
@@ -66,7 +69,7 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 16] = [
+pub const OWN: [&str; 17] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -83,6 +86,7 @@ pub const OWN: [&str; 16] = [
     RIFT_SUMMARY_JSON,
     RIFT_DISABLE,
     RIFT_RUN,
+    RIFT_HOOK,
 ];
 
 /// Returns a variable that is set to something.

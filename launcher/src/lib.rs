@@ -6,6 +6,7 @@ pub mod context;
 pub mod env_vars;
 pub mod exec;
 pub mod hint;
+pub mod hook;
 pub mod machine;
 pub mod mount;
 pub mod observe;

@@ -16,7 +16,7 @@ use crate::exec::child;
 use crate::place::Place;
 use crate::shim::{self, Which};
 use crate::ui::{self, Out, Style};
-use crate::{config, env_vars, hint, machine, mount, probe, sys};
+use crate::{config, env_vars, hint, hook, machine, mount, plan, probe, sys};
 
 /// Show what this machine permits, and what to do about it
 #[derive(Debug, clap::Args)]
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     checks.extend(mounts());
     checks.push(intercepted(context));
     checks.push(trapped(context));
+    checks.push(hooked());
     checks.push(umask());
     checks.push(program("node", node_version));
     checks.push(program("npm", npm_version));
@@ -170,6 +171,22 @@ fn trapped(context: &Context) -> Check {
         Ok(_) => warn("trap", "`--trap` does not work: `--as virtual` with it writes files", hint),
         Err(error) => warn("trap", format!("`--trap` fails: {error:#}"), hint),
     }
+}
+
+/// Whether plain commands run under rift where it was called from.
+fn hooked() -> Check {
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    ok(
+        "hook",
+        match hook::hooked() {
+            Some(hooked) if Some(hooked.pid) == parent => {
+                let tools = plan::TOOLS.map(|(tool, _)| tool).join(" and ");
+                format!("on in this {}, for {tools}", hooked.shell.name())
+            }
+            Some(hooked) => format!("on in a {} above, not in this shell", hooked.shell.name()),
+            None => "off; `rift hook --help` shows the line that turns it on".to_owned(),
+        },
+    )
 }
 
 fn settings(context: &Context) -> Check {

@@ -10,6 +10,7 @@ mod config;
 mod diff;
 mod doctor;
 mod exec;
+mod hook;
 mod ingest;
 mod init;
 mod ls;
@@ -108,6 +109,8 @@ enum Command {
     Doctor(doctor::Args),
     #[command(name = "self")]
     Itself(uninstall::Args),
+    Hook(hook::Args),
+    Unhook(hook::UndoArgs),
     Completions(completions::Args),
     Man(man::Args),
     #[command(name = crate::mount::COMMAND, hide = true)]
@@ -155,6 +158,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     // These work where settings are broken, and need none.
     match &command {
+        Command::Hook(args) => return hook::run(args),
+        Command::Unhook(args) => return hook::undo(args),
         Command::Completions(args) => return completions::run(args),
         Command::Man(args) => return man::run(args),
         Command::ServeMount(args) => return serve_mount::run(args),
@@ -224,6 +229,8 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Config(args) => config::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Itself(args) => uninstall::run(args, context),
+        Command::Hook(args) => hook::run(args),
+        Command::Unhook(args) => hook::undo(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::ServeMount(args) => serve_mount::run(args),

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::place::Place;
 use crate::ui::Out;
-use crate::{config, machine, place};
+use crate::{config, hook, machine, place};
 
 /// Manage this installation of rift
 #[derive(Debug, clap::Args)]
@@ -80,6 +80,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     out.finish()?;
     for (what, path, reason) in &kept {
         context.ui.warn(&format!("{} `{}` stays: {reason}", what.word(), path.display()));
+    }
+    if let Some(hooked) = hook::hooked() {
+        let (line, file) = (hooked.shell.line(), hooked.shell.start_file());
+        context.ui.warn(&format!("the line `{line}` in {file} stays: remove it by hand"));
     }
     if dry_run {
         return Ok(ExitCode::SUCCESS);

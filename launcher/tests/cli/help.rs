@@ -31,6 +31,8 @@ const COMMANDS: &[&[&str]] = &[
     &["doctor"],
     &["self"],
     &["self", "uninstall"],
+    &["hook"],
+    &["unhook"],
     &["completions"],
     &["man"],
 ];

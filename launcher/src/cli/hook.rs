@@ -1,0 +1,74 @@
+//! `rift hook` and `rift unhook`: code for the start-up file of a shell.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+
+use crate::config::Color;
+use crate::hint::Hint as _;
+use crate::hook::{self, Shell};
+use crate::ui::{Out, Ui};
+
+/// Print code that lets plain `npm ci` in a shell run under `rift exec`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The last line of a shell's start-up file:
+  eval \"$(rift hook --shell bash)\"    ~/.bashrc
+  eval \"$(rift hook --shell zsh)\"     ~/.zshrc
+  rift hook --shell fish | source     ~/.config/fish/config.fish
+
+It defines functions for npm and npx; nothing is preloaded, nothing runs at a
+prompt. `command npm` and RIFT_DISABLE=1 pass them by; `rift unhook` removes
+them. A function of yours with such a name stays as it is.")]
+pub(crate) struct Args {
+    /// bash, zsh or fish
+    #[arg(long, value_enum, hide_possible_values = true)]
+    shell: Shell,
+
+    /// Also in shells that nobody types into
+    #[arg(long)]
+    always: bool,
+}
+
+/// Print code that undoes `rift hook` in a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  eval \"$(rift unhook)\"                in bash and zsh
+  rift unhook | source                in fish
+
+It stays off in later shells when the line with `rift hook` is removed from the
+start-up file.")]
+pub(crate) struct UndoArgs {
+    /// bash, zsh or fish; the one whose hook is on if left out
+    #[arg(long, value_enum, hide_possible_values = true)]
+    shell: Option<Shell>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut out = Out::new();
+    let shell = args.shell;
+    out.write_all(&shell.hook(args.always)?)?;
+    out.finish()?;
+    if io::stdout().is_terminal() {
+        let (line, file) = (shell.line(), shell.start_file());
+        Ui::new(Color::Auto, false).note(&format!("`{line}`, last in {file}, runs this"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn undo(args: &UndoArgs) -> anyhow::Result<ExitCode> {
+    let shell = args.shell.or_else(|| hook::hooked().map(|hooked| hooked.shell));
+    let shell = shell
+        .ok_or_else(|| anyhow!("no hook is on here"))
+        .hint("`--shell` names the shell to print code for")?;
+    let mut out = Out::new();
+    out.write_all(&shell.unhook())?;
+    out.finish()?;
+    let file = shell.start_file();
+    let line = shell.line();
+    let note = format!("later shells have the hook until the line `{line}` is removed from {file}");
+    Ui::new(Color::Auto, false).note(&note);
+    Ok(ExitCode::SUCCESS)
+}
