@@ -7,8 +7,8 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -562,6 +562,13 @@ fn a_hooked_tool_runs_alone_where_rift_cannot_begin() {
         ] {
             assert!(ran.stderr.contains(text), "{shell:?} `{text}`: {ran}");
         }
+        shims(&desk, "shims").success().unwrap();
+        fs::write(desk.path("work/rift.toml"), "vai = \"hardlink\"\n").unwrap();
+        let mut command = desk.command("sh");
+        command.env("PATH", desk.search_path(&["shims"])).args(["-c", "npm say shim"]);
+        let ran = desk.sandbox.run(&mut command).unwrap();
+        assert_eq!(ran.stdout, "shim\n", "{ran}");
+        assert!(ran.stderr.starts_with("warning: npm runs without rift: "), "{ran}");
     }
 }
 
@@ -831,4 +838,191 @@ fn the_preload_is_left_to_projects_that_ask_for_it() {
         assert!(lines[1..3].iter().all(is_shim) && lines[3] == "text", "{shell:?} {ran}");
         assert_eq!(desk.noted().len(), 6);
     }
+}
+
+/// Makes shims at `inner` and returns what was said.
+fn shims(desk: &Desk, inner: &str) -> Ran {
+    let folder = desk.path(inner);
+    desk.rift(&["hook", "--shims", folder.to_str().unwrap()])
+}
+
+fn identities(folder: &Path) -> Vec<(OsString, u64, i64, i64)> {
+    let mut found: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let metadata = entry.metadata().unwrap();
+            (entry.file_name(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn shims_run_the_next_tool_on_path_under_rift() {
+    as_nobody_too("shims_run_the_next_tool_on_path_under_rift");
+    let desk = Desk::new("shims");
+    let said = shims(&desk, "shims").success().unwrap();
+    assert_eq!(said.stdout, format!("{}\n", desk.path("shims").display()));
+    let run = |before: &[&str], script: &str| {
+        let mut command = desk.command("sh");
+        command.env("PATH", desk.search_path(before)).args(["-c", script]);
+        desk.sandbox.run(&mut command).unwrap()
+    };
+    let script = "npm say 'a  b' '' '*'; npm exit 7; echo $?; npm kill TERM; echo $?; \
+                  echo in | npm cat | tr a-z A-Z; x=1 npm env x; npx exit 3";
+    let native = run(&[], script);
+    let noted = desk.noted();
+    let shimmed = run(&["shims"], script);
+    assert_eq!((native.stdout.clone(), native.status), (shimmed.stdout, shimmed.status));
+    let expected: Vec<_> = noted.into_iter().map(|(_, words)| (true, words)).collect();
+    assert_eq!(desk.noted(), expected);
+    // The switch, rift's own word, and rift itself being gone.
+    let script = "RIFT_DISABLE=1 npm a; RIFT_DISABLE=0 npm b; rift exec -- npm c; \
+                  RIFT_DISABLE=1 rift exec -- npm d; $HOME/../shims/npm e; rm $HOME/../bin/rift; npm f";
+    run(&["shims"], script);
+    let expected = [
+        (false, "[a]"),
+        (true, "[b]"),
+        (true, "[c]"),
+        (false, "[d]"),
+        (true, "[e]"),
+        (false, "[f]"),
+    ];
+    assert_eq!(desk.noted(), expected.map(|(by_rift, words)| (by_rift, words.to_owned())));
+}
+
+#[test]
+fn shims_never_start_shims() {
+    as_nobody_too("shims_never_start_shims");
+    let desk = Desk::new("shims-once");
+    for inner in ["shims", "others"] {
+        shims(&desk, inner).success().unwrap();
+    }
+    symlink(desk.path("shims"), desk.path("linked")).unwrap();
+    fs::create_dir(desk.path("astray")).unwrap();
+    fs::copy(desk.path("shims/npm"), desk.path("astray/npm")).unwrap();
+    fs::create_dir(desk.path("pointing")).unwrap();
+    symlink("../shims/npm", desk.path("pointing/npm")).unwrap();
+    let run = |folders: &[&str]| {
+        let mut command = desk.command("sh");
+        command.env("PATH", desk.search_path(folders)).args(["-c", "npm a; exit $?"]);
+        (desk.sandbox.run(&mut command).unwrap(), desk.noted())
+    };
+    for folders in [
+        &["shims", "others"][..],
+        &["others", "shims", "shims"],
+        &["linked", "shims"],
+        &["shims", "linked", "others"],
+    ] {
+        let (ran, noted) = run(folders);
+        assert_eq!(noted, [(true, "[a]".to_owned())], "{folders:?} {ran}");
+    }
+    // A shim in another folder is not told from the tool by its name: the tool runs alone.
+    for folders in [
+        &["astray"][..],
+        &["astray", "shims"],
+        &["shims", "astray"],
+        &["pointing"],
+        &["pointing", "shims", "astray"],
+        &["others", "pointing"],
+    ] {
+        let (ran, noted) = run(folders);
+        assert_eq!(noted, [(false, "[a]".to_owned())], "{folders:?} {ran}");
+    }
+    // Nothing but shims: not found, as by a shell.
+    let mut command = desk.command("/bin/sh");
+    let folders = ["shims", "others", "astray"].map(|inner| desk.path(inner));
+    command.env("PATH", std::env::join_paths(folders).unwrap()).args(["-c", "npm a"]);
+    let ran = desk.sandbox.run(&mut command).unwrap();
+    assert_eq!(ran.status.code(), Some(127), "{ran}");
+    assert!(ran.stderr.contains("npm: not found"), "{ran}");
+}
+
+/// What a shim starts has every folder of PATH but those of shims, in their order.
+#[test]
+fn what_a_shim_starts_does_not_see_shims_on_path() {
+    as_nobody_too("what_a_shim_starts_does_not_see_shims_on_path");
+    let desk = Desk::new("shims-path");
+    shims(&desk, "shims").success().unwrap();
+    let bin = desk.path("bin").display().to_string();
+    let shims = desk.path("shims").display().to_string();
+    for (path, seen) in [
+        (format!("{shims}:{bin}:/usr/bin:/bin"), format!("{bin}:/usr/bin:/bin")),
+        (format!("/a b:{shims}/:{bin}::/usr/bin:/bin:/*"), format!("/a b:{bin}::/usr/bin:/bin:/*")),
+        (format!(":{shims}:{bin}:/usr/bin:/bin:"), format!(":{bin}:/usr/bin:/bin:")),
+    ] {
+        let mut command = desk.command("/bin/sh");
+        command.env("PATH", path).args(["-c", &format!("{shims}/npm env PATH")]);
+        assert_eq!(desk.sandbox.run(&mut command).unwrap().stdout, format!("{seen}\n"));
+    }
+}
+
+#[test]
+fn a_folder_of_shims_is_made_once_and_holds_nothing_else() {
+    as_nobody_too("a_folder_of_shims_is_made_once_and_holds_nothing_else");
+    let desk = Desk::new("shims-folder");
+    shims(&desk, "shims").success().unwrap();
+    let folder = desk.path("shims");
+    let before = identities(&folder);
+    assert_eq!(before.len(), 3);
+    shims(&desk, "shims").success().unwrap();
+    assert_eq!(identities(&folder), before, "what is right is not touched");
+    // A rift elsewhere brings it up to date, and nothing is left over.
+    fs::write(folder.join("npm"), fs::read_to_string(folder.join("npm")).unwrap() + "# old\n")
+        .unwrap();
+    shims(&desk, "shims").success().unwrap();
+    assert!(!fs::read_to_string(folder.join("npm")).unwrap().contains("# old"));
+    assert_eq!(identities(&folder).len(), 3);
+    // A folder with anything else in it is nobody's to take out of PATH.
+    for inner in ["bin", "home"] {
+        let before = identities(&desk.path(inner));
+        let ran = shims(&desk, inner);
+        assert_eq!(ran.status.code(), Some(125), "{ran}");
+        assert!(ran.stderr.contains("no shim of rift's") && ran.stderr.contains("hint: "), "{ran}");
+        assert_eq!(identities(&desk.path(inner)), before);
+    }
+    fs::write(folder.join("npx"), "#!/bin/sh\nmine\n").unwrap();
+    assert_eq!(shims(&desk, "shims").status.code(), Some(125));
+    let unhook = || desk.rift(&["unhook", "--shims", folder.to_str().unwrap()]);
+    unhook().success().unwrap();
+    let left: Vec<_> = identities(&folder).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(left, ["npx"], "what is not rift's stays");
+    fs::remove_file(folder.join("npx")).unwrap();
+    shims(&desk, "shims").success().unwrap();
+    unhook().success().unwrap();
+    assert!(!folder.exists());
+    unhook().success().unwrap();
+    let bin = desk.path("bin");
+    desk.rift(&["unhook", "--shims", bin.to_str().unwrap()]).success().unwrap();
+    assert!(bin.join("npm").exists());
+}
+
+#[test]
+fn doctor_tells_where_shims_are_on_path() {
+    as_nobody_too("doctor_tells_where_shims_are_on_path");
+    let desk = Desk::new("shims-doctor");
+    shims(&desk, "shims").success().unwrap();
+    let ask = |path: OsString| {
+        let ran = desk.sandbox.run(desk.command("rift").arg("doctor").env("PATH", path)).unwrap();
+        let lines: Vec<String> = ran.stdout.lines().map(str::to_owned).collect();
+        let at = lines.iter().position(|line| line.get(6..10) == Some("hook")).unwrap();
+        lines[at..(at + 2).min(lines.len())].join("\n")
+    };
+    let shims = desk.path("shims");
+    let found = ask(desk.search_path(&["shims"]));
+    let first = format!("ok    hook          shims are first on PATH, in {}\n", shims.display());
+    assert!(found.starts_with(&first), "{found}");
+    let mut later = desk.search_path(&[]);
+    later.push(":");
+    later.push(&shims);
+    let found = ask(later);
+    let npm = desk.path("bin/npm");
+    let expected = format!(
+        "warn  hook          {} comes before the shims on PATH\n                    hint: put {} first on PATH",
+        npm.display(),
+        shims.display()
+    );
+    assert_eq!(found, expected);
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exec::child;
+use crate::hook::shims::{self, OnPath};
 use crate::place::Place;
 use crate::shim::{self, Which};
 use crate::ui::{self, Out, Style};
@@ -175,6 +176,16 @@ fn trapped(context: &Context) -> Check {
 
 /// Whether plain commands run under rift where it was called from.
 fn hooked() -> Check {
+    match shims::on_path() {
+        Some(OnPath::First(folder)) => {
+            return ok("hook", format!("shims are first on PATH, in {}", folder.display()));
+        }
+        Some(OnPath::After(folder, tool)) => {
+            let found = format!("{} comes before the shims on PATH", tool.display());
+            return warn("hook", found, format!("put {} first on PATH", folder.display()));
+        }
+        None => {}
+    }
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     ok(
         "hook",

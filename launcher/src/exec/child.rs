@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::Context as _;
 
+use crate::hook::shims;
 use crate::{env_vars, sys};
 
 /// Rift itself failed.
@@ -73,7 +74,7 @@ enum Search {
     Missing,
 }
 
-/// Finds a program as execvp(3) does.
+/// Finds a program as execvp(3) does, but no shim of rift's: it would start rift again.
 fn search(program: &OsStr, path: Option<&OsStr>) -> Search {
     if program.is_empty() {
         return Search::Missing;
@@ -86,7 +87,9 @@ fn search(program: &OsStr, path: Option<&OsStr>) -> Search {
     for folder in path.split(|byte| *byte == b':') {
         // An empty element means the working directory.
         let folder = if folder.is_empty() { &b"."[..] } else { folder };
-        match look(Path::new(OsStr::from_bytes(folder)).join(program)) {
+        let folder = Path::new(OsStr::from_bytes(folder));
+        match look(folder.join(program)) {
+            Search::Found(_) if shims::is_shims(folder) => {}
             Search::Found(found) => return Search::Found(found),
             Search::Denied(found) => {
                 denied.get_or_insert(found);

@@ -1,10 +1,11 @@
-//! Hooks: plain `npm ci`, typed into a shell, runs under `rift exec`.
+//! Hooks: plain `npm ci`, typed into a shell or started by an editor, runs under `rift exec`.
 //!
-//! A function stands before each of [`TOOLS`], see [`code`]. It preloads nothing, and nothing runs at a prompt. It
-//! steps aside when `RIFT_DISABLE` is set or rift is gone, and `rift exec --hooked` does where rift can't begin: then
-//! the tool itself runs.
+//! In a shell a function stands before each of [`TOOLS`], see [`code`]; elsewhere a folder of small scripts that is
+//! first on PATH, see [`shims`]. Neither preloads anything, and nothing runs at a prompt. Either steps aside when
+//! `RIFT_DISABLE` is set or rift is gone, and `rift exec --hooked` does where rift can't begin: then the tool itself runs.
 
 mod code;
+pub mod shims;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

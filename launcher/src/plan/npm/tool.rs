@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 
 use super::env::Env;
 use super::why::Why;
+use crate::hook::shims;
 
 /// The npm and the Node that a command line would start.
 #[derive(Clone, Debug)]
@@ -74,16 +75,14 @@ impl Tool {
     }
 }
 
-/// Returns the first executable of this name, links resolved.
+/// Returns the first executable of this name that is no shim of rift's, links resolved.
 fn on_path(path: &OsStr, name: &str) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .find_map(|file| {
-            rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).ok()?;
-            fs::metadata(&file).ok().filter(fs::Metadata::is_file)?;
-            fs::canonicalize(file).ok()
-        })
+    std::env::split_paths(path).filter(|folder| folder.is_absolute()).find_map(|folder| {
+        let file = folder.join(name);
+        rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).ok()?;
+        fs::metadata(&file).ok().filter(fs::Metadata::is_file)?;
+        fs::canonicalize(file).ok().filter(|_| !shims::is_shims(&folder))
+    })
 }
 
 /// `…/npm/bin/npm-cli.js` → `…/npm`
