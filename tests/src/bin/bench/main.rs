@@ -8,6 +8,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod floor;
+mod hook;
 mod measure;
 mod mount;
 mod npm;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use rift_tests::fault::CrashDisk;
 use rift_tests::fixture::Fixture;
+use rift_tests::need::find_in_path;
 use rift_tests::sandbox::Sandbox;
 
 /// Room for the trees and caches of the medium fixture.
@@ -46,6 +48,8 @@ enum Suite {
     Mount(Asked),
     /// Programs of a run under the shim, in a projection and beside one, beside the same programs and files without.
     Shim(Asked),
+    /// Prompts and starts of shells with the hook and without, and `rift exec -- true` beside `true`.
+    Hook(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -91,6 +95,8 @@ fn main() -> Result<()> {
         return measure::launched(rest);
     }
     let mut layout = table::Layout::Groups;
+    // Of suites that have no peers.
+    let mut programs: &[&str] = &[];
     let (asked, measures, run): (Asked, Measures, Run) = match Arguments::parse().suite {
         Suite::Npm(asked) => (asked, npm::measures, |suite, report, save| suite.npm(report, save)),
         Suite::Mount(asked) => {
@@ -98,7 +104,15 @@ fn main() -> Result<()> {
         }
         Suite::Shim(asked) => {
             layout = table::Layout::Pairs;
+            programs = &shim::PROGRAMS;
             (asked, shim::measures, |suite, report, save| suite.shim(report, save))
+        }
+        Suite::Hook(mut asked) => {
+            layout = table::Layout::Pairs;
+            programs = &hook::PROGRAMS;
+            // The shells are the same in either project.
+            asked.fixture = Which::Small;
+            (asked, hook::measures, |suite, report, save| suite.hook(report, save))
         }
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
@@ -128,7 +142,13 @@ fn main() -> Result<()> {
     };
     let versions = match &peers {
         Some(peers) => peers.versions.clone(),
-        None => peers::versions(&sandbox, &shim::PROGRAMS.map(|name| (name, Path::new(name))))?,
+        None => {
+            let here = programs.iter().filter(|name| find_in_path(name).is_some());
+            peers::versions(
+                &sandbox,
+                &here.map(|name| (*name, Path::new(name))).collect::<Vec<_>>(),
+            )?
+        }
     };
     let mut report = table::Report {
         machine: machine(&sandbox.path(""))?,

@@ -187,7 +187,7 @@ impl Suite<'_> {
     }
 
     /// Returns a case that changes nothing.
-    fn lasting<'a>(
+    pub(crate) fn lasting<'a>(
         &self,
         (group, name): (&'static str, &'static str),
         run: impl Fn() -> Result<(Sample, u64)> + 'a,
