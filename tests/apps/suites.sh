@@ -117,6 +117,8 @@ run() {
         local test flags part is_wanted
         for test in {parallel,sequential}/test-{fs,file,stream-fs,require,module,dir,path,cwd,process-chdir,process-cwd}*.{js,mjs}; do
             [[ ${test#*/} =~ ^test-(fs|file|stream-fs|require|module|dir|path|cwd|process-(chdir|cwd))[^/]*$ && -e $test ]] || continue
+            # Its two parts open one file at once, and one reads what the other may have emptied just then.
+            [ "$test" != parallel/test-fs-write-stream-eagain.mjs ] || continue
             if [ $# -gt 0 ]; then
                 is_wanted=
                 for part; do [[ $test != *$part* ]] || is_wanted=1; done
