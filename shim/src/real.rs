@@ -370,14 +370,17 @@ fn move_in(
     // Only who may write to a directory moves it.
     let note = note(shown, real.inode, mode)?;
     sys::set_mode_at(scratch, mode | OPEN)?;
-    sys::put(scratch, goal.directory, &goal.place)?;
-    let mut place = Text::new();
-    shown.path(id, &mut place)?;
-    sys::set_mode_at(&place, mode)?;
+    let put = sys::put(scratch, goal.directory, &goal.place);
+    if put.is_ok() {
+        let mut place = Text::new();
+        shown.path(id, &mut place)?;
+        sys::set_mode_at(&place, mode)?;
+    }
+    // Before what was not put is removed, for the next file may get its number.
     if let Some(note) = note {
         sys::remove(&note);
     }
-    Ok(())
+    put
 }
 
 fn write_scratch(shown: &'static Shown, id: EntryId, scratch: &Text) -> Result<Real> {

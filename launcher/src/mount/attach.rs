@@ -204,11 +204,12 @@ fn visit(
     Ok(())
 }
 
-/// Takes the orphans away when a projection ends.
+/// Takes the orphans away when a projection ends, and gives back what those who were killed had noted among them.
 ///
 /// # Errors
 /// What the system says.
 pub(super) fn detach_all(real: BorrowedFd<'_>) -> Result<(), Errno> {
+    put_modes_back(real)?;
     let _root = open_any(real, b".")?;
     let before = rustix::fs::fstat(real)?;
     remove_below(real, ORPHANS)?;
