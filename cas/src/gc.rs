@@ -33,8 +33,12 @@ use crate::tree::{checked_sidecar, map_if_there, points_into};
 
 /// How long what nothing names yet is kept when nobody says otherwise.
 pub const GRACE: Duration = Duration::from_secs(600);
-/// How many records of runs are kept.
+/// How many records of runs are kept, however old they are.
 const RUNS_KEPT: usize = 200;
+/// How many are kept of those that may belong to a job that is not summed up yet.
+const FRESH_RUNS_KEPT: usize = 5000;
+/// For how long a run may: no job takes longer.
+const FRESH_RUN: Duration = Duration::from_secs(86_400);
 /// How long a repair's leftovers are kept.
 const QUARANTINE: Duration = Duration::from_secs(7 * 86_400);
 /// How long a state may be without the record of its projection.
@@ -351,7 +355,10 @@ impl<'a> Survey<'a> {
             }
         }
         runs.sort();
-        runs.truncate(runs.len().saturating_sub(RUNS_KEPT));
+        let since = SystemTime::now() - FRESH_RUN;
+        let fresh = runs.iter().filter(|(modified, _)| *modified >= since).count();
+        let kept = fresh.clamp(RUNS_KEPT, FRESH_RUNS_KEPT);
+        runs.truncate(runs.len().saturating_sub(kept));
         self.old_runs = runs.into_iter().map(|(_, name)| name).collect();
         Ok(())
     }

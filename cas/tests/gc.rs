@@ -171,6 +171,30 @@ fn what_is_younger_than_the_grace_period_stays() {
 }
 
 #[test]
+fn runs_stay_for_a_day_and_the_last_ones_longer() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let name = |number: u32| format!("run{number:03}");
+    for number in 0..300 {
+        store.set_record(Kind::Run, &name(number), b"{}").unwrap();
+    }
+    let names = || -> Vec<String> {
+        store.records(Kind::Run).unwrap().into_iter().map(|(name, _)| name).collect()
+    };
+    let options = gc::Options { grace: Duration::ZERO, ..Default::default() };
+    assert_eq!(gc::collect(&store, &options).unwrap().runs, 0);
+    assert_eq!(names().len(), 300);
+    for number in 0..250 {
+        let path = store.root().join("runs").join(name(number));
+        let file = std::fs::OpenOptions::new().read(true).open(path).unwrap();
+        let age = Duration::from_secs(2 * 86_400 - u64::from(number));
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    assert_eq!(gc::collect(&store, &options).unwrap().runs, 100);
+    assert_eq!(names(), (100..300).map(name).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_damaged_table_of_blobs_costs_no_blob() {
     let folder = folder();
     let root = folder.path().join("store");
