@@ -65,6 +65,62 @@ pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// Where programs remember things; rift lists stores in other places there.
 pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 
+/// Whether this is a job of GitHub Actions, or of a system that has its runner.
+pub const GITHUB_ACTIONS: &str = "GITHUB_ACTIONS";
+
+/// A CI system by its variables.
+#[derive(Debug)]
+pub struct CiSystem {
+    /// Is set, to something other than `false` or `0`, in each of its jobs.
+    pub sign: &'static str,
+    /// Together they name one job among all that may use a store.
+    pub job: &'static [&'static str],
+}
+
+/// The CI systems whose jobs can be told apart. Jobs of a matrix have one `GITHUB_JOB`, but a runner has one job at a time,
+/// and its tracking id is another in each.
+pub const CI_SYSTEMS: [CiSystem; 15] = [
+    CiSystem {
+        sign: GITHUB_ACTIONS,
+        job: &[
+            "GITHUB_RUN_ID",
+            "GITHUB_RUN_ATTEMPT",
+            "GITHUB_JOB",
+            "RUNNER_NAME",
+            "RUNNER_TRACKING_ID",
+        ],
+    },
+    CiSystem { sign: "GITLAB_CI", job: &["CI_SERVER_URL", "CI_JOB_ID"] },
+    CiSystem { sign: "BUILDKITE", job: &["BUILDKITE_JOB_ID"] },
+    CiSystem {
+        sign: "CIRCLECI",
+        job: &[
+            "CIRCLE_WORKFLOW_ID",
+            "CIRCLE_PROJECT_REPONAME",
+            "CIRCLE_BUILD_NUM",
+            "CIRCLE_NODE_INDEX",
+        ],
+    },
+    CiSystem { sign: "TF_BUILD", job: &["BUILD_BUILDID", "SYSTEM_JOBID", "SYSTEM_JOBATTEMPT"] },
+    CiSystem { sign: "JENKINS_URL", job: &["JENKINS_URL", "BUILD_TAG"] },
+    CiSystem {
+        sign: "BITBUCKET_BUILD_NUMBER",
+        job: &["BITBUCKET_PIPELINE_UUID", "BITBUCKET_STEP_UUID"],
+    },
+    CiSystem { sign: "TRAVIS", job: &["TRAVIS_JOB_ID"] },
+    CiSystem { sign: "APPVEYOR", job: &["APPVEYOR_JOB_ID"] },
+    CiSystem { sign: "CODEBUILD_BUILD_ID", job: &["CODEBUILD_BUILD_ID"] },
+    CiSystem { sign: "SEMAPHORE", job: &["SEMAPHORE_JOB_ID"] },
+    CiSystem { sign: "CIRRUS_CI", job: &["CIRRUS_TASK_ID"] },
+    CiSystem {
+        sign: "TEAMCITY_VERSION",
+        job: &["TEAMCITY_PROJECT_NAME", "TEAMCITY_BUILDCONF_NAME", "BUILD_NUMBER"],
+    },
+    CiSystem { sign: "DRONE", job: &["DRONE_REPO", "DRONE_BUILD_NUMBER", "DRONE_STAGE_NUMBER"] },
+    // What the others set as well; it names no job.
+    CiSystem { sign: "CI", job: &[] },
+];
+
 /// What begins the name of each variable that is rift's own.
 pub const PREFIX: &str = "RIFT_";
 

@@ -14,6 +14,7 @@ use rift_cas::Store;
 use rift_cas::record::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::ci;
 use crate::ui::{self, Style, Ui};
 
 /// The version of the summary's JSON form.
@@ -256,6 +257,9 @@ pub struct Run {
     pub summary: Summary,
     /// Why, in the order in which it was decided.
     pub reasons: Vec<String>,
+    /// The job of a CI system that it was a part of, see [`ci::Ci`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
 }
 
 impl Run {
@@ -264,7 +268,13 @@ impl Run {
     pub fn begin(summary: Summary, directory: &Path) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let started_ms = millis(since);
-        Self { started_ms, directory: directory.to_owned(), summary, reasons: Vec::new() }
+        Self {
+            started_ms,
+            directory: directory.to_owned(),
+            summary,
+            reasons: Vec::new(),
+            job: ci::here().and_then(|ci| ci.job),
+        }
     }
 
     /// Writes the run down; returns the name it can be asked for by.

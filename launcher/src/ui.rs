@@ -13,24 +13,28 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Color;
-use crate::{env_vars, hint};
+use crate::{ci, env_vars, hint};
 
 /// How rift talks to whoever started it.
 #[derive(Debug, Clone, Copy)]
 pub struct Ui {
-    /// Whether stderr is a terminal.
+    /// Whether somebody looks at a terminal. A job of a CI system may have one, but what it shows is kept as a log.
     pub is_terminal: bool,
-    /// Whether stderr gets colors.
+    /// Whether there are colors.
     pub has_color: bool,
     /// Whether the summary and progress are left out.
     pub is_quiet: bool,
 }
 
 impl Ui {
-    /// Looks at the terminal and the environment.
+    /// Looks at stderr and the environment.
     #[must_use]
     pub fn new(color: Color, is_quiet: bool) -> Self {
-        let is_terminal = io::stderr().is_terminal();
+        Self::of(&io::stderr(), color, is_quiet)
+    }
+
+    fn of(stream: &impl IsTerminal, color: Color, is_quiet: bool) -> Self {
+        let is_terminal = stream.is_terminal() && ci::here().is_none();
         let environment = Environment {
             no_color: env_vars::get(env_vars::NO_COLOR).is_some(),
             force: env_vars::get(env_vars::CLICOLOR_FORCE).is_some_and(|value| value != "0"),

@@ -1,0 +1,78 @@
+//! The job of a CI system that this process is a part of.
+//!
+//! What a job is named by goes into records as a hash: it tells jobs apart and says nothing about them.
+
+use std::ffi::OsString;
+
+use crate::env_vars::{self, CI_SYSTEMS};
+
+/// A CI system that this process runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ci {
+    /// The hash of what names the job; `None` where the system does not name it.
+    pub job: Option<String>,
+}
+
+/// Returns the CI system around this process; `None` when there seems to be none.
+#[must_use]
+pub fn here() -> Option<Ci> {
+    of(env_vars::get)
+}
+
+fn of(get: impl Fn(&str) -> Option<OsString>) -> Option<Ci> {
+    let is_on = |sign: &str| get(sign).is_some_and(|value| value != "false" && value != "0");
+    let system = CI_SYSTEMS.iter().find(|system| is_on(system.sign))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut is_named = false;
+    for name in system.job {
+        let value = get(name).unwrap_or_default();
+        is_named |= !value.is_empty();
+        for part in [name.as_bytes(), b"=", value.as_encoded_bytes(), b"\0"] {
+            hasher.update(part);
+        }
+    }
+    // 128 bits are enough for jobs, and half as long in each record.
+    let job = is_named.then(|| hasher.finalize().to_hex()[..32].to_owned());
+    Some(Ci { job })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(variables: &[(&str, &str)]) -> Option<Option<String>> {
+        let get = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        of(get).map(|ci| ci.job)
+    }
+
+    #[test]
+    fn jobs_are_told_apart_by_what_names_them() {
+        assert_eq!(job(&[]), None);
+        assert_eq!(job(&[("CI", "false")]), None);
+        assert_eq!(job(&[("CI", "true"), ("CI_JOB_ID", "1")]), Some(None), "CI alone names none");
+        let github = [("CI", "true"), ("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "1")];
+        let first = job(&github).unwrap().unwrap();
+        assert!(first.len() == 32 && first.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_eq!(job(&github).unwrap().unwrap(), first);
+        for (name, value) in [
+            ("GITHUB_RUN_ATTEMPT", "2"),
+            ("GITHUB_JOB", "test"),
+            ("RUNNER_NAME", "second"),
+            ("RUNNER_TRACKING_ID", "github_2"),
+        ] {
+            let other = job(&[github.as_slice(), &[(name, value)]].concat());
+            assert_ne!(other.unwrap().unwrap(), first, "{name}");
+        }
+        // Not a concatenation of values, which can be cut elsewhere.
+        let [one, two] = [("1", "23"), ("12", "3")].map(|(run, attempt)| {
+            job(&[("GITHUB_ACTIONS", "1"), ("GITHUB_RUN_ID", run), ("GITHUB_RUN_ATTEMPT", attempt)])
+        });
+        assert_ne!(one, two);
+        let gitlab = |id| job(&[("GITLAB_CI", "true"), ("CI", "true"), ("CI_JOB_ID", id)]);
+        assert_ne!(gitlab("1"), gitlab("2"));
+        assert!(gitlab("1").unwrap().is_some());
+    }
+}
