@@ -260,6 +260,9 @@ pub struct Run {
     /// The job of a CI system that it was a part of, see [`ci::Ci`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// Whether rift has a plan for such commands, but this one ran and nothing was learnt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_missed: bool,
 }
 
 impl Run {
@@ -274,6 +277,7 @@ impl Run {
             summary,
             reasons: Vec::new(),
             job: ci::here().and_then(|ci| ci.job),
+            is_missed: false,
         }
     }
 

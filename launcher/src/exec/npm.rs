@@ -112,7 +112,9 @@ impl NpmRun<'_> {
             Err(error) => {
                 self.context.ui.warn(&format!("npm runs itself, because rift failed: {error:#}"));
                 self.reasons.push(format!("rift failed: {error:#}"));
-                super::run_command(self.options, self.context)
+                let ending = super::run_command(self.options, self.context)?;
+                self.record_missed(ending);
+                Ok(ending)
             }
         }
     }
@@ -205,14 +207,29 @@ impl NpmRun<'_> {
         if let Some(path) = &self.options.summary_json {
             summary.write_json(path)?;
         }
-        let mut run = Run::begin(summary, &self.context.cwd);
+        self.record(Run::begin(summary, &self.context.cwd), upkeep.map_err(Into::into));
+        Ok(())
+    }
+
+    /// Records the run, with what became of the upkeep before it.
+    fn record(&mut self, mut run: Run, upkeep: anyhow::Result<()>) {
         run.reasons = std::mem::take(&mut self.reasons);
-        let recorded = run.save(self.store).map(drop).and_then(|()| Ok(upkeep?));
-        if let Err(error) = recorded {
+        if let Err(error) = run.save(self.store).and(upkeep) {
             // The project is as it has to be; what failed is bookkeeping.
             self.context.ui.warn(&format!("the run could not be recorded: {error:#}"));
         }
-        Ok(())
+    }
+
+    /// Records that npm did what it is rift's to do, so that nobody has to notice it by the clock.
+    fn record_missed(&mut self, ending: Ending) {
+        if !ending.is_success() {
+            return;
+        }
+        let mut summary = Summary::new(Mode::Untouched, &self.options.command);
+        summary.set_times(self.started.elapsed(), None, true);
+        let mut run = Run::begin(summary, &self.context.cwd);
+        run.is_missed = true;
+        self.record(run, Ok(()));
     }
 
     /// Runs npm itself and learns its result.
@@ -232,10 +249,15 @@ impl NpmRun<'_> {
                 summary.set_times(self.started.elapsed(), None, true);
                 self.keep(summary, report.stored_bytes)?;
             }
+            Ok(None) if install.is_some() || is_whole_install(&self.options.command[1..]) => {
+                self.record_missed(ending);
+            }
             Ok(None) => {}
             Err(error) if self.context.config.is_strict() => return Err(error),
             Err(error) => {
                 self.context.ui.warn(&format!("the run could not be learnt: {error:#}"));
+                self.reasons.push(format!("not learnt: {error:#}"));
+                self.record_missed(ending);
             }
         }
         Ok(ending)
@@ -274,6 +296,17 @@ impl NpmRun<'_> {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Tells whether words ask for all that a lockfile names, which is what rift has a plan for.
+fn is_whole_install(words: &[OsString]) -> bool {
+    let is_global = words.iter().any(|word| word == "-g" || word == "--global");
+    let mut words = words.iter().filter(|word| !is_flag(word));
+    match words.next().and_then(|word| word.to_str()) {
+        Some("ci") => true,
+        Some("install" | "i") => words.next().is_none() && !is_global,
+        _ => false,
     }
 }
 
@@ -367,6 +400,23 @@ fn show(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_install_of_the_whole_lockfile_is_told_from_others() {
+        for (line, expected) in [
+            ("ci", true),
+            ("--silent ci --no-such-flag", true),
+            ("install --no-such-flag", true),
+            ("i", true),
+            ("i -g", false),
+            ("install lodash", false),
+            ("run ci", false),
+            ("--version", false),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
+            assert_eq!(is_whole_install(&words), expected, "{line}");
+        }
+    }
 
     #[test]
     fn times_are_written_as_npm_writes_them() {
