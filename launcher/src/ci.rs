@@ -1,4 +1,4 @@
-//! The job of a CI system that this process is a part of.
+//! The job of a CI system that this process is a part of, and how GitHub Actions is told something.
 //!
 //! What a job is named by goes into records as a hash: it tells jobs apart and says nothing about them.
 
@@ -34,6 +34,24 @@ fn of(get: impl Fn(&str) -> Option<OsString>) -> Option<Ci> {
     // 128 bits are enough for jobs, and half as long in each record.
     let job = is_named.then(|| hasher.finalize().to_hex()[..32].to_owned());
     Some(Ci { job })
+}
+
+/// Tells whether what is printed is read by a runner of GitHub Actions.
+#[must_use]
+pub fn is_github() -> bool {
+    env_vars::get(env_vars::GITHUB_ACTIONS).is_some_and(|value| value == "true")
+}
+
+/// Returns the line that makes GitHub Actions show a warning beside the job.
+#[must_use]
+pub fn annotation(title: &str, message: &str) -> String {
+    let title = escape(title).replace(':', "%3A").replace(',', "%2C");
+    format!("::warning title={title}::{}", escape(message))
+}
+
+/// Escapes what would end a command of the runner, or be taken for an escape.
+fn escape(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 #[cfg(test)]
@@ -74,5 +92,17 @@ mod tests {
         let gitlab = |id| job(&[("GITLAB_CI", "true"), ("CI", "true"), ("CI_JOB_ID", id)]);
         assert_ne!(gitlab("1"), gitlab("2"));
         assert!(gitlab("1").unwrap().is_some());
+    }
+
+    #[test]
+    fn annotations_end_where_they_should() {
+        assert_eq!(
+            annotation("rift", "50 % at `npm ci`"),
+            "::warning title=rift::50 %25 at `npm ci`"
+        );
+        assert_eq!(
+            annotation("a:b,c\n%", "x::y\r\n::error::z, %0A"),
+            "::warning title=a%3Ab%2Cc%0A%25::x::y%0D%0A::error::z, %250A"
+        );
     }
 }

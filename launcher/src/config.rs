@@ -52,6 +52,8 @@ pub enum Id {
     Quiet,
     /// Where the summary goes as JSON.
     SummaryJson,
+    /// Which hit rate a job has to reach.
+    Floor,
 }
 
 /// Who may set a key in a file.
@@ -72,6 +74,8 @@ pub enum Kind {
     Bytes,
     /// A number; 0 means that rift chooses.
     Count,
+    /// A whole number of percent.
+    Percent,
     /// `true` or `false`.
     Flag,
     /// One of these words.
@@ -86,6 +90,7 @@ impl fmt::Display for Kind {
             Self::Path => f.write_str("a path"),
             Self::Bytes => f.write_str("a size such as \"20GB\" or \"512MiB\""),
             Self::Count => f.write_str("a whole number up to 1024"),
+            Self::Percent => f.write_str("a whole number from 0 to 100"),
             Self::Flag => f.write_str("true or false"),
             Self::Names => f.write_str("names separated by commas"),
             Self::Choice(words) => write!(f, "one of \"{}\"", words.join("\", \"")),
@@ -113,7 +118,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 14] = [
+pub const KEYS: [Key; 15] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -240,6 +245,15 @@ pub const KEYS: [Key; 14] = [
         scope: Scope::User,
         doc: "where `rift exec` writes its summary as JSON; empty: nowhere",
     },
+    Key {
+        id: Id::Floor,
+        name: "floor",
+        env: env_vars::RIFT_FLOOR,
+        kind: Kind::Percent,
+        default: "0",
+        scope: Scope::Anywhere,
+        doc: "the hit rate in percent below which `rift summary` warns; 0: it does not",
+    },
 ];
 
 /// A value of a setting.
@@ -249,7 +263,7 @@ pub enum Value {
     Path(PathBuf),
     /// Of [`Kind::Bytes`].
     Bytes(u64),
-    /// Of [`Kind::Count`].
+    /// Of [`Kind::Count`] and [`Kind::Percent`].
     Count(u32),
     /// Of [`Kind::Flag`].
     Flag(bool),
@@ -564,6 +578,15 @@ impl Config {
     pub fn summary_json(&self) -> Option<&Path> {
         self.path(Id::SummaryJson)
     }
+
+    /// Returns the hit rate in percent that a job has to reach; `None` when none is asked for.
+    #[must_use]
+    pub fn floor(&self) -> Option<u32> {
+        match self.value(Id::Floor) {
+            Value::Count(percent) if *percent > 0 => Some(*percent),
+            _ => None,
+        }
+    }
 }
 
 /// Returns the place of the user's file, which need not be there.
@@ -595,7 +618,9 @@ fn from_toml(key: &Key, value: &DeValue<'_>, folder: &Path) -> anyhow::Result<Va
         (Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names, DeValue::String(text)) => {
             parse(key, OsStr::new(text.as_ref()), folder)
         }
-        (Kind::Bytes | Kind::Count, DeValue::Integer(number)) if number.radix() == 10 => {
+        (Kind::Bytes | Kind::Count | Kind::Percent, DeValue::Integer(number))
+            if number.radix() == 10 =>
+        {
             parse(key, OsStr::new(number.as_str()), folder)
         }
         (Kind::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
@@ -626,6 +651,10 @@ fn parse(key: &Key, text: &OsStr, folder: &Path) -> anyhow::Result<Value> {
         Kind::Path => None,
         Kind::Bytes => parse_size(text).map(Value::Bytes),
         Kind::Count => text.parse().ok().filter(|count| *count <= 1024).map(Value::Count),
+        Kind::Percent => {
+            let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+            number.filter(|percent| *percent <= 100).map(Value::Count)
+        }
         Kind::Flag => match text {
             "1" | "true" | "yes" | "on" => Some(Value::Flag(true)),
             "0" | "false" | "no" | "off" => Some(Value::Flag(false)),
@@ -863,6 +892,17 @@ mod tests {
         for (text, message, hint) in table {
             let (found, found_hint) = Scene::new("", text).failure();
             assert_eq!((found.as_str(), found_hint.as_deref()), (message, hint), "{text}");
+        }
+        let error = Scene::new("", "").load(&[("RIFT_FLOOR", "101%")]).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "the variable RIFT_FLOOR has a wrong value: expected a whole number from 0 to 100, found \"101%\""
+        );
+        let floors = [("90", Some(90)), ("90%", Some(90)), ("0", None)];
+        for (text, floor) in floors {
+            let scene = Scene::new("", "floor = 50");
+            assert_eq!(scene.load(&[("RIFT_FLOOR", text)]).unwrap().floor(), floor);
+            assert_eq!(scene.load(&[]).unwrap().floor(), Some(50));
         }
         let (broken, _) = Scene::new("", "via = \"auto\"\nas = \n").failure();
         assert!(broken.starts_with("project/rift.toml:2: "), "{broken}");

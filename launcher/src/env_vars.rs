@@ -31,6 +31,8 @@ pub const RIFT_COLOR: &str = "RIFT_COLOR";
 pub const RIFT_QUIET: &str = "RIFT_QUIET";
 /// Where the summary is written as JSON.
 pub const RIFT_SUMMARY_JSON: &str = "RIFT_SUMMARY_JSON";
+/// Which hit rate a job has to reach, in percent.
+pub const RIFT_FLOOR: &str = "RIFT_FLOOR";
 /// `1` makes `rift exec` execute the command and nothing else, see exec(2).
 pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 
@@ -67,6 +69,8 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 
 /// Whether this is a job of GitHub Actions, or of a system that has its runner.
 pub const GITHUB_ACTIONS: &str = "GITHUB_ACTIONS";
+/// The file whose Markdown GitHub Actions shows with the job.
+pub const GITHUB_STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 /// A CI system by its variables.
 #[derive(Debug)]
@@ -125,7 +129,7 @@ pub const CI_SYSTEMS: [CiSystem; 15] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 17] = [
+pub const OWN: [&str; 18] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -140,6 +144,7 @@ pub const OWN: [&str; 17] = [
     RIFT_COLOR,
     RIFT_QUIET,
     RIFT_SUMMARY_JSON,
+    RIFT_FLOOR,
     RIFT_DISABLE,
     RIFT_RUN,
     RIFT_HOOK,

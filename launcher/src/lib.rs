@@ -8,6 +8,7 @@ pub mod env_vars;
 pub mod exec;
 pub mod hint;
 pub mod hook;
+pub mod job;
 pub mod machine;
 pub mod mount;
 pub mod observe;

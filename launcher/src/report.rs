@@ -246,7 +246,7 @@ fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// One run as the store remembers it, for `rift why`.
+/// One run as the store remembers it, for `rift why` and `rift summary`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// When it began, in milliseconds since the epoch.
@@ -308,12 +308,40 @@ impl Run {
                 }
             }
         };
-        let Some(payload) = store.record(Kind::Run, &name)? else {
+        Ok(Self::read(store, &name)?.map(|run| (name, run)))
+    }
+
+    fn read(store: &Store, name: &str) -> anyhow::Result<Option<Self>> {
+        let Some(payload) = store.record(Kind::Run, name)? else {
             return Ok(None);
         };
         let run = serde_json::from_slice(&payload)
             .with_context(|| format!("another version of rift recorded run {name}"))?;
-        Ok(Some((name, run)))
+        Ok(Some(run))
+    }
+
+    /// Hands the runs that can be read to `visit`, the last one first, until it says that it has seen enough; returns how
+    /// many can't be read.
+    ///
+    /// # Errors
+    /// As [`Store::records`].
+    pub fn visit(store: &Store, mut visit: impl FnMut(Self) -> bool) -> anyhow::Result<u64> {
+        let mut names = store.records(Kind::Run)?;
+        names.sort_by_key(|(name, time)| (*time, name.clone()));
+        let mut unreadable = 0;
+        for (name, _) in names.iter().rev() {
+            match Self::read(store, name) {
+                Ok(Some(run)) => {
+                    if !visit(run) {
+                        break;
+                    }
+                }
+                // Removed since it was listed.
+                Ok(None) => {}
+                Err(_) => unreadable += 1,
+            }
+        }
+        Ok(unreadable)
     }
 }
 
@@ -385,5 +413,32 @@ mod tests {
         assert_eq!(Run::load(&store, None).unwrap(), Some((name.clone(), run.clone())));
         assert_eq!(Run::load(&store, Some(&name)).unwrap(), Some((name, run)));
         assert_eq!(Run::load(&store, Some("other")).unwrap(), None);
+    }
+
+    #[test]
+    fn runs_are_visited_and_what_is_no_run_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let run = Run::begin(summary(), Path::new("/project"));
+        // As recorded before runs had jobs.
+        let mut old = serde_json::to_value(&run).unwrap();
+        let fields = old.as_object_mut().unwrap();
+        fields.remove("job");
+        assert!(!fields.contains_key("is_missed"));
+        store.set_record(Kind::Run, "1-1", old.to_string().as_bytes()).unwrap();
+        store.set_record(Kind::Run, "1-2", b"{}").unwrap();
+        let mut seen = Vec::new();
+        let count = |seen: &mut Vec<Run>, is_enough: bool| {
+            Run::visit(&store, |run| {
+                seen.push(run);
+                !is_enough
+            })
+        };
+        assert_eq!(count(&mut seen, false).unwrap(), 1);
+        assert_eq!((seen.len(), &seen[0].job, seen[0].is_missed), (1, &None, false));
+        run.save(&store).unwrap();
+        seen.clear();
+        assert_eq!(count(&mut seen, true).unwrap(), 0);
+        assert_eq!(seen, [run]);
     }
 }

@@ -33,6 +33,12 @@ impl Ui {
         Self::of(&io::stderr(), color, is_quiet)
     }
 
+    /// Looks at stdout and the environment, for a command whose data are for people.
+    #[must_use]
+    pub fn of_stdout(color: Color, is_quiet: bool) -> Self {
+        Self::of(&io::stdout(), color, is_quiet)
+    }
+
     fn of(stream: &impl IsTerminal, color: Color, is_quiet: bool) -> Self {
         let is_terminal = stream.is_terminal() && ci::here().is_none();
         let environment = Environment {
@@ -51,6 +57,11 @@ impl Ui {
     /// Says that something is not as it should be, but work goes on.
     pub fn warn(&self, text: &str) {
         eprintln!("{} {text}", self.paint(Style::Warning, "warning:"));
+    }
+
+    /// Hands a command to the runner of a CI system, which reads stderr as well where stdout is data.
+    pub fn command(&self, line: &str) {
+        eprintln!("{line}");
     }
 
     /// Prints an error, what caused it, and what can be done about it.

@@ -14,7 +14,7 @@ use crate::hint::Hint as _;
 use crate::probe;
 use crate::ui::Out;
 
-/// Write rift.toml for the project here, and say what works on this machine
+/// Write rift.toml here, and say what works on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The file explains every setting and changes none: what is right for this
@@ -58,7 +58,7 @@ fn contents() -> String {
     );
     for key in KEYS.iter().filter(|key| key.scope == Scope::Anywhere) {
         let default = match key.kind {
-            Kind::Flag | Kind::Count => key.default.to_owned(),
+            Kind::Flag | Kind::Count | Kind::Percent => key.default.to_owned(),
             Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names => {
                 format!("{:?}", key.default)
             }

@@ -23,6 +23,7 @@ mod refs;
 mod serve_mount;
 mod status;
 mod store;
+mod summary;
 mod tree;
 mod uninstall;
 mod view;
@@ -94,6 +95,7 @@ enum Command {
     Exec(exec::Args),
     Plan(plan::Args),
     Why(why::Args),
+    Summary(summary::Args),
     Init(init::Args),
     Ingest(ingest::Args),
     Ls(ls::Args),
@@ -193,6 +195,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Exec(args) = &command {
         exec::set_flags(args, &mut config, &cwd)?;
     }
+    if let Command::Summary(args) = &command {
+        summary::set_flags(args, &mut config, &cwd)?;
+    }
     let context = Context::new(config, cwd);
     let result = dispatch(&command, &context);
     match result {
@@ -215,6 +220,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(args, context),
         Command::Plan(args) => crate::exec::plan(&args.command, context),
         Command::Why(args) => crate::exec::why(args.run.as_deref(), context),
+        Command::Summary(args) => summary::run(args, context),
         Command::Init(args) => init::run(args, context),
         Command::Ingest(args) => ingest::run(args, context),
         Command::Ls(args) => ls::run(args, context),

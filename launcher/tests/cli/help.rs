@@ -10,6 +10,7 @@ const COMMANDS: &[&[&str]] = &[
     &["exec"],
     &["plan"],
     &["why"],
+    &["summary"],
     &["init"],
     &["ingest"],
     &["ls"],
