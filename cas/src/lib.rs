@@ -3,7 +3,8 @@
 //! A store is a local directory of immutable, self-checking files (see [`store`] for the layout).
 //! [`import`] brings blobs and trees in, [`ingest`] reads a directory, [`materialize`] writes a tree,
 //! [`ahead`] writes its files while others are still on their way, [`compare`] finds how a directory
-//! differs from a tree, [`gc`] and [`verify`] keep the store small and whole. Several processes use one store at once without a daemon.
+//! differs from a tree, [`remote`] shares trees with other machines, [`gc`] and [`verify`] keep the store
+//! small and whole. Several processes use one store at once without a daemon.
 
 pub mod ahead;
 pub mod blobs;
@@ -21,6 +22,7 @@ pub mod pack;
 pub mod projection;
 pub mod purge;
 pub mod record;
+pub mod remote;
 pub mod remove;
 pub mod roots;
 pub mod secrets;

@@ -1,4 +1,4 @@
-//! Any bytes as a pack, a log segment, a record or a plan: no reader panics.
+//! Any bytes as a pack, a log segment, a record, a plan, a signed ref or a signed plan: no reader panics.
 
 #![no_main]
 
@@ -6,13 +6,15 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
 use rift_cas::pack::Pack;
+use rift_cas::remote::plan::SignedPlan;
+use rift_cas::remote::reference::SignedRef;
 use rift_cas::{log, record, roots};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else {
         return;
     };
-    match which % 4 {
+    match which % 6 {
         0 => pack(bytes),
         1 => {
             let check = log::check_segment(bytes);
@@ -23,9 +25,19 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(record::encode(payload), bytes);
             }
         }
-        _ => {
+        3 => {
             let trees = roots::trees_of_plan(bytes);
             assert!(trees.len() * 64 <= bytes.len());
+        }
+        4 => {
+            if let Ok(signed) = SignedRef::decode(bytes) {
+                assert_eq!(signed.encode(), bytes);
+            }
+        }
+        _ => {
+            if let Ok(signed) = SignedPlan::decode(bytes) {
+                assert_eq!(signed.encode(), bytes);
+            }
         }
     }
 });
