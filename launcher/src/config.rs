@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use rift_cas::remote::address::Address;
 use toml::de::{DeTable, DeValue};
 
 use crate::env_vars;
@@ -54,6 +55,8 @@ pub enum Id {
     SummaryJson,
     /// Which hit rate a job has to reach.
     Floor,
+    /// Where trees are shared.
+    Remote,
 }
 
 /// Who may set a key in a file.
@@ -82,6 +85,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Names, separated by commas.
     Names,
+    /// Addresses of remotes, each with a name or without, separated by commas.
+    Remotes,
 }
 
 impl fmt::Display for Kind {
@@ -93,6 +98,9 @@ impl fmt::Display for Kind {
             Self::Percent => f.write_str("a whole number from 0 to 100"),
             Self::Flag => f.write_str("true or false"),
             Self::Names => f.write_str("names separated by commas"),
+            Self::Remotes => {
+                f.write_str("addresses such as \"s3://bucket/team\" or \"NAME=ADDRESS\"")
+            }
             Self::Choice(words) => write!(f, "one of \"{}\"", words.join("\", \"")),
         }
     }
@@ -118,7 +126,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 15] = [
+pub const KEYS: [Key; 16] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -254,6 +262,15 @@ pub const KEYS: [Key; 15] = [
         scope: Scope::Anywhere,
         doc: "the hit rate in percent below which `rift summary` warns; 0: it does not",
     },
+    Key {
+        id: Id::Remote,
+        name: "remote",
+        env: env_vars::RIFT_REMOTE,
+        kind: Kind::Remotes,
+        default: "",
+        scope: Scope::Anywhere,
+        doc: "where `rift push` and `rift pull` go: \"ADDRESS\", or \"NAME=ADDRESS,…\"; the first is the default",
+    },
 ];
 
 /// A value of a setting.
@@ -271,6 +288,50 @@ pub enum Value {
     Choice(&'static str),
     /// Of [`Kind::Names`].
     Names(Vec<String>),
+    /// Of [`Kind::Remotes`].
+    Remotes(Vec<NamedRemote>),
+}
+
+/// A remote as settings have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedRemote {
+    /// What the user calls it.
+    pub name: Option<String>,
+    /// Where it is.
+    pub address: Address,
+}
+
+impl NamedRemote {
+    /// Reads `ADDRESS` or `NAME=ADDRESS`.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the address.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let (name, address) = match text.split_once('=') {
+            Some((name, address)) if !name.contains("://") => (Some(name), address),
+            _ => (None, text),
+        };
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_some_and(|name| name.is_empty() || !name.bytes().all(is_letter)) {
+            bail!("the name of a remote is made of ASCII letters, digits and ._-");
+        }
+        Ok(Self { name: name.map(str::to_owned), address: Address::parse(address)? })
+    }
+}
+
+impl fmt::Display for NamedRemote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}={}", self.address),
+            None => write!(f, "{}", self.address),
+        }
+    }
+}
+
+/// Returns remotes as a settings file has them, without the quotes.
+#[must_use]
+pub fn remotes_text(remotes: &[NamedRemote]) -> String {
+    remotes.iter().map(NamedRemote::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl fmt::Display for Value {
@@ -283,6 +344,7 @@ impl fmt::Display for Value {
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Choice(word) => write!(f, "{word:?}"),
             Self::Names(names) => write!(f, "{:?}", names.join(",")),
+            Self::Remotes(remotes) => write!(f, "{:?}", remotes_text(remotes)),
         }
     }
 }
@@ -573,6 +635,15 @@ impl Config {
         self.flag(Id::Quiet)
     }
 
+    /// Returns the remotes; the first is the default.
+    #[must_use]
+    pub fn remotes(&self) -> &[NamedRemote] {
+        match self.value(Id::Remote) {
+            Value::Remotes(remotes) => remotes,
+            _ => &[],
+        }
+    }
+
     /// Returns where the summary goes as JSON.
     #[must_use]
     pub fn summary_json(&self) -> Option<&Path> {
@@ -595,6 +666,43 @@ pub fn user_file() -> Option<PathBuf> {
     xdg(env_vars::XDG_CONFIG_HOME, ".config").map(|folder| folder.join("rift/config.toml"))
 }
 
+/// Adds a remote to a settings file, as its last; makes the file where there is none.
+///
+/// # Errors
+/// A file that can't be read or written, or is not as settings are.
+pub fn add_remote(path: &Path, remote: &NamedRemote) -> anyhow::Result<()> {
+    let read = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    };
+    let mut text = read.with_context(|| format!("could not read `{}`", path.display()))?;
+    let mut config = Config::defaults()?;
+    config.read_file(path, Scope::User)?;
+    let mut remotes = config.remotes().to_vec();
+    if remotes.iter().any(|known| known.address == remote.address) {
+        bail!("`{}` has the remote {} already", path.display(), remote.address);
+    }
+    if remote.name.is_some() && remotes.iter().any(|known| known.name == remote.name) {
+        bail!("`{}` has a remote of that name already", path.display());
+    }
+    remotes.push(remote.clone());
+    let key = KEYS[Id::Remote as usize].name;
+    let value = format!("{:?}", remotes_text(&remotes));
+    let table = DeTable::parse(&text).map_err(|error| anyhow!("{}", error.message().trim()))?;
+    let place = table.get_ref().iter().find(|(name, _)| name.get_ref() == key);
+    match place.map(|(_, value)| value.span()) {
+        Some(span) => text.replace_range(span, &value),
+        None => {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    crate::keys::replace_file(path, text.as_bytes(), 0o644)
+        .with_context(|| format!("could not write `{}`", path.display()))
+}
+
 /// Returns a base folder; the specification has relative ones ignored.
 #[must_use]
 pub fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
@@ -615,9 +723,10 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn from_toml(key: &Key, value: &DeValue<'_>, folder: &Path) -> anyhow::Result<Value> {
     match (key.kind, value) {
-        (Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names, DeValue::String(text)) => {
-            parse(key, OsStr::new(text.as_ref()), folder)
-        }
+        (
+            Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names | Kind::Remotes,
+            DeValue::String(text),
+        ) => parse(key, OsStr::new(text.as_ref()), folder),
         (Kind::Bytes | Kind::Count | Kind::Percent, DeValue::Integer(number))
             if number.radix() == 10 =>
         {
@@ -666,6 +775,10 @@ fn parse(key: &Key, text: &OsStr, folder: &Path) -> anyhow::Result<Value> {
         Kind::Names => {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             Some(Value::Names(names.map(str::to_owned).collect()))
+        }
+        Kind::Remotes => {
+            let remotes = text.split(',').map(str::trim).filter(|remote| !remote.is_empty());
+            Some(Value::Remotes(remotes.map(NamedRemote::parse).collect::<anyhow::Result<_>>()?))
         }
     };
     value.ok_or_else(wrong)
@@ -937,6 +1050,25 @@ mod tests {
         }
         assert_eq!(size_text(20_000_000_000), "20GB");
         assert_eq!(size_text(1 << 20), "1MiB");
+    }
+
+    #[test]
+    fn remotes_are_added_in_place_and_a_login_is_not_shown() {
+        let scene = Scene::new("", "# mine\nremote = \"s3://b/x\" # first\nvia = \"auto\"");
+        let path = scene.folder.path().join("project/rift.toml");
+        let add = |text: &str| add_remote(&path, &NamedRemote::parse(text).unwrap());
+        add("ci=file:///srv/ci").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "# mine\nremote = \"s3://b/x,ci=file:///srv/ci\" # first\nvia = \"auto\"");
+        let config = scene.load(&[]).unwrap();
+        assert_eq!(remotes_text(config.remotes()), "s3://b/x,ci=file:///srv/ci");
+        assert!(add("s3://b/x").is_err() && add("ci=s3://other").is_err());
+        let fresh = scene.folder.path().join("fresh.toml");
+        add_remote(&fresh, &NamedRemote::parse("gs://b").unwrap()).unwrap();
+        assert_eq!(std::fs::read_to_string(&fresh).unwrap(), "remote = \"gs://b\"\n");
+        let error = scene.load(&[("RIFT_REMOTE", "https://me:secret@host/")]).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("login") && !text.contains("secret"), "{text}");
     }
 
     #[test]

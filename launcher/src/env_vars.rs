@@ -33,6 +33,12 @@ pub const RIFT_QUIET: &str = "RIFT_QUIET";
 pub const RIFT_SUMMARY_JSON: &str = "RIFT_SUMMARY_JSON";
 /// Which hit rate a job has to reach, in percent.
 pub const RIFT_FLOOR: &str = "RIFT_FLOOR";
+/// Where trees are shared.
+pub const RIFT_REMOTE: &str = "RIFT_REMOTE";
+/// The private key that signs what is shared, as its file has it: for CI, from its secrets.
+pub const RIFT_KEY: &str = "RIFT_KEY";
+/// Keys whose signatures count beside those that are listed, as `NAME:HEX` with commas or line feeds between them.
+pub const RIFT_TRUSTED_KEYS: &str = "RIFT_TRUSTED_KEYS";
 /// `1` makes `rift exec` execute the command and nothing else, see exec(2).
 pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 
@@ -62,6 +68,8 @@ pub const PATH: &str = "PATH";
 pub const HOME: &str = "HOME";
 /// Where programs keep their files; the store is in its folder `rift`.
 pub const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
+/// A file of certificates that servers are known by, as OpenSSL's tools read it.
+pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 /// Where users configure programs; the user's file is `rift/config.toml` in it.
 pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// Where programs remember things; rift lists stores in other places there.
@@ -129,7 +137,7 @@ pub const CI_SYSTEMS: [CiSystem; 15] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 18] = [
+pub const OWN: [&str; 21] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -145,6 +153,9 @@ pub const OWN: [&str; 18] = [
     RIFT_QUIET,
     RIFT_SUMMARY_JSON,
     RIFT_FLOOR,
+    RIFT_REMOTE,
+    RIFT_KEY,
+    RIFT_TRUSTED_KEYS,
     RIFT_DISABLE,
     RIFT_RUN,
     RIFT_HOOK,

@@ -46,7 +46,42 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
     if let Some(hinted) = given {
         return Some(hinted.hint.clone());
     }
+    if let Some(remote) = error.chain().find_map(|link| link.downcast_ref()) {
+        return of_remote(remote);
+    }
     error.chain().find_map(|link| link.downcast_ref::<rift_cas::Error>()).and_then(of_store)
+}
+
+/// Returns what can be done about a failure of a remote.
+fn of_remote(error: &rift_cas::remote::Error) -> Option<String> {
+    use rift_cas::remote::Error;
+    let hint = match error {
+        Error::Untrusted { key, .. } => {
+            return Some(format!(
+                "if you know whose key that is, `rift key trust NAME:{key}` trusts it"
+            ));
+        }
+        Error::Signature { .. } | Error::RefFormat { .. } => {
+            "do not use it; ask who may write to the remote, and push the ref again"
+        }
+        Error::NoRef { .. } => "`rift push` brings one there; names are as `rift refs` shows them",
+        Error::Changed { .. } => "`rift pull` brings what they pushed; a second push replaces it",
+        Error::ReadOnly { .. } => {
+            "push to an address that begins with s3://, gs://, az:// or file://"
+        }
+        Error::Request { is_denied: true, .. } => {
+            "check the credentials in the environment, as the tools of that service read them"
+        }
+        Error::Request { .. } | Error::Slow { .. } => {
+            "check the address, the network and HTTPS_PROXY; `rift remote check` tries them"
+        }
+        Error::Missing { .. } | Error::Wrong { .. } => {
+            "the remote is damaged or lies: nothing of it was used; a push from a whole store mends what is missing"
+        }
+        Error::Store(error) => return of_store(error),
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 /// Returns what can be done about a failure of the store.

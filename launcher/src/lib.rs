@@ -9,6 +9,7 @@ pub mod exec;
 pub mod hint;
 pub mod hook;
 pub mod job;
+pub mod keys;
 pub mod machine;
 pub mod mount;
 pub mod observe;

@@ -104,15 +104,33 @@ impl Ui {
             true => "{spinner:.magenta} {msg} {human_pos:.cyan}",
             false => "{spinner} {msg} {human_pos}",
         };
-        // The template is a constant; were it wrong, the default style would do.
-        bar.set_style(
-            ProgressStyle::with_template(template)
-                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-        );
-        bar.set_message(what.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(100));
+        show(&bar, template, what);
         bar
     }
+
+    /// Starts a progress line of bytes that are moved; a hidden one where nobody would see it.
+    #[must_use]
+    pub fn transfer(&self, what: &str) -> ProgressBar {
+        if !self.is_terminal || self.is_quiet {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(0);
+        let template = match self.has_color {
+            true => "{spinner:.magenta} {msg} {decimal_bytes:.cyan} of {decimal_total_bytes}",
+            false => "{spinner} {msg} {decimal_bytes} of {decimal_total_bytes}",
+        };
+        show(&bar, template, what);
+        bar
+    }
+}
+
+fn show(bar: &ProgressBar, template: &str, what: &str) {
+    // The templates are constants; were one wrong, the default style would do.
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
 }
 
 fn push_line(text: &mut String, label: &str, message: &str) {

@@ -16,6 +16,7 @@ pub mod npm_project;
 pub mod pair;
 pub mod refused;
 pub mod sandbox;
+pub mod server;
 pub mod sys;
 pub mod terminal;
 pub mod warm;

@@ -12,7 +12,7 @@ use crate::hint::Hint as _;
 use crate::hook::{self, Shell, shims};
 use crate::ui::{Out, Ui};
 
-/// Print code that lets plain `npm ci` in a shell run under `rift exec`
+/// Print code that runs plain `npm ci` of a shell under rift
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "rift hook --shell <SHELL> [--always]\n       rift hook --shims <DIR>")]
 #[command(after_help = "\

@@ -59,7 +59,7 @@ fn contents() -> String {
     for key in KEYS.iter().filter(|key| key.scope == Scope::Anywhere) {
         let default = match key.kind {
             Kind::Flag | Kind::Count | Kind::Percent => key.default.to_owned(),
-            Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names => {
+            Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names | Kind::Remotes => {
                 format!("{:?}", key.default)
             }
         };

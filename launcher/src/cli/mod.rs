@@ -13,13 +13,17 @@ mod exec;
 mod hook;
 mod ingest;
 mod init;
+mod key;
 mod ls;
 mod man;
 mod materialize;
 mod open;
 mod patch_library;
 mod plan;
+mod pull;
+mod push;
 mod refs;
+mod remote;
 mod serve_mount;
 mod status;
 mod store;
@@ -48,7 +52,7 @@ const STYLES: Styles = Styles::styled()
     .literal(Style::new().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(51)))))
     .placeholder(Style::new().fg_color(Some(AnsiColor::Ansi256(Ansi256Color(51)))).dimmed());
 
-/// Known trees of files are there at once, and commands with a known result finish at once.
+/// Known trees of files are there at once, and known commands finish at once.
 #[derive(Debug, Parser)]
 #[command(
     name = "rift",
@@ -61,9 +65,7 @@ const STYLES: Styles = Styles::styled()
 Examples:
   rift exec -- npm ci           node_modules from the store, without npm
   rift plan -- npm ci           what that would do, and why
-  rift ingest dist --name site  keep a tree; `rift materialize site DIR` brings
-                                it back
-  rift doctor                   what this machine permits
+  rift ingest dist --name site  keep a tree; `rift materialize site DIR`: back
 
 `rift COMMAND --help` has examples of each. Exit status: the child's for exec;
 125 rift failed, 126 not executable, 127 not found, 2 wrong usage."
@@ -104,6 +106,10 @@ enum Command {
     Refs(refs::Args),
     Materialize(materialize::Args),
     Open(open::Args),
+    Push(push::Args),
+    Pull(pull::Args),
+    Remote(remote::Args),
+    Key(key::Args),
     Store(store::Args),
     Status(status::Args),
     Close(close::Args),
@@ -229,6 +235,10 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Refs(args) => refs::run(args, context),
         Command::Materialize(args) => materialize::run(args, context),
         Command::Open(args) => open::run(args, context),
+        Command::Push(args) => push::run(args, context),
+        Command::Pull(args) => pull::run(args, context),
+        Command::Remote(args) => remote::run(args, context),
+        Command::Key(args) => key::run(args, context),
         Command::Store(args) => store::run(args, context),
         Command::Status(args) => status::run(args, context),
         Command::Close(args) => close::run(args, context),

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::place::Place;
 use crate::ui::Out;
-use crate::{config, hook, machine, place};
+use crate::{config, hook, keys, machine, place};
 
 /// Manage this installation of rift
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Remove rift: its stores, your settings, its completions, the program
+    /// Remove rift: its stores, your settings and keys, its completions, the program
     #[command(after_help = "\
 Lists exactly what goes, and asks. Trees that were written stay: they are
 yours, and so is every project's rift.toml.
@@ -51,6 +51,7 @@ Examples:
 enum What {
     Store,
     Settings,
+    Key,
     Memory,
     Completions,
     Program,
@@ -61,6 +62,7 @@ impl What {
         match self {
             Self::Store => "store",
             Self::Settings => "settings",
+            Self::Key => "keys",
             Self::Memory => "list of stores",
             Self::Completions => "completions",
             Self::Program => "program",
@@ -118,7 +120,12 @@ type Kept = (What, PathBuf, &'static str);
 fn items(context: &Context) -> anyhow::Result<(Vec<Item>, Vec<Kept>)> {
     let mut items: Vec<Item> =
         stores(context).into_iter().map(|path| (What::Store, path)).collect();
-    let files = [(What::Memory, place::list()), (What::Settings, config::user_file())];
+    let files = [
+        (What::Memory, place::list()),
+        (What::Settings, config::user_file()),
+        (What::Key, keys::private_path()),
+        (What::Key, keys::trusted_path()),
+    ];
     for (what, path) in files {
         items.extend(path.filter(|path| path.is_file()).map(|path| (what, path)));
     }
@@ -179,7 +186,7 @@ fn remove_item(what: What, path: &Path, context: &Context) -> anyhow::Result<()>
                 context.ui.warn(&format!("`{shown}` holds something else too, which stays"));
             }
         }
-        What::Settings | What::Memory => {
+        What::Settings | What::Key | What::Memory => {
             fs::remove_file(path)?;
             // The folder `rift` itself goes when nothing of the user's is in it.
             if let Some(folder) = path.parent() {

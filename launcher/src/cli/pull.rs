@@ -1,0 +1,73 @@
+//! `rift pull`: a ref of a remote, and the tree that it means, come into the store.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use rift_cas::remote::{self, Progress};
+
+use crate::cli::{remote as remotes, tree};
+use crate::context::Context;
+use crate::keys;
+use crate::ui::{self, Out};
+
+/// Bring a ref of a remote and its tree into the store
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The ref must be signed by a key that is trusted here: see `rift key`. Every file
+is checked before the store takes it in; what the store has is not fetched.
+
+Examples:
+  rift pull deps/main
+  rift pull site https://files.example/rift
+  rift materialize site DIR       makes files of it")]
+pub(crate) struct Args {
+    /// The ref
+    #[arg(value_name = "REF")]
+    name: String,
+
+    /// An address, or a name of the settings [default: the first of the settings]
+    remote: Option<String>,
+
+    /// Say what was asked of the remote
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    tree::check_name(&args.name)?;
+    let address = remotes::address(args.remote.as_deref(), context)?;
+    let trusted = keys::trusted()?;
+    let opened = remotes::open(&address, false)?;
+    let store = context.store()?;
+    let bar = context.ui.transfer("received");
+    let watch = |progress: Progress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.done_bytes);
+    };
+    let pulled = remote::pull(&opened, &store, &args.name, &trusted, &watch);
+    bar.finish_and_clear();
+    if args.verbose {
+        remotes::tell_traffic(&opened, context);
+    }
+    let pulled =
+        pulled.with_context(|| format!("could not pull `{}` from {address}", args.name))?;
+    let mut out = Out::new();
+    writeln!(out, "{}", pulled.tree)?;
+    out.finish()?;
+    if !context.ui.is_quiet {
+        let received = ui::size(opened.traffic().received_bytes);
+        let time = ui::duration(started.elapsed());
+        let signer = pulled.signer.name;
+        context.ui.note(&match pulled.was_here {
+            true => format!("`{}` is here already, signed by {signer} ({time})", args.name),
+            false => format!(
+                "`{}` pulled from {address}: {received} received in {time}, signed by {signer}",
+                args.name
+            ),
+        });
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,158 @@
+//! `rift remote`: where trees are shared. Also what push and pull have in common.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
+use rift_cas::remote::address::Address;
+use rift_cas::remote::{Limits, Options, Remote};
+
+use crate::config::{self, NamedRemote, PROJECT_FILE};
+use crate::context::Context;
+use crate::hint::Hint as _;
+use crate::ui::Out;
+use crate::{keys, ui};
+
+/// Name the places where trees are shared
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+#[command(after_help = "\
+An address begins with s3://, gs://, az://, https:// (only read) or file://.
+Credentials come from the environment, as the tools of each service read them;
+rift neither stores nor prints them.")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Add a remote to the project's rift.toml, or to your settings
+    #[command(after_help = "\
+The first remote of the settings is the one that push and pull use.
+
+Examples:
+  rift remote add s3://bucket/team
+  rift remote add --user --name disk file:///mnt/share/rift")]
+    Add {
+        /// Where it is
+        address: String,
+
+        /// What you call it
+        #[arg(long)]
+        name: Option<String>,
+
+        /// Add it to your own settings instead of the project's
+        #[arg(long)]
+        user: bool,
+    },
+    /// Try a remote: can it be read and written?
+    #[command(after_help = "\
+Makes a small object, tries to make it again, which must be refused, and
+removes it.
+
+Examples:
+  rift remote check
+  rift remote check --read-only s3://bucket/team")]
+    Check {
+        /// An address, or a name of the settings
+        remote: Option<String>,
+
+        /// Write nothing
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// List the remotes of the settings
+    #[command(after_help = "\
+Example:
+  rift remote list                name or -, tab, address; the default first")]
+    List,
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Add { address, name, user } => {
+            let text = name.iter().map(|name| format!("{name}=")).chain([address.clone()]);
+            let remote = NamedRemote::parse(&text.collect::<String>())?;
+            config::add_remote(&settings_file(context, *user)?, &remote)?;
+        }
+        Command::Check { remote, read_only } => check(remote.as_deref(), *read_only, context)?,
+        Command::List => {
+            let mut out = Out::new();
+            for remote in context.config.remotes() {
+                let name = remote.name.as_deref().unwrap_or("-");
+                writeln!(out, "{name}\t{}", remote.address)?;
+            }
+            out.finish()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings_file(context: &Context, is_user: bool) -> anyhow::Result<PathBuf> {
+    if is_user {
+        let path = config::user_file().ok_or_else(|| anyhow!("there is no place for settings"));
+        return path.hint("set HOME or XDG_CONFIG_HOME");
+    }
+    let project = config::project_file(&context.cwd);
+    Ok(project.unwrap_or_else(|| context.cwd.join(PROJECT_FILE)))
+}
+
+fn check(remote: Option<&str>, read_only: bool, context: &Context) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let address = address(remote, context)?;
+    let writes = !read_only && !address.is_read_only();
+    let opened = open(&address, writes)?;
+    opened.check(writes).with_context(|| format!("{address} does not work"))?;
+    if !context.ui.is_quiet {
+        let what = if writes { "read and written" } else { "read" };
+        let time = ui::duration(started.elapsed());
+        context.ui.note(&format!("{address} can be {what} ({time})"));
+    }
+    Ok(())
+}
+
+/// Returns the address that the user means: one that is given, one of the settings by its name, or the first.
+pub(crate) fn address(given: Option<&str>, context: &Context) -> anyhow::Result<Address> {
+    let known = context.config.remotes();
+    match given {
+        Some(text) if text.contains("://") => Ok(Address::parse(text)?),
+        Some(name) => {
+            let found = known.iter().find(|remote| remote.name.as_deref() == Some(name));
+            let found = found.ok_or_else(|| anyhow!("no remote is called `{name}`"));
+            found.map(|remote| remote.address.clone()).hint("`rift remote list` lists them")
+        }
+        None => {
+            let first = known.first().ok_or_else(|| anyhow!("there is no remote"));
+            let hint = "`rift remote add ADDRESS` adds one; RIFT_REMOTE names one for a command";
+            first.map(|remote| remote.address.clone()).hint(hint)
+        }
+    }
+}
+
+/// Prepares a remote for requests.
+pub(crate) fn open(address: &Address, writes: bool) -> anyhow::Result<Remote> {
+    let options = Options {
+        certificates: keys::certificates(),
+        limits: Limits::default(),
+        makes_folder: writes,
+    };
+    Remote::open(address, &options).with_context(|| format!("could not open {address}"))
+}
+
+/// Says what went back and forth.
+pub(crate) fn tell_traffic(remote: &Remote, context: &Context) {
+    let traffic = remote.traffic();
+    context.ui.note(&format!(
+        "{} requests ({} GET, {} HEAD, {} PUT, {} other); {} sent, {} received",
+        ui::count(traffic.requests()),
+        ui::count(traffic.gets),
+        ui::count(traffic.heads),
+        ui::count(traffic.puts),
+        ui::count(traffic.others),
+        ui::size(traffic.sent_bytes),
+        ui::size(traffic.received_bytes)
+    ));
+}

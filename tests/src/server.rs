@@ -1,0 +1,335 @@
+//! A server of objects that counts what it is asked, and misbehaves where it is told to.
+//!
+//! It speaks as much of S3 as remotes use (reads with ranges, conditional writes, listings), so it is an ordinary web server for
+//! reads as well. Objects are in memory, by their path with the bucket. It ends with the value.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// What the server does instead of what it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Sends other bytes.
+    Wrong,
+    /// Announces all bytes, sends half of them, and closes.
+    Short,
+    /// Sends more than there is.
+    Long,
+    /// Announces more bytes than there are disks for, and sends others behind the right ones for ever.
+    Endless,
+    /// Sends a byte now and then.
+    Slow,
+    /// Takes the request and says nothing.
+    Silent,
+    /// Closes without an answer.
+    Reset,
+    /// Answers with this status.
+    Status(u16),
+    /// Is overloaded, and asks for a pause of a second.
+    Busy,
+    /// Lets another writer be faster: the object changes just before it is written.
+    Race,
+    /// Writes whatever the conditions of the request are.
+    Careless,
+}
+
+/// When a fault happens.
+#[derive(Debug, Clone)]
+pub struct When {
+    /// The method of the request.
+    pub method: &'static str,
+    /// What its path contains.
+    pub path: &'static str,
+    /// How many such requests are well before the first that is not.
+    pub after: usize,
+    /// How many are not.
+    pub times: usize,
+    /// What happens.
+    pub fault: Fault,
+}
+
+#[derive(Default)]
+struct State {
+    objects: Mutex<BTreeMap<String, (Vec<u8>, u64)>>,
+    faults: Mutex<Vec<When>>,
+    asked: Mutex<Vec<(String, String)>>,
+    is_over: AtomicBool,
+}
+
+/// A running server.
+pub struct Server {
+    state: Arc<State>,
+    port: u16,
+}
+
+struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// Starts a server without objects on a port of its own.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("could not listen")?;
+        let port = listener.local_addr()?.port();
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if shared.is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                // A client that goes away ends its connection, not the server.
+                std::thread::spawn(move || drop(converse(&shared, &stream)));
+            }
+        });
+        Ok(Self { state, port })
+    }
+
+    /// Returns the address that S3's clients take as an endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes the server misbehave from here on; earlier faults are over.
+    pub fn fail(&self, faults: impl IntoIterator<Item = When>) {
+        *lock(&self.state.faults) = faults.into_iter().collect();
+    }
+
+    /// Returns what was asked since the last call, as (method, path).
+    #[must_use]
+    pub fn asked(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *lock(&self.state.asked))
+    }
+
+    /// Gives an object to the server, under a path with its bucket.
+    pub fn put(&self, path: &str, bytes: Vec<u8>) {
+        store(&self.state, path, bytes);
+    }
+
+    /// Returns the paths of all objects.
+    #[must_use]
+    pub fn objects(&self) -> Vec<String> {
+        lock(&self.state.objects).keys().cloned().collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::Relaxed);
+        // Wakes who waits for connections.
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+    }
+}
+
+fn store(state: &State, path: &str, bytes: Vec<u8>) -> u64 {
+    let mut objects = lock(&state.objects);
+    let version = objects.get(path).map_or(0, |(_, version)| *version) + 1;
+    objects.insert(path.to_owned(), (bytes, version));
+    version
+}
+
+fn converse(state: &State, stream: &TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(request) = read_request(&mut reader)? {
+        lock(&state.asked).push((request.method.clone(), request.path.clone()));
+        let fault = fault(state, &request);
+        if !answer(state, &request, fault, stream)? {
+            return stream.shutdown(Shutdown::Both);
+        }
+    }
+    Ok(())
+}
+
+fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace();
+    let method = words.next().unwrap_or_default().to_owned();
+    let target = words.next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = (path.to_owned(), query.replace("%2F", "/"));
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    Ok(Some(Request { method, path, query, headers, body }))
+}
+
+fn fault(state: &State, request: &Request) -> Option<Fault> {
+    let mut faults = lock(&state.faults);
+    let meant = |when: &&mut When| {
+        when.times > 0 && when.method == request.method && request.path.contains(when.path)
+    };
+    let when = faults.iter_mut().find(meant)?;
+    if when.after > 0 {
+        when.after -= 1;
+        return None;
+    }
+    when.times -= 1;
+    Some(when.fault)
+}
+
+/// Answers a request; tells whether the connection goes on.
+fn answer(
+    state: &State,
+    request: &Request,
+    fault: Option<Fault>,
+    mut stream: &TcpStream,
+) -> std::io::Result<bool> {
+    match fault {
+        Some(Fault::Reset) => return Ok(false),
+        Some(Fault::Silent) => {
+            std::thread::sleep(Duration::from_secs(30));
+            return Ok(false);
+        }
+        Some(Fault::Status(code)) => return respond(stream, code, "", b"refused"),
+        Some(Fault::Busy) => return respond(stream, 503, "Retry-After: 1\r\n", b"SlowDown"),
+        Some(Fault::Race) => {
+            let found = lock(&state.objects).get(&request.path).cloned();
+            store(
+                state,
+                &request.path,
+                found.map_or_else(|| b"other".to_vec(), |(bytes, _)| bytes),
+            );
+        }
+        _ => {}
+    }
+    if request.method == "PUT" {
+        return put(state, request, fault == Some(Fault::Careless), stream);
+    }
+    if request.method == "DELETE" {
+        lock(&state.objects).remove(&request.path);
+        return respond(stream, 204, "", b"");
+    }
+    if request.query.contains("list-type=2") {
+        return list(state, request, stream);
+    }
+    let Some((mut bytes, version)) = lock(&state.objects).get(&request.path).cloned() else {
+        return respond(stream, 404, "", b"");
+    };
+    let total = bytes.len();
+    let mut head =
+        format!("ETag: \"v{version}\"\r\nLast-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n");
+    let mut code = 200;
+    let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
+    if let Some((first, last)) = range.and_then(|range| range.split_once('-')) {
+        let first = first.parse().unwrap_or(0).min(total);
+        let end = last.parse::<usize>().map_or(total, |last| last + 1).min(total);
+        bytes = bytes[first..end.max(first)].to_vec();
+        code = 206;
+        push(
+            &mut head,
+            &format!("Content-Range: bytes {first}-{}/{total}\r\n", end.saturating_sub(1)),
+        );
+    }
+    if request.method == "HEAD" {
+        let text = format!("HTTP/1.1 200 OK\r\n{head}Content-Length: {total}\r\n\r\n");
+        return stream.write_all(text.as_bytes()).map(|()| true);
+    }
+    let announced = match fault {
+        Some(Fault::Long) => bytes.len() + 1000,
+        Some(Fault::Endless) => 1 << 50,
+        _ => bytes.len(),
+    };
+    let text = format!("HTTP/1.1 {code} OK\r\n{head}Content-Length: {announced}\r\n\r\n");
+    stream.write_all(text.as_bytes())?;
+    match fault {
+        Some(Fault::Wrong) => bytes.iter_mut().for_each(|byte| *byte ^= 0x55),
+        Some(Fault::Short) => bytes.truncate(bytes.len() / 2),
+        Some(Fault::Long) => bytes.resize(announced, b'x'),
+        Some(Fault::Endless) => {
+            stream.write_all(&bytes)?;
+            loop {
+                stream.write_all(&[b'x'; 1 << 16])?;
+            }
+        }
+        Some(Fault::Slow) => {
+            for byte in &bytes {
+                stream.write_all(&[*byte])?;
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        _ => {}
+    }
+    stream.write_all(&bytes)?;
+    Ok(fault != Some(Fault::Short))
+}
+
+fn push(text: &mut String, more: &str) {
+    let written = text.write_str(more);
+    debug_assert!(written.is_ok(), "writing to a string can't fail");
+}
+
+fn put(
+    state: &State,
+    request: &Request,
+    is_careless: bool,
+    stream: &TcpStream,
+) -> std::io::Result<bool> {
+    let found = lock(&state.objects).get(&request.path).map(|(_, version)| *version);
+    let must_be_new = request.headers.get("if-none-match").is_some_and(|value| value == "*");
+    let expected = request.headers.get("if-match");
+    let is_other =
+        expected.is_some_and(|tag| found.is_none_or(|version| *tag != format!("\"v{version}\"")));
+    if !is_careless && ((must_be_new && found.is_some()) || is_other) {
+        return respond(stream, 412, "", b"");
+    }
+    let version = store(state, &request.path, request.body.clone());
+    respond(stream, 200, &format!("ETag: \"v{version}\"\r\n"), b"")
+}
+
+fn list(state: &State, request: &Request, stream: &TcpStream) -> std::io::Result<bool> {
+    let prefix = request.query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
+    let (bucket, prefix) = (request.path.trim_end_matches('/'), prefix.unwrap_or_default());
+    let mut text = String::from("<ListBucketResult><IsTruncated>false</IsTruncated>");
+    for (path, (bytes, version)) in lock(&state.objects).iter() {
+        let key = path.strip_prefix(bucket).and_then(|path| path.strip_prefix('/'));
+        if let Some(key) = key.filter(|key| key.starts_with(prefix)) {
+            push(
+                &mut text,
+                &format!(
+                    "<Contents><Key>{key}</Key><LastModified>2025-01-01T00:00:00.000Z</LastModified>\
+                     <ETag>v{version}</ETag><Size>{}</Size></Contents>",
+                    bytes.len()
+                ),
+            );
+        }
+    }
+    push(&mut text, "</ListBucketResult>");
+    respond(stream, 200, "Content-Type: application/xml\r\n", text.as_bytes())
+}
+
+fn respond(mut stream: &TcpStream, code: u16, head: &str, body: &[u8]) -> std::io::Result<bool> {
+    let text = format!("HTTP/1.1 {code} X\r\n{head}Content-Length: {}\r\n\r\n", body.len());
+    stream.write_all(text.as_bytes())?;
+    stream.write_all(body)?;
+    Ok(true)
+}

@@ -1,0 +1,516 @@
+//! Trees between machines: `rift push`, `pull`, `remote` and `key` against a folder, a server that counts and misbehaves, and moto.
+//!
+//! Two machines are two sandboxes: each has its home, its keys and its store.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rift_cas::Store;
+use rift_cas::remote::address::Address;
+use rift_cas::remote::keys::{NamedKey, TrustedKeys};
+use rift_cas::remote::{self, Error, Limits, Options, Remote};
+use rift_tests::need::skip;
+use rift_tests::sandbox::{self, Ran, Sandbox};
+use rift_tests::server::{Fault, Server, When};
+
+/// A secret that must never be printed.
+const SECRET: &str = "s3cr3t-of-the-test";
+
+/// A machine.
+struct Machine {
+    sandbox: Sandbox,
+    endpoint: Option<String>,
+}
+
+impl Machine {
+    fn new(name: &str, endpoint: Option<String>) -> Result<Self> {
+        Ok(Self { sandbox: Sandbox::new(name)?, endpoint })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Ran> {
+        let mut command = self.sandbox.rift(&self.sandbox.home(), arguments)?;
+        if let Some(endpoint) = &self.endpoint {
+            command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", "us-east-1");
+            command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", SECRET);
+        }
+        let ran = self.sandbox.run(&mut command)?;
+        ensure!(!format!("{}{}", ran.stdout, ran.stderr).contains(SECRET), "{ran}");
+        Ok(ran)
+    }
+
+    /// Returns what a command printed that ended well.
+    fn good(&self, arguments: &[&str]) -> Result<String> {
+        Ok(self.run(arguments)?.success()?.stdout.trim_end().to_owned())
+    }
+
+    /// Returns what a command said that failed.
+    fn bad(&self, arguments: &[&str]) -> Result<String> {
+        let ran = self.run(arguments)?;
+        ensure!(ran.status.code() == Some(125), "{ran}");
+        Ok(ran.stderr)
+    }
+
+    fn path(&self, inner: &str) -> String {
+        self.sandbox.path(inner).display().to_string()
+    }
+
+    /// Makes the files of a tree.
+    fn write(&self, folder: &str, files: &[(&str, Vec<u8>)]) -> Result<String> {
+        for (name, bytes) in files {
+            let path = self.sandbox.path(folder).join(name);
+            fs::create_dir_all(path.parent().context("a file is in a folder")?)?;
+            fs::write(path, bytes)?;
+        }
+        Ok(self.path(folder))
+    }
+}
+
+/// Returns bytes that no other seed has.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Returns a tree of packages, small files and a large one.
+fn files() -> Vec<(&'static str, Vec<u8>)> {
+    let mut files = vec![
+        ("big/blob", noise(1, 9 << 20)),
+        ("one/package.json", b"{\"name\":\"one\"}".to_vec()),
+        ("one/empty", Vec::new()),
+        ("two/index.js", noise(2, 3000)),
+    ];
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    files.extend(
+        names.iter().enumerate().map(|(seed, name)| (*name, noise(seed as u64 + 10, 90_000))),
+    );
+    files
+}
+
+/// Returns every file below a folder.
+fn below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => found.extend(below(&path)?),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn a_pushed_tree_comes_back_as_it_was() -> Result<()> {
+    let (one, two) = (Machine::new("push", None)?, Machine::new("pull", None)?);
+    let source = one.write("source", &files())?;
+    std::os::unix::fs::symlink("../one/empty", one.sandbox.path("source/two/link"))?;
+    let tree = one.good(&["ingest", &source, "--name", "deps/main"])?;
+    let url = format!("file://{}", one.path("shared"));
+    let said = one.bad(&["push", "deps/main", &url])?;
+    assert!(said.contains("rift key new"), "{said}");
+    let key = one.good(&["key", "new", "alice@test"])?;
+    assert!(key.starts_with("alice@test:"), "{key}");
+    assert_eq!(one.good(&["push", "deps/main", &url])?, tree);
+    let again = one.run(&["push", "-v", "deps/main", &url])?.success()?;
+    assert!(again.stderr.contains("already") && again.stderr.contains(" 0 PUT"), "{again}");
+
+    let said = two.bad(&["pull", "deps/main", &url])?;
+    let digits = key.split_once(':').context("NAME:HEX")?.1;
+    assert!(said.contains(digits) && said.contains("rift key trust NAME:"), "{said}");
+    assert!(two.good(&["refs"])?.is_empty());
+    two.good(&["key", "trust", &key])?;
+    let pulled = two.run(&["pull", "-v", "deps/main", &url])?.success()?;
+    assert_eq!(pulled.stdout.trim_end(), tree);
+    // Ref, manifest, sidecar, a pack and the large blob.
+    assert!(pulled.stderr.contains("5 requests (5 GET, 0 HEAD, 0 PUT"), "{pulled}");
+    let target = two.path("target");
+    two.good(&["materialize", "deps/main", &target])?;
+    assert_eq!(two.good(&["ingest", &target])?, tree, "names, bytes, modes and times are the same");
+    two.good(&["store", "verify"])?;
+    let again = two.run(&["pull", "-v", "deps/main", &url])?.success()?;
+    assert!(again.stderr.contains("1 requests"), "{again}");
+    assert!(two.bad(&["pull", "no/such", &url])?.contains("has no ref `no/such`"));
+
+    // A stranger's ref is not replaced by who does not trust its key.
+    let three = Machine::new("stranger", None)?;
+    three.good(&["key", "new", "mallory"])?;
+    let other = three.write("source", &[("x", b"x".to_vec())])?;
+    three.good(&["ingest", &other, "--name", "deps/main"])?;
+    assert!(three.bad(&["push", "deps/main", &url])?.contains("not trusted here"));
+    two.good(&["key", "trust", "--remove", "alice@test"])?;
+    assert!(two.bad(&["pull", "deps/main", &url])?.contains("not trusted here"));
+    Ok(())
+}
+
+#[test]
+fn secrets_stay_on_the_machine() -> Result<()> {
+    let one = Machine::new("secrets", None)?;
+    let word = b"a-word-that-must-stay";
+    let settings = [b"//host.test/:_authToken=".as_slice(), word].concat();
+    let source = one.write(
+        "source",
+        &[
+            ("a/.env", word.to_vec()),
+            ("a/.npmrc", settings),
+            ("id_rsa", word.to_vec()),
+            ("index.js", b"good".to_vec()),
+        ],
+    )?;
+    let tree = one.good(&["ingest", &source, "--name", "app"])?;
+    one.good(&["key", "new"])?;
+    let url = format!("file://{}", one.path("shared"));
+    let pushed = one.run(&["push", "app", &url])?.success()?;
+    for name in ["a/.env", "a/.npmrc", "id_rsa"] {
+        assert!(pushed.stderr.contains(&format!("`{name}` stays here")), "{pushed}");
+    }
+    assert_ne!(pushed.stdout.trim_end(), tree);
+    for path in below(&one.sandbox.path("shared"))? {
+        let bytes = fs::read(&path)?;
+        assert!(!bytes.windows(word.len()).any(|at| at == word), "{}", path.display());
+    }
+    let listed = one.good(&["ls", "-R", pushed.stdout.trim_end()])?;
+    assert!(listed.contains("index.js") && !listed.contains(".env"), "{listed}");
+    Ok(())
+}
+
+#[test]
+fn a_changed_tree_sends_what_changed() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("changed", Some(server.endpoint()))?;
+    let two = Machine::new("changed-pull", Some(server.endpoint()))?;
+    let source = one.write("source", &files())?;
+    one.good(&["ingest", &source, "--name", "deps"])?;
+    two.good(&["key", "trust", &one.good(&["key", "new"])?])?;
+    one.good(&["remote", "add", "s3://bucket/team"])?;
+    one.good(&["push", "deps"])?;
+    two.good(&["pull", "deps", "s3://bucket/team"])?;
+    one.write("source", &[("two/index.js", noise(99, 3000)), ("two/more.js", noise(98, 2000))])?;
+    let tree = one.good(&["ingest", &source, "--name", "deps"])?;
+    let before: BTreeSet<String> = server.objects().into_iter().collect();
+    let _earlier = server.asked();
+    let pushed = one.run(&["push", "-v", "deps"])?.success()?;
+    let asked = server.asked();
+    assert!(asked.len() <= 10, "{asked:?}");
+    assert!(pushed.stderr.contains(&format!("{} requests", asked.len())), "{pushed} {asked:?}");
+    let new: Vec<String> =
+        server.objects().into_iter().filter(|path| !before.contains(path)).collect();
+    assert_eq!(new.iter().filter(|path| path.contains("/data/")).count(), 1, "{new:?}");
+    assert!(pushed.stderr.contains(" kB sent"), "{pushed}");
+    let pulled = two.run(&["pull", "-v", "deps", "s3://bucket/team"])?.success()?;
+    assert_eq!(pulled.stdout.trim_end(), tree);
+    let asked = server.asked();
+    assert!(asked.len() == 4 && asked.iter().all(|(method, _)| method == "GET"), "{asked:?}");
+    assert!(pulled.stderr.contains(" kB received"), "{pulled}");
+    Ok(())
+}
+
+#[test]
+fn who_is_second_replaces_nothing() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("race", Some(server.endpoint()))?;
+    let source = one.write("source", &[("x", b"1".to_vec())])?;
+    one.good(&["ingest", &source, "--name", "deps"])?;
+    one.good(&["key", "new"])?;
+    let race = || When { method: "PUT", path: "/refs/", after: 0, times: 1, fault: Fault::Race };
+    // The ref is made, and then changed, by another while this push is under way.
+    server.fail([race()]);
+    let said = one.bad(&["push", "deps", "s3://bucket"])?;
+    assert!(said.contains("somebody else changed the ref `deps`"), "{said}");
+    let second = Server::start()?;
+    let one = Machine { sandbox: one.sandbox, endpoint: Some(second.endpoint()) };
+    one.good(&["push", "deps", "s3://bucket"])?;
+    one.write("source", &[("x", b"2".to_vec())])?;
+    one.good(&["ingest", &source, "--name", "deps"])?;
+    second.fail([race()]);
+    let said = one.bad(&["push", "deps", "s3://bucket"])?;
+    assert!(said.contains("somebody else changed the ref `deps`"), "{said}");
+    one.good(&["push", "deps", "s3://bucket"])?;
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_push_goes_on_where_it_was() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("interrupted", Some(server.endpoint()))?;
+    let large = ["a", "b", "c", "d"].iter().zip(1..);
+    let large: Vec<_> = large.map(|(name, seed)| (*name, noise(seed, 8 << 20))).collect();
+    let source = one.write("source", &large)?;
+    let tree = one.good(&["ingest", &source, "--name", "data"])?;
+    one.good(&["key", "new"])?;
+    server.fail([When {
+        method: "PUT",
+        path: "/data/",
+        after: 2,
+        times: 9,
+        fault: Fault::Status(403),
+    }]);
+    let said = one.bad(&["push", "data", "s3://bucket"])?;
+    assert!(said.contains("credentials"), "{said}");
+    let there: BTreeSet<String> = server.objects().into_iter().collect();
+    assert_eq!(there.len(), 2, "{there:?}");
+    server.fail([]);
+    let _earlier = server.asked();
+    assert_eq!(one.good(&["push", "data", "s3://bucket"])?, tree);
+    let sent: Vec<String> = server
+        .asked()
+        .into_iter()
+        .filter(|(method, path)| method == "PUT" && path.contains("/data/"))
+        .map(|(_, path)| path)
+        .collect();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert!(sent.iter().all(|path| !there.contains(path)), "{sent:?}");
+    Ok(())
+}
+
+#[test]
+fn what_was_tampered_with_is_refused() -> Result<()> {
+    let (one, two) = (Machine::new("tamper", None)?, Machine::new("tamper-pull", None)?);
+    let source = one.write("source", &files())?;
+    one.good(&["ingest", &source, "--name", "deps"])?;
+    two.good(&["key", "trust", &one.good(&["key", "new"])?])?;
+    let url = format!("file://{}", one.path("shared"));
+    one.good(&["push", "deps", &url])?;
+    let objects = below(&one.sandbox.path("shared"))?;
+    assert_eq!(objects.len(), 5, "{objects:?}");
+    for object in objects {
+        let whole = fs::read(&object)?;
+        let mut changed = whole.clone();
+        // In a record the digits of the tree; elsewhere somewhere in the middle.
+        let at = if object.ends_with("refs/deps") { 40 } else { whole.len() / 2 };
+        changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
+        for bytes in [&changed[..], &whole[..whole.len() / 2]] {
+            fs::write(&object, bytes)?;
+            sandbox::clear(&two.sandbox.store())?;
+            let said = two.bad(&["pull", "deps", &url])?;
+            assert!(said.contains("error: could not pull `deps`"), "{}: {said}", object.display());
+            assert!(two.good(&["refs"])?.is_empty());
+            two.good(&["store", "verify"])?;
+        }
+        fs::write(&object, &whole)?;
+    }
+    // A ref in the place of another.
+    fs::copy(one.sandbox.path("shared/refs/deps"), one.sandbox.path("shared/refs/other"))?;
+    assert!(two.bad(&["pull", "other", &url])?.contains("what `deps` means"));
+    two.good(&["pull", "deps", &url])?;
+    Ok(())
+}
+
+/// Pulls from a server with short limits; returns what came of it, and how long it took.
+fn pull_impatiently(
+    server: &Server,
+    store: &Path,
+    trusted: &TrustedKeys,
+) -> Result<(Result<remote::Pulled, Error>, Duration)> {
+    let limits =
+        Limits { answer: Duration::from_millis(700), bytes_per_second: 4 << 20, retries: 2 };
+    let options = Options { limits, ..Options::default() };
+    let address = Address::parse(&format!("{}/bucket/team", server.endpoint()))?;
+    let opened = Remote::open(&address, &options)?;
+    let store = Store::open(store)?;
+    let started = Instant::now();
+    let pulled = remote::pull(&opened, &store, "deps", trusted, &|_| {});
+    Ok((pulled, started.elapsed()))
+}
+
+#[test]
+fn a_remote_that_misbehaves_ends_in_a_clear_error() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("misbehaves", None)?;
+    let source = one.write("source", &files())?;
+    one.good(&["ingest", &source, "--name", "deps"])?;
+    let key = NamedKey::parse(&one.good(&["key", "new"])?)?;
+    let url = format!("file://{}", one.path("shared"));
+    one.good(&["push", "deps", &url])?;
+    let shared = one.sandbox.path("shared");
+    for path in below(&shared)? {
+        let name = path.strip_prefix(&shared)?.display().to_string();
+        server.put(&format!("/bucket/team/{name}"), fs::read(&path)?);
+    }
+    let mut trusted = TrustedKeys::default();
+    trusted.add(key);
+    let faults = [
+        (Fault::Wrong, true),
+        (Fault::Short, true),
+        (Fault::Long, true),
+        (Fault::Endless, true),
+        (Fault::Slow, true),
+        (Fault::Silent, true),
+        (Fault::Reset, true),
+        (Fault::Status(500), true),
+        (Fault::Busy, true),
+        (Fault::Status(403), false),
+        (Fault::Status(404), false),
+    ];
+    let mut count = 0;
+    // In memory, where fsync(2) is free.
+    let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+    let stores = memory.path();
+    for (fault, passes) in faults {
+        for path in ["/refs/", "/trees/", "/places/", ".pack", ".blob"] {
+            count += 1;
+            // Each pair waits for its limits.
+            if !rift_tests::full() && count % 3 != 0 {
+                continue;
+            }
+            let store = stores.join(format!("store-{count}"));
+            let fail = |times| server.fail([When { method: "GET", path, after: 0, times, fault }]);
+            fail(1000);
+            let (pulled, time) = pull_impatiently(&server, &store, &trusted)?;
+            let what = format!("{fault:?} of {path}: {pulled:?} after {time:?}");
+            assert!(time < Duration::from_secs(25), "{what}");
+            // Who sends more than was asked for has sent that, and it was checked.
+            let is_data = path.starts_with('.');
+            let is_harmless = is_data && matches!(fault, Fault::Long | Fault::Endless);
+            assert_eq!(pulled.is_ok(), is_harmless, "{what}");
+            let opened = Store::open(&store)?;
+            assert_eq!(opened.get_ref("deps")?.is_some(), is_harmless, "{what}");
+            // What is wrong once does not end a pull, but for a ref: that is small, and read once.
+            if passes && path != "/refs/" {
+                fail(1);
+                let (pulled, _) = pull_impatiently(&server, &store, &trusted)?;
+                assert!(pulled.is_ok(), "{fault:?} of {path} once: {pulled:?}");
+            }
+            fs::remove_dir_all(&store)?;
+        }
+    }
+    server.fail([]);
+    let (pulled, _) = pull_impatiently(&server, &stores.join("store-0"), &trusted)?;
+    assert!(!pulled?.was_here);
+    Ok(())
+}
+
+#[test]
+fn a_private_key_is_never_shown_and_never_shared() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let one = Machine::new("key", None)?;
+    let public = one.good(&["key", "new", "me"])?;
+    let path = one.sandbox.path("home/.config/rift/key");
+    assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&path)?;
+    let secret = text.trim_end().rsplit(':').next().context("the key")?.to_owned();
+    assert_eq!(secret.len(), 64);
+    assert_eq!(one.good(&["key", "list"])?, format!("{public}\tyours"));
+    assert!(!public.contains(&secret));
+    let said = one.bad(&["key", "new", "me"])?;
+    assert!(said.contains("--replace") && !said.contains(&secret), "{said}");
+    assert_ne!(one.good(&["key", "new", "me", "--replace"])?, public);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
+    let said = one.bad(&["key", "list"])?;
+    assert!(said.contains("others can reach") && said.contains("chmod 600"), "{said}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    fs::write(&path, text.replace(':', ";"))?;
+    let said = one.bad(&["key", "list"])?;
+    assert!(said.contains("is no private key") && !said.contains(&secret), "{said}");
+    Ok(())
+}
+
+#[test]
+fn remotes_are_found_by_name_and_checked() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("remotes", Some(server.endpoint()))?;
+    let shared = format!("file://{}", one.path("shared"));
+    one.good(&["remote", "add", "--user", "s3://bucket/team"])?;
+    one.good(&["remote", "add", "--user", "--name", "disk", &shared])?;
+    assert_eq!(one.good(&["remote", "list"])?, format!("-\ts3://bucket/team\ndisk\t{shared}"));
+    one.good(&["remote", "check"])?;
+    one.good(&["remote", "check", "disk"])?;
+    assert!(server.objects().is_empty() && below(&one.sandbox.path("shared"))?.is_empty());
+    assert!(one.bad(&["remote", "check", "other"])?.contains("no remote is called `other`"));
+    // A server that replaces what it is asked not to.
+    server.fail([When {
+        method: "PUT",
+        path: "_check",
+        after: 1,
+        times: 1,
+        fault: Fault::Careless,
+    }]);
+    assert!(one.bad(&["remote", "check"])?.contains("refs are not safe there"));
+    for wrong in [format!("https://me:{SECRET}@host/x"), "http://host.test/x".to_owned()] {
+        let said = one.bad(&["remote", "add", &wrong])?;
+        assert!(said.contains("can't be a remote"), "{said}");
+    }
+    Ok(())
+}
+
+/// A running moto, which ends with the value.
+struct Moto(Child, u16);
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _is_ended = self.0.kill().and_then(|()| self.0.wait()).is_ok();
+    }
+}
+
+impl Moto {
+    fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let log = fs::File::create(folder.join("moto.log"))?;
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.stdout(log.try_clone()?).stderr(log);
+        let moto = Self(command.spawn()?, port);
+        let started = Instant::now();
+        while moto.make_bucket().is_err() {
+            ensure!(started.elapsed() < Duration::from_secs(60), "moto does not answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(moto)
+    }
+
+    fn make_bucket(&self) -> Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.1))?;
+        let host = format!("127.0.0.1:{}", self.1);
+        write!(
+            stream,
+            "PUT /bucket HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains(" 200 "), "{answer}");
+        Ok(())
+    }
+}
+
+/// `scripts/test` installs moto below the target directory.
+#[test]
+fn s3_as_moto_has_it() -> Result<()> {
+    let program = rift_tests::target_folder()?.join("moto/bin/moto_server");
+    if !program.is_file() {
+        skip("s3_as_moto_has_it", "moto is not installed (scripts/test installs it from PyPI)");
+        return Ok(());
+    }
+    let folder = Sandbox::new("moto")?;
+    let moto = Moto::start(&program, &folder.home())?;
+    let endpoint = Some(format!("http://127.0.0.1:{}", moto.1));
+    let one = Machine::new("moto-push", endpoint.clone())?;
+    let two = Machine::new("moto-pull", endpoint)?;
+    let url = "s3://bucket/some/team";
+    one.good(&["remote", "check", url])?;
+    let source = one.write("source", &files())?;
+    one.good(&["ingest", &source, "--name", "@scope/Deps_1.0"])?;
+    two.good(&["key", "trust", &one.good(&["key", "new"])?])?;
+    one.good(&["push", "@scope/Deps_1.0", url])?;
+    one.write("source", &[("two/index.js", noise(77, 3000))])?;
+    let tree = one.good(&["ingest", &source, "--name", "@scope/Deps_1.0"])?;
+    one.good(&["push", "@scope/Deps_1.0", url])?;
+    let again = one.run(&["push", "@scope/Deps_1.0", url])?.success()?;
+    assert!(again.stderr.contains("already"), "{again}");
+    assert_eq!(two.good(&["pull", "@scope/Deps_1.0", url])?, tree);
+    two.good(&["store", "verify"])?;
+    Ok(())
+}
