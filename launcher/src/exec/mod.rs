@@ -5,6 +5,7 @@
 
 pub mod child;
 mod npm;
+mod shared;
 
 use std::ffi::OsString;
 use std::io::Write as _;

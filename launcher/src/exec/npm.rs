@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use rift_cas::projection::ShownAs;
 use rift_cas::{Store, gc};
 
+use super::shared::Shared;
 use super::{Ending, ExecOptions};
 use crate::context::Context;
 use crate::mount;
@@ -96,6 +97,7 @@ impl NpmRun<'_> {
     }
 
     fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
+        self.bring(install)?;
         let bar = self.context.ui.progress("packages");
         let outcome = self.request(install, &|progress| {
             bar.set_length(progress.total as u64);
@@ -117,6 +119,33 @@ impl NpmRun<'_> {
                 Ok(ending)
             }
         }
+    }
+
+    /// Brings the result of an install from a remote, where the store does not know it.
+    fn bring(&mut self, install: &Install) -> anyhow::Result<()> {
+        let has_cache = self.context.config.has_cache();
+        let Some(shared) = Shared::new(self.context, self.store).filter(|_| has_cache) else {
+            return Ok(());
+        };
+        let request = self.describe(install, &self.options.command[1..], &|_| {});
+        let key = request.key();
+        if !run::is_known(&request, &key)? {
+            let reasons = shared.bring(&key)?;
+            self.reasons.extend(reasons);
+        }
+        Ok(())
+    }
+
+    /// Sends the result of an install to a remote, where it is new there.
+    fn send(&mut self, install: &Install, words: &[OsString]) -> anyhow::Result<()> {
+        if let Some(shared) = Shared::new(self.context, self.store)
+            && self.context.config.has_cache()
+        {
+            let key = self.describe(install, words, &|_| {}).key();
+            let how = shared.send(&key, &format!("npm/{}", install.name()))?;
+            self.reasons.extend(how);
+        }
+        Ok(())
     }
 
     fn request(
@@ -176,6 +205,9 @@ impl NpmRun<'_> {
         let is_same_hardware = original.is_some_and(|original| original.hardware == hardware());
         let took = original.map(|original| Duration::from_millis(original.elapsed_ms));
         summary.set_times(self.started.elapsed(), took, is_same_hardware);
+        if report.failed_script.is_none() {
+            self.send(install, &self.options.command[1..])?;
+        }
         self.keep(summary, report.stored_bytes)?;
         Ok(Ending::Exited(u8::try_from(report.status).unwrap_or(1)))
     }
@@ -290,7 +322,10 @@ impl NpmRun<'_> {
         let is_ci = self.options.command.get(1).is_some_and(|word| word == "ci");
         let original = is_ci.then_some(took);
         match run::learn(&self.describe(&install, &words, &|_| {}), original)? {
-            Ok(report) => Ok(Some(report)),
+            Ok(report) => {
+                self.send(&install, &words)?;
+                Ok(Some(report))
+            }
             Err(why) => {
                 self.reasons.push(format!("not learnt: {why}"));
                 Ok(None)

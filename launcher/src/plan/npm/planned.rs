@@ -34,6 +34,9 @@ pub struct Planned {
     pub linked_bins: Vec<PathBuf>,
     /// The run of npm itself that this was learnt from.
     pub original: Option<Original>,
+    /// The remotes that have it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<String>,
 }
 
 /// A tree and where it is shown.
@@ -76,6 +79,7 @@ impl Planned {
             linked: Vec::new(),
             linked_bins: Vec::new(),
             original: None,
+            shared: Vec::new(),
         }
     }
 
@@ -97,8 +101,16 @@ impl Planned {
     /// # Errors
     /// What the system says.
     pub fn save(&self, store: &Store, key: &str) -> anyhow::Result<()> {
-        store.set_record(Kind::Plan, key, &serde_json::to_vec_pretty(self)?)?;
+        store.set_record(Kind::Plan, key, &self.record()?)?;
         Ok(())
+    }
+
+    /// Returns the payload of the record.
+    ///
+    /// # Errors
+    /// None of these values can't be encoded.
+    pub fn record(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(self)?)
     }
 }
 

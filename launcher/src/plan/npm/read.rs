@@ -283,6 +283,16 @@ impl Install {
         self.key
     }
 
+    /// Returns the name of the project, of its package.json or its folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let manifest = self.manifests.iter().find(|manifest| manifest.dir.is_empty());
+        let json = manifest.and_then(|manifest| manifest.json().ok());
+        let name = json.and_then(|json| Some(json.get("name")?.as_str()?.to_owned()));
+        let folder = || Some(self.root.file_name()?.to_str()?.to_owned());
+        name.filter(|name| !name.is_empty()).or_else(folder).unwrap_or_else(|| "project".to_owned())
+    }
+
     /// Returns the bytes of the lockfile.
     pub fn lock_bytes(&self) -> &[u8] {
         &self.lock

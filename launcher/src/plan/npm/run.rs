@@ -192,6 +192,16 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
     }
 }
 
+/// Tells whether the store knows all of an install's result.
+///
+/// # Errors
+/// What the system says.
+pub fn is_known(request: &Request<'_>, key: &str) -> Result<bool> {
+    let planned = Planned::find(request.store, key)?;
+    let complete = planned.filter(|planned| planned.pending.is_empty());
+    Ok(complete.is_some_and(|planned| open_all(request.store, &planned.roots).is_some()))
+}
+
 /// Trees, each with the folder of the project that it is shown at.
 type Trees = Vec<(String, OpenTree)>;
 
