@@ -66,7 +66,8 @@ impl Address {
             return Err("it holds a login; credentials belong into the environment");
         }
         let path = path.trim_end_matches('/');
-        if path.split('/').any(|part| part == "." || part == "..") || path.contains("//") {
+        let is_odd = |part: &str| part == "." || part == "..";
+        if path.split('/').any(is_odd) || path.starts_with('/') || path.contains("//") {
             return Err("its path has an empty part, or one that is . or ..");
         }
         match scheme {
