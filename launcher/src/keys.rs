@@ -57,12 +57,6 @@ fn read_own(path: &Path, forbidden: u32) -> anyhow::Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// Returns the files of certificates that are trusted beside the system's.
-#[must_use]
-pub fn certificates() -> Vec<PathBuf> {
-    env_vars::get(env_vars::SSL_CERT_FILE).map(PathBuf::from).into_iter().collect()
-}
-
 /// Reads the private key, of `RIFT_KEY` or of its file; `None` when there is none.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ pub mod place;
 pub mod plan;
 pub mod probe;
 pub mod redact;
+mod remotes;
 pub mod report;
 pub mod shim;
 mod sys;

@@ -11,6 +11,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rift_cas::remote::Watch;
 
 use crate::config::Color;
 use crate::{ci, env_vars, hint};
@@ -108,9 +109,18 @@ impl Ui {
         bar
     }
 
-    /// Starts a progress line of bytes that are moved; a hidden one where nobody would see it.
-    #[must_use]
-    pub fn transfer(&self, what: &str) -> ProgressBar {
+    /// Runs `work`, which moves bytes and tells how far it is, with a progress line where somebody sees it.
+    pub fn transfer<T>(&self, what: &str, work: impl FnOnce(Watch<'_>) -> T) -> T {
+        let bar = self.bytes(what);
+        let result = work(&|progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        });
+        bar.finish_and_clear();
+        result
+    }
+
+    fn bytes(&self, what: &str) -> ProgressBar {
         if !self.is_terminal || self.is_quiet {
             return ProgressBar::hidden();
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use rift_cas::remote::{self, Progress};
+use rift_cas::remote;
 
 use crate::cli::{remote as remotes, tree};
 use crate::context::Context;
@@ -42,13 +42,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let trusted = keys::trusted()?;
     let opened = remotes::open(&address, false)?;
     let store = context.store()?;
-    let bar = context.ui.transfer("received");
-    let watch = |progress: Progress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes);
-    };
-    let pulled = remote::pull(&opened, &store, &args.name, &trusted, &watch);
-    bar.finish_and_clear();
+    let pulled = context
+        .ui
+        .transfer("received", |watch| remote::pull(&opened, &store, &args.name, &trusted, watch));
     if args.verbose {
         remotes::tell_traffic(&opened, context);
     }

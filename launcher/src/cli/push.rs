@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
-use rift_cas::remote::{self, Progress};
+use rift_cas::remote;
 
 use crate::cli::{remote as remotes, tree};
 use crate::context::Context;
@@ -55,14 +55,10 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         context.ui.warn(&format!("`{path}` stays here: it holds {holds}"));
     }
     let opened = remotes::open(&address, true)?;
-    let bar = context.ui.transfer("sent");
-    let watch = |progress: Progress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes);
-    };
     let signing = (&key, &trusted);
-    let pushed = remote::push(&opened, &store, &args.name, shareable.tree, signing, &watch);
-    bar.finish_and_clear();
+    let pushed = context.ui.transfer("sent", |watch| {
+        remote::push(&opened, &store, &args.name, shareable.tree, signing, watch)
+    });
     if args.verbose {
         remotes::tell_traffic(&opened, context);
     }

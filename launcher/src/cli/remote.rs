@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use rift_cas::remote::address::Address;
-use rift_cas::remote::{Limits, Options, Remote};
+use rift_cas::remote::{Limits, Remote};
 
 use crate::config::{self, NamedRemote, PROJECT_FILE};
 use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::ui::Out;
-use crate::{keys, ui};
+use crate::{remotes, ui};
 
 /// Name the places where trees are shared
 #[derive(Debug, clap::Args)]
@@ -134,12 +134,8 @@ pub(crate) fn address(given: Option<&str>, context: &Context) -> anyhow::Result<
 
 /// Prepares a remote for requests.
 pub(crate) fn open(address: &Address, writes: bool) -> anyhow::Result<Remote> {
-    let options = Options {
-        certificates: keys::certificates(),
-        limits: Limits::default(),
-        makes_folder: writes,
-    };
-    Remote::open(address, &options).with_context(|| format!("could not open {address}"))
+    remotes::open(address, writes, Limits::default())
+        .with_context(|| format!("could not open {address}"))
 }
 
 /// Says what went back and forth.

@@ -10,12 +10,12 @@ use rift_cas::Store;
 use rift_cas::record::Kind;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::plan::{self, Plan, Sent};
-use rift_cas::remote::{self, Limits, Options, Progress, Remote};
+use rift_cas::remote::{self, Limits, Remote};
 use rift_tree::TreeHash;
 
 use crate::context::Context;
 use crate::plan::npm::planned::Planned;
-use crate::{keys, ui};
+use crate::{keys, remotes, ui};
 
 /// What a run does not wait longer for than this is done without.
 const LIMITS: Limits =
@@ -31,15 +31,6 @@ impl<'c> Shared<'c> {
     /// Returns the remotes of the settings; `None` when there are none.
     pub(super) fn new(context: &'c Context, store: &'c Store) -> Option<Self> {
         (!context.config.remotes().is_empty()).then_some(Self { context, store })
-    }
-
-    fn open(&self, address: &Address) -> anyhow::Result<Remote> {
-        let options = Options {
-            certificates: keys::certificates(),
-            limits: LIMITS,
-            makes_folder: !address.is_read_only(),
-        };
-        Ok(Remote::open(address, &options)?)
     }
 
     /// Brings a plan and its trees from the first remote that has it into the store; returns what came of it, for `rift why`.
@@ -69,16 +60,12 @@ impl<'c> Shared<'c> {
     }
 
     fn bring_from(&self, address: &Address, key: &str) -> anyhow::Result<Option<String>> {
-        let remote = self.open(address)?;
+        let remote = open(address)?;
         let trusted = keys::trusted()?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
-        let bar = self.context.ui.transfer("received");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total_bytes);
-            bar.set_position(progress.done_bytes);
-        };
-        let pulled = plan::pull_plan(&remote, self.store, hash, &trusted, &watch);
-        bar.finish_and_clear();
+        let pulled = self.context.ui.transfer("received", |watch| {
+            plan::pull_plan(&remote, self.store, hash, &trusted, watch)
+        });
         let Some(pulled) = pulled? else { return Ok(None) };
         let planned = Planned::find(self.store, key)?.filter(stays_in_project);
         let Some(mut planned) = planned else {
@@ -126,19 +113,16 @@ impl<'c> Shared<'c> {
             self.context.ui.warn(&why);
             return Ok(Some(why));
         }
-        let remote = self.open(address)?;
-        let bar = self.context.ui.transfer("sent");
-        let watch = |progress: Progress| {
-            bar.set_length(progress.total_bytes);
-            bar.set_position(progress.done_bytes);
-        };
+        let remote = open(address)?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
         planned.shared.clear();
         let record = planned.record()?;
         let plan = Plan { key: hash, trees: &trees, record: &record, lineage };
         let signing = (&own, &keys::trusted()?);
-        let sent = plan::push_plan(&remote, self.store, &plan, signing, &watch);
-        bar.finish_and_clear();
+        let sent = self
+            .context
+            .ui
+            .transfer("sent", |watch| plan::push_plan(&remote, self.store, &plan, signing, watch));
         let how = match sent? {
             Sent::WasThere => format!("{address} has the result already"),
             Sent::Done(_) => format!("shared at {address} ({})", traffic(&remote)),
@@ -163,6 +147,10 @@ impl<'c> Shared<'c> {
         }
         Ok(None)
     }
+}
+
+fn open(address: &Address) -> remote::Result<Remote> {
+    remotes::open(address, !address.is_read_only(), LIMITS)
 }
 
 fn traffic(remote: &Remote) -> String {
