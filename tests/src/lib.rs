@@ -15,6 +15,7 @@ pub mod need;
 pub mod npm_project;
 pub mod pair;
 pub mod refused;
+pub mod runner;
 pub mod sandbox;
 pub mod server;
 pub mod sys;

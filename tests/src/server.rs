@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -55,12 +55,29 @@ pub struct When {
     pub fault: Fault,
 }
 
+/// How fast the server is.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Until an answer begins.
+    pub wait: Duration,
+    /// How fast each goes on, and each request comes in.
+    pub bytes_per_second: u64,
+}
+
 #[derive(Default)]
 struct State {
+    pace: Mutex<Option<Pace>>,
+    sent: AtomicU64,
     objects: Mutex<BTreeMap<String, (Vec<u8>, u64)>>,
     faults: Mutex<Vec<When>>,
     asked: Mutex<Vec<(String, String)>>,
     is_over: AtomicBool,
+}
+
+impl Pace {
+    fn time_of(self, bytes: usize) -> Duration {
+        Duration::from_nanos(bytes as u64 * 1_000_000_000 / self.bytes_per_second.max(1))
+    }
 }
 
 /// A running server.
@@ -121,6 +138,17 @@ impl Server {
         std::mem::take(&mut *lock(&self.state.asked))
     }
 
+    /// Makes the server as fast as that from here on; so far it is as fast as it can.
+    pub fn pace(&self, pace: Pace) {
+        *lock(&self.state.pace) = Some(pace);
+    }
+
+    /// Returns how many bytes of objects were sent since the last call.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.state.sent.swap(0, Ordering::Relaxed)
+    }
+
     /// Gives an object to the server, under a path with its bucket.
     pub fn put(&self, path: &str, bytes: Vec<u8>) {
         store(&self.state, path, bytes);
@@ -153,6 +181,9 @@ fn converse(state: &State, stream: &TcpStream) -> std::io::Result<()> {
     while let Some(request) = read_request(&mut reader)? {
         lock(&state.asked).push((request.method.clone(), request.path.clone()));
         let fault = fault(state, &request);
+        if let Some(pace) = *lock(&state.pace) {
+            std::thread::sleep(pace.wait + pace.time_of(request.body.len()));
+        }
         if !answer(state, &request, fault, stream)? {
             return stream.shutdown(Shutdown::Both);
         }
@@ -279,7 +310,15 @@ fn answer(
         }
         _ => {}
     }
-    stream.write_all(&bytes)?;
+    let pace = *lock(&state.pace);
+    for chunk in bytes.chunks(1 << 18) {
+        let begun = Instant::now();
+        stream.write_all(chunk)?;
+        state.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        if let Some(pace) = pace {
+            std::thread::sleep(pace.time_of(chunk.len()).saturating_sub(begun.elapsed()));
+        }
+    }
     Ok(fault != Some(Fault::Short))
 }
 

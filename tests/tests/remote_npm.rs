@@ -6,88 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use rift_tests::differ::{Options, compare};
-use rift_tests::fixture::Fixture;
-use rift_tests::sandbox::{Ran, Sandbox, clear};
+use rift_tests::runner::Runner;
+use rift_tests::sandbox::clear;
 use rift_tests::server::{Fault, Server, When};
-use rift_tests::warm::{Scripts, Warm};
-
-const URL: &str = "s3://bucket/team";
-
-/// A machine with a project.
-struct Runner {
-    sandbox: Sandbox,
-    project: PathBuf,
-    env: Vec<(&'static str, String)>,
-}
-
-impl Runner {
-    fn new(name: &str, server: &Server) -> Self {
-        let sandbox = Sandbox::new(name).unwrap();
-        let project = sandbox.path("project");
-        Fixture::Small.prepare(&project).unwrap();
-        let env = [
-            ("AWS_ENDPOINT_URL", server.endpoint()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-test".to_owned()),
-            ("RIFT_REMOTE", URL.to_owned()),
-        ];
-        Self { sandbox, project, env: env.to_vec() }
-    }
-
-    /// One that can reach the packages themselves, and nothing else but the remote.
-    fn with_packages(name: &str, server: &Server) -> Self {
-        let runner = Self::new(name, server);
-        warm().fill_npm_cache(&runner.sandbox).unwrap();
-        runner
-    }
-
-    fn rift(&self, words: &[&str]) -> Ran {
-        let mut command = self.sandbox.rift(&self.project, words).unwrap();
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        // Packages come from npm's cache or from nowhere.
-        command.env("npm_config_offline", "true");
-        let ran = self.sandbox.run(&mut command).unwrap();
-        let said = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(!said.contains("s3cr3t") && !said.contains("panicked"), "{ran}");
-        ran
-    }
-
-    fn good(&self, words: &[&str]) -> String {
-        self.rift(words).success().unwrap().stdout.trim_end().to_owned()
-    }
-
-    fn ci(&self) -> Ran {
-        self.rift(&["exec", "--", "npm", "ci", "--ignore-scripts"])
-    }
-
-    /// Makes a key, with the digits of its private half.
-    fn key(&self) -> (String, String) {
-        let public = self.good(&["key", "new", "ci@main"]);
-        let file = self.sandbox.path("home/.config/rift/key");
-        (public, fs::read_to_string(file).unwrap().trim_end().to_owned())
-    }
-
-    #[track_caller]
-    fn assert_as_npm(&self) {
-        assert_same(&warm().project(), &self.project);
-        self.good(&["store", "verify"]);
-    }
-}
-
-fn warm() -> Warm {
-    Warm::of(Fixture::Small, Scripts::Off).unwrap()
-}
-
-#[track_caller]
-fn assert_same(expected: &Path, found: &Path) {
-    let differences = compare(expected, found, Options::default()).unwrap();
-    let lines: Vec<String> = differences.iter().take(20).map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "{found:?}:\n{}", lines.join("\n"));
-}
 
 /// The whole story: one produces, three with nothing have its tree at once, and who must not be believed is not.
 #[test]
@@ -143,7 +65,7 @@ fn what_one_machine_has_made_others_have() {
 fn what_a_stranger_has_signed_is_made_again() {
     let server = Server::start().unwrap();
     let stranger = Runner::with_packages("stranger", &server);
-    stranger.key();
+    drop(stranger.key());
     // A tree of the stranger's own, under the key of this lockfile.
     stranger.ci().success().unwrap();
     let victim = Runner::with_packages("victim", &server);
