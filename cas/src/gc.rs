@@ -121,8 +121,10 @@ struct Marks<'a> {
     entries: Vec<Vec<bool>>,
     loose: HashSet<BlobHash>,
     trees: HashSet<TreeHash>,
-    /// What manifest, sidecar and loose form of each tree take.
+    /// What manifest, sidecar, loose form and partial form of each tree take.
     own_bytes: HashMap<TreeHash, u64>,
+    /// Trees whose manifests have files.
+    own_trees: HashSet<TreeHash>,
     bytes: u64,
 }
 
@@ -136,16 +138,23 @@ fn packed_cost(length: u64) -> u64 {
 
 impl<'a> Marks<'a> {
     fn new(store: &'a Store, index: &'a BlobIndex, files: &[StoreFile]) -> Self {
-        let mut own_bytes = HashMap::new();
+        let (mut own_bytes, mut own_trees) = (HashMap::new(), HashSet::new());
         for file in files {
-            if let Item::Tree(tree) | Item::Sidecar(tree) | Item::LooseForm(tree) = file.item {
+            if let Item::Tree(tree) = file.item {
+                own_trees.insert(tree);
+            }
+            if let Item::Tree(tree)
+            | Item::Sidecar(tree)
+            | Item::LooseForm(tree)
+            | Item::Partial(tree) = file.item
+            {
                 *own_bytes.entry(tree).or_default() += file.bytes();
             }
         }
         let entries = index.numbered_packs();
         let entries = entries.map(|pack| vec![false; pack.map_or(0, |pack| pack.len())]).collect();
         let (loose, trees) = (HashSet::new(), HashSet::new());
-        Self { store, index, entries, loose, trees, own_bytes, bytes: 0 }
+        Self { store, index, entries, loose, trees, own_bytes, own_trees, bytes: 0 }
     }
 
     fn manifest(&self, hash: TreeHash) -> Option<ManifestBytes> {
@@ -211,6 +220,9 @@ impl<'a> Marks<'a> {
                 true
             });
             cost += self.keep_manifest(hash, dry);
+        } else {
+            // A partial tree needs nothing but itself.
+            cost += self.own_bytes.get(&hash).copied().unwrap_or(0);
         }
         if !dry {
             self.trees.insert(hash);
@@ -250,6 +262,7 @@ struct Survey<'a> {
     /// Packs that stay as they are: young ones, and those of leased trees.
     pinned: HashSet<PackId>,
     leftovers: Vec<PathBuf>,
+    leased: HashSet<TreeHash>,
 }
 
 /// Seconds since the epoch.
@@ -276,8 +289,9 @@ impl<'a> Survey<'a> {
             dead_records: HashSet::new(),
             pinned: HashSet::new(),
             leftovers: dead_leases,
+            leased,
         };
-        survey.mark_leased(store, &leased)?;
+        survey.mark_leased(store)?;
         survey.mark_young(index, options.grace);
         survey.mark_records(store)?;
         survey.mark_plans(store, options)?;
@@ -286,8 +300,8 @@ impl<'a> Survey<'a> {
         Ok(survey)
     }
 
-    fn mark_leased(&mut self, store: &Store, leased: &HashSet<TreeHash>) -> Result<()> {
-        for tree in leased {
+    fn mark_leased(&mut self, store: &Store) -> Result<()> {
+        for tree in &self.leased {
             self.marks.mark_tree(*tree, false);
             if let Some(map) = map_if_there(&store.sidecar_path(*tree))?
                 && let Some(sidecar) = checked_sidecar(&map)
@@ -307,7 +321,7 @@ impl<'a> Survey<'a> {
         let (mut trees, mut young_packs) = (Vec::new(), HashSet::new());
         for file in young {
             match file.item {
-                Item::Tree(tree) => trees.push(tree),
+                Item::Tree(tree) | Item::Partial(tree) => trees.push(tree),
                 Item::Loose(blob) => {
                     self.marks.loose.insert(blob);
                 }
@@ -441,6 +455,11 @@ impl<'a> Survey<'a> {
             Item::Tree(tree) | Item::Sidecar(tree) | Item::LooseForm(tree) => {
                 !self.marks.trees.contains(tree)
             }
+            // One that is whole by now is only needed by who shows it.
+            Item::Partial(tree) => {
+                let is_whole = self.marks.own_trees.contains(tree) && !self.leased.contains(tree);
+                is_whole || !self.marks.trees.contains(tree)
+            }
             Item::Loose(blob) => !self.marks.loose.contains(blob),
             _ => false,
         }
@@ -499,6 +518,7 @@ fn is_small(file: &StoreFile) -> bool {
             | Item::Tree(_)
             | Item::Sidecar(_)
             | Item::LooseForm(_)
+            | Item::Partial(_)
             | Item::Temporary
     )
 }
@@ -637,6 +657,7 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
         chosen
     };
     store.remove_loose(paths(|item| matches!(item, Item::LooseForm(_))))?;
+    remove_all(paths(|item| matches!(item, Item::Partial(_))))?;
     remove_all(paths(|item| matches!(item, Item::Sidecar(_))))?;
     collected.trees = remove_all(paths(|item| matches!(item, Item::Tree(_))))?;
     collected.loose_blobs = remove_all(paths(|item| matches!(item, Item::Loose(_))))?;

@@ -40,6 +40,8 @@ pub(crate) enum Item {
     Patches,
     /// The folder of a tree as plain files.
     LooseForm(TreeHash),
+    /// The folder of a tree of which not all is here.
+    Partial(TreeHash),
     Temporary,
     Quarantined,
     /// Nothing that a store has.
@@ -90,9 +92,12 @@ impl Sizes {
 }
 
 impl StoreFile {
-    /// Returns the length in bytes; of a folder, that of all files below it.
+    /// Returns the length in bytes; of a folder, that of all files below it. Files with holes count as what they take.
     pub(crate) fn bytes(&self) -> u64 {
-        self.sizes().bytes
+        match self.item {
+            Item::Partial(_) => self.disk_bytes(),
+            _ => self.sizes().bytes,
+        }
     }
 
     /// Returns what it takes on the disk, in bytes.
@@ -131,7 +136,10 @@ pub(crate) fn inventory(store: &Store) -> Result<Vec<StoreFile>> {
             ("format", false) => push(&mut files, entry, Item::Format, stat),
             ("lock", false) => push(&mut files, entry, Item::Lock, stat),
             ("blobs" | "trees" | "loose", true) => fanned(&mut files, &entry, &name)?,
-            (_, true) if name == "quarantine" || FOLDERS.contains(&name.as_str()) => {
+            (_, true)
+                if ["quarantine", "partial"].contains(&&*name)
+                    || FOLDERS.contains(&name.as_str()) =>
+            {
                 flat(&mut files, &entry, &name)?;
             }
             _ => push(&mut files, entry, Item::Stray, stat),
@@ -152,6 +160,9 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
         let item = match (kind, record) {
             ("quarantine", _) => Item::Quarantined,
             ("tmp", _) => Item::Temporary,
+            ("partial", _) if stat.is_dir() => {
+                TreeHash::from_hex(name.as_bytes()).map_or(Item::Stray, Item::Partial)
+            }
             ("states", _) if stat.is_dir() => {
                 let projection = name.strip_suffix(".d").unwrap_or_default();
                 match TreeHash::from_hex(projection.as_bytes()) {

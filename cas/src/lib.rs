@@ -3,7 +3,7 @@
 //! A store is a local directory of immutable, self-checking files (see [`store`] for the layout).
 //! [`import`] brings blobs and trees in, [`ingest`] reads a directory, [`materialize`] writes a tree,
 //! [`ahead`] writes its files while others are still on their way, [`compare`] finds how a directory
-//! differs from a tree, [`remote`] shares trees with other machines, [`gc`] and [`verify`] keep the store
+//! differs from a tree, [`remote`] shares trees with other machines, [`partial`] shows those that have not come whole, [`gc`] and [`verify`] keep the store
 //! small and whole. Several processes use one store at once without a daemon.
 
 pub mod ahead;
@@ -19,6 +19,7 @@ pub mod log;
 pub mod loose;
 pub mod materialize;
 pub mod pack;
+pub mod partial;
 pub mod projection;
 pub mod purge;
 pub mod record;

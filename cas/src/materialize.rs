@@ -175,6 +175,7 @@ impl<'t> Writer<'t> {
         let mut above = Vec::new();
         let weights = self.weights();
         let total = weights.last().copied().unwrap_or(0);
+        self.tree.fetch_rest()?;
         let limit = total / (self.options.threads.max(1) as u64 * SUBTREES_PER_THREAD);
         self.make_directory(None, root.as_os_str(), EntryId::ROOT, root)?;
         self.cut(EntryId::ROOT, root, limit, &weights, &mut parts, &mut above)?;

@@ -102,6 +102,11 @@ impl Trees {
             {
                 blobs.insert(tree, blobs_of(&map));
             }
+            if let Item::Partial(tree) = file.item
+                && let Some(map) = map_if_there(&file.path.join("manifest"))?
+            {
+                blobs.insert(tree, blobs_of(&map));
+            }
         }
         Ok(Self { blobs })
     }
@@ -155,6 +160,8 @@ pub fn purge(store: &Store, what: &What) -> Result<Purged> {
         .iter()
         .filter(|file| matches!(file.item, Item::LooseForm(tree) if doomed.contains(&tree)));
     store.remove_loose(forms.map(|file| file.path.clone()))?;
+    let partial = doomed.iter().map(|tree| store.partial_path(*tree));
+    remove_all(partial.filter(|path| path.exists()))?;
     remove_all(doomed.iter().map(|tree| store.sidecar_path(*tree)).filter(|path| path.exists()))?;
     let manifests: HashSet<PathBuf> = doomed.iter().map(|tree| store.tree_path(*tree)).collect();
     remove_all(manifests.into_iter().filter(|path| path.exists()))?;

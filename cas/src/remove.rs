@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::store::{FOLDERS, lock_file};
 
 /// What a store has beside [`FOLDERS`].
-const OTHERS: [&str; 4] = ["loose", "quarantine", "lock", "format"];
+const OTHERS: [&str; 5] = ["loose", "partial", "quarantine", "lock", "format"];
 
 /// Tells whether a folder is a store of this user's.
 #[must_use]

@@ -13,13 +13,14 @@
 //! actions/N.log       append-only records: what keys were found to mean (see `log`)
 //! leases/             one locked file per live run
 //! loose/HH/HEX-UMASK/ trees as plain files, for those who ask for hard links
+//! partial/HEX/        trees of which not all is here (see `partial`)
 //! index/              caches that can be rebuilt from the rest
 //! tmp/                what has no name yet, each file locked while its writer lives
 //! quarantine/         what a repair took out of the way; gc removes it after a week
 //! lock                shared while anything is added or read, exclusive while gc deletes
 //! ```
 //!
-//! Everything but `index` and `tmp` is the truth, and every such file checks itself. Nothing gets
+//! Everything but `index`, `partial` and `tmp` is the truth, and every such file checks itself. Nothing gets
 //! its name before it is whole and on the disk.
 
 use std::fs::{self, File, OpenOptions};
@@ -61,6 +62,7 @@ pub(crate) const PATCHES: &str = "patches-";
 pub struct Store {
     root: PathBuf,
     lock: PathBuf,
+    remote: crate::remote::Options,
 }
 
 /// Keeps gc from deleting while it lives.
@@ -86,7 +88,8 @@ impl Store {
             .map_err(Error::io("make", root))?;
         let root = root.canonicalize().map_err(Error::io("resolve", root))?;
         check_place(&root)?;
-        let store = Self { lock: root.join("lock"), root };
+        let store =
+            Self { lock: root.join("lock"), root, remote: crate::remote::Options::default() };
         for folder in FOLDERS {
             make_unsynced(&store.root.join(folder))?;
         }
@@ -120,13 +123,25 @@ impl Store {
             }
         }
         check_folders(&root)?;
-        Ok(Some(Self { lock: root.join("lock"), root }))
+        let remote = crate::remote::Options::default();
+        Ok(Some(Self { lock: root.join("lock"), root, remote }))
     }
 
     /// Returns the store's folder, absolute and without symbolic links.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Tells how remotes are reached that have the rest of partial trees.
+    #[must_use]
+    pub fn reaching(self, remote: crate::remote::Options) -> Self {
+        Self { remote, ..self }
+    }
+
+    /// Returns how remotes are reached.
+    pub(crate) fn remote_options(&self) -> &crate::remote::Options {
+        &self.remote
     }
 
     /// Returns a path inside the store.

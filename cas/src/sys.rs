@@ -76,6 +76,14 @@ impl std::ops::Deref for Mapped {
     }
 }
 
+/// Returns the id of this boot, see random(4); zeros where the system does not tell.
+#[must_use]
+pub fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
+}
+
 /// Returns what stat(2) says of an open file.
 ///
 /// # Errors

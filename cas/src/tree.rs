@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::{LazyLock, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use rift_tree::builder::{Builder, Built};
 use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
@@ -14,6 +14,7 @@ use crate::blobs::{BlobIndex, LOOSE_FROM};
 use crate::error::{Error, Result};
 use crate::leases::Lease;
 use crate::pack::PackedKind;
+use crate::partial::Partial;
 use crate::store::{Store, make_folder};
 use crate::sys::Mapped;
 
@@ -92,7 +93,11 @@ pub struct OpenTree {
     manifest: Mapped,
     sidecar: Mapped,
     containers: Vec<Mapped>,
-    container_paths: Vec<std::path::PathBuf>,
+    container_paths: Vec<PathBuf>,
+    manifest_path: PathBuf,
+    sidecar_path: PathBuf,
+    /// Brings what is not here, where that is not all.
+    partial: Option<Arc<Partial>>,
     /// Packs opened for [`OpenTree::read_at`], by their number among the containers.
     packs: Vec<OnceLock<Option<File>>>,
     /// Keeps the tree in the store, where that was asked for.
@@ -106,14 +111,73 @@ impl OpenTree {
         manifest: Mapped,
         (sidecar, containers): (Mapped, Vec<Mapped>),
     ) -> Self {
-        let container_paths = Vec::new();
         let packs = containers.iter().map(|_| OnceLock::new()).collect();
-        let mut tree =
-            Self { hash, manifest, sidecar, containers, container_paths, packs, lease: None };
+        let mut tree = Self {
+            hash,
+            manifest,
+            sidecar,
+            containers,
+            container_paths: Vec::new(),
+            manifest_path: store.tree_path(hash),
+            sidecar_path: store.sidecar_path(hash),
+            partial: None,
+            packs,
+            lease: None,
+        };
         let read = tree.sidecar();
         let listed = (0..read.container_count()).filter_map(|number| read.container(number));
         tree.container_paths = listed.map(|container| store.container_path(&container)).collect();
         tree
+    }
+
+    /// Makes a tree of manifest, sidecar and data, and of where these are.
+    pub(crate) fn of_partial(
+        hash: TreeHash,
+        (manifest, sidecar, data): (Mapped, Mapped, Mapped),
+        (manifest_path, sidecar_path, data_path): (PathBuf, PathBuf, PathBuf),
+        partial: Arc<Partial>,
+    ) -> Self {
+        Self {
+            hash,
+            manifest,
+            sidecar,
+            containers: vec![data],
+            container_paths: vec![data_path],
+            manifest_path,
+            sidecar_path,
+            partial: Some(partial),
+            packs: vec![OnceLock::new()],
+            lease: None,
+        }
+    }
+
+    /// Returns what brings the blobs that are not here; `None` for a tree that is whole.
+    #[must_use]
+    pub fn partial(&self) -> Option<&Arc<Partial>> {
+        self.partial.as_ref()
+    }
+
+    /// Returns where the manifest is.
+    #[must_use]
+    pub fn manifest_path(&self) -> &Path {
+        &self.manifest_path
+    }
+
+    /// Returns where the sidecar is.
+    #[must_use]
+    pub fn sidecar_path(&self) -> &Path {
+        &self.sidecar_path
+    }
+
+    /// Brings all blobs that are not here; nothing for a tree that is whole.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`].
+    pub fn fetch_rest(&self) -> Result<()> {
+        match &self.partial {
+            Some(partial) => partial.fetch_rest(&self.manifest()),
+            None => Ok(()),
+        }
     }
 
     /// Copies the manifest and the sidecar into memory: who serves the tree for days must not die of a store file
@@ -128,7 +192,7 @@ impl OpenTree {
 
     /// Returns where the store files are that hold the tree's blobs, by their number in the sidecar.
     #[must_use]
-    pub fn container_files(&self) -> &[std::path::PathBuf] {
+    pub fn container_files(&self) -> &[PathBuf] {
         &self.container_paths
     }
 
@@ -210,6 +274,10 @@ impl OpenTree {
         let location = self.sidecar().location(blob).ok_or_else(gone)?;
         let number = location.container as usize;
         let offset = location.offset.checked_add(offset).ok_or_else(gone)?;
+        if let Some(partial) = &self.partial {
+            partial.wait_for(&self.manifest(), blob).map_err(io::Error::other)?;
+            return partial.data.read_exact_at(buffer, offset);
+        }
         let kind = self.sidecar().container(location.container).map(|container| container.kind);
         if kind == Some(ContainerKind::Loose) {
             let file = self.reopen_container(number).ok_or_else(gone)?;
@@ -220,9 +288,12 @@ impl OpenTree {
         file.read_exact_at(buffer, offset)
     }
 
-    /// Returns the bytes of blob number `blob`, not checked against its hash.
+    /// Returns the bytes of blob number `blob`, not checked against its hash; waits for them where the tree is partial.
     #[must_use]
     pub fn bytes(&self, sidecar: &Sidecar<'_>, blob: u32, size: u64) -> Option<&[u8]> {
+        if let Some(partial) = &self.partial {
+            partial.wait_for(&self.manifest(), blob).ok()?;
+        }
         let location = sidecar.location(blob)?;
         let container = self.containers.get(location.container as usize)?;
         let start = usize::try_from(location.offset).ok()?;
@@ -233,13 +304,13 @@ impl OpenTree {
 impl Store {
     /// Returns where the manifest of a tree is.
     #[must_use]
-    pub fn tree_path(&self, hash: TreeHash) -> std::path::PathBuf {
+    pub fn tree_path(&self, hash: TreeHash) -> PathBuf {
         self.fanned("trees", hash.as_bytes(), "")
     }
 
     /// Returns where the location sidecar of a tree is.
     #[must_use]
-    pub fn sidecar_path(&self, hash: TreeHash) -> std::path::PathBuf {
+    pub fn sidecar_path(&self, hash: TreeHash) -> PathBuf {
         self.fanned("trees", hash.as_bytes(), ".loc")
     }
 
@@ -319,6 +390,18 @@ impl Store {
         Ok(self.open_tree(hash)?.map(|tree| OpenTree { lease, ..tree }))
     }
 
+    /// As [`Store::open_leased`], for who shows the tree in a way that can wait for blobs: one that is not whole will do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_shown(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
+        if let Some(tree) = self.open_leased(hash)? {
+            return Ok(Some(tree));
+        }
+        let lease = Some(self.lease(hash)?);
+        Ok(self.open_partial(hash)?.map(|tree| OpenTree { lease, ..tree }))
+    }
+
     /// Opens what the sidecar names; `None` when the sidecar has to be made again.
     fn open_with_sidecar(
         &self,
@@ -354,10 +437,13 @@ impl Store {
         Ok(Some((mapped, containers)))
     }
 
-    fn container_path(&self, container: &Container) -> std::path::PathBuf {
+    fn container_path(&self, container: &Container) -> PathBuf {
         match container.kind {
             ContainerKind::Pack => self.pack_path(PackId::from_bytes(container.name)),
             ContainerKind::Loose => self.loose_path(BlobHash::from_bytes(container.name)),
+            ContainerKind::Partial => {
+                self.partial_path(TreeHash::from_bytes(container.name)).join("data")
+            }
         }
     }
 

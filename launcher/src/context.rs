@@ -9,6 +9,7 @@ use rift_cas::Store;
 use crate::config::{Config, Via};
 use crate::hint::Hint as _;
 use crate::place::{self, Place, Reason};
+use crate::remotes;
 use crate::ui::Ui;
 
 /// The surroundings of one command.
@@ -58,10 +59,11 @@ impl Context {
     pub fn store(&self) -> anyhow::Result<Store> {
         let path = self.store_path()?;
         let opened = || format!("could not open the store `{}`", path.display());
+        let reach = || remotes::options(remotes::OF_RUNS);
         if let Some(store) = Store::open_existing(path).with_context(opened)? {
-            return Ok(store);
+            return Ok(store.reaching(reach()));
         }
-        let store = Store::open(path).with_context(opened)?;
+        let store = Store::open(path).with_context(opened)?.reaching(reach());
         if !matches!(self.place(), Place::Folder { reason: Reason::DataFolder, .. }) {
             place::remember(store.root())?;
         }
@@ -76,6 +78,7 @@ impl Context {
         let path = self.store_path()?;
         let found = Store::open_existing(path)
             .with_context(|| format!("could not open the store `{}`", path.display()))?;
+        let found = found.map(|store| store.reaching(remotes::options(remotes::OF_RUNS)));
         found.ok_or_else(|| anyhow!("there is no store at `{}`", path.display())).hint(
             "`rift ingest DIR` or `rift exec -- npm ci` makes one; RIFT_STORE names another place",
         )

@@ -114,14 +114,6 @@ pub fn restricts_namespaces(root: &Path) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Returns the id of this boot, see random(4); zeros where the system does not tell.
-#[must_use]
-pub fn boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
-}
-
 fn hostname(root: &Path) -> String {
     let text = std::fs::read_to_string(root.join("proc/sys/kernel/hostname")).unwrap_or_default();
     text.trim_end().to_owned()

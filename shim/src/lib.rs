@@ -17,6 +17,7 @@
 
 mod abi;
 mod answer;
+mod arrive;
 mod caches;
 mod closure;
 mod counts;

@@ -11,6 +11,7 @@ use rift_tree::state::{Attempt, Claim, Owner, Real};
 use rift_tree::{EntryId, Kind};
 
 use crate::answer;
+use crate::arrive;
 use crate::counts;
 use crate::run::Shown;
 use crate::sys::{self, Errno, Result};
@@ -55,10 +56,9 @@ pub(crate) fn make_subtree_real(shown: &'static Shown, id: EntryId) -> Result<()
     else {
         return Ok(());
     };
-    for child in (first.0..end.0).map(EntryId).filter(|child| shown.is_pristine(*child)) {
-        make_real(shown, child)?;
-    }
-    Ok(())
+    let children = (first.0..end.0).map(EntryId).filter(|child| shown.is_pristine(*child));
+    arrive::ask_for(shown, children.clone());
+    children.into_iter().try_for_each(|child| make_real(shown, child))
 }
 
 /// Removes the place of scratch files, unless somebody is at it.

@@ -2,12 +2,14 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use rift_tree::arrival::Arrivals;
 use rift_tree::merge::States;
 use rift_tree::run::{Projection, Run};
-use rift_tree::sidecar::{Location, Sidecar, Stamp};
+use rift_tree::sidecar::{ContainerKind, Location, Sidecar, Stamp};
 use rift_tree::state::{HEADER_BYTES, Header, Inodes, State, StateWord, slot_count};
 use rift_tree::{EntryId, Manifest};
 
+use crate::arrive;
 use crate::counts;
 use crate::hot::HOT;
 use crate::room::is_shared;
@@ -39,6 +41,8 @@ pub(crate) struct Shown {
     pub(crate) wide_names: AtomicU64,
     /// Where its packs are mapped, and how long they are.
     packs: &'static [AtomicUsize],
+    /// Which of its blobs are here, where that need not be all of them.
+    pub(crate) arrivals: Option<Arrivals<'static>>,
     /// Its file system has no files without names.
     needs_names: AtomicBool,
 }
@@ -182,6 +186,11 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
     };
     let state = sys::map_state(&Text::of(record.state)?, HEADER_BYTES, layout)?;
     let (words, slots) = (state.words, state.slots);
+    let is_partial = sidecar.container(0).is_some_and(|one| one.kind == ContainerKind::Partial);
+    let arrivals = match run.container(&record, 0).filter(|_| is_partial) {
+        Some(data) => Some(arrive::map(data, manifest.blob_count())?),
+        None => None,
+    };
     let count = sidecar.container_count() as usize;
     // The address and the length of each.
     let (_, packs) = sys::keep((), 2 * count)?;
@@ -197,6 +206,7 @@ pub(crate) fn shown(index: u32) -> Result<&'static Shown> {
         wide,
         wide_names,
         packs,
+        arrivals,
         needs_names,
     };
     let (shown, _) = sys::keep(shown, 0)?;
@@ -259,10 +269,13 @@ impl Shown {
         Inodes::new(self.words, self.slots)
     }
 
-    /// Returns the bytes of a blob as they lie in the store.
+    /// Returns the bytes of a blob as they lie in the store; waits for them where they are not there yet.
     pub(crate) fn blob(&self, blob: u32, size: u64) -> Result<&'static [u8]> {
         if size == 0 {
             return Ok(&[]);
+        }
+        if let Some(arrivals) = &self.arrivals {
+            arrive::wait_for(self, arrivals, blob)?;
         }
         let Location { container, offset } = self.sidecar.location(blob).ok_or(Errno::IO)?;
         let bytes = self.container(container)?;
@@ -277,14 +290,22 @@ impl Shown {
             return Ok(());
         }
         let Location { container, .. } = self.sidecar.location(blob).ok_or(Errno::IO)?;
-        let published = self.sidecar.container(container).ok_or(Errno::IO)?.stamp;
-        let run = run().ok_or(Errno::IO)?;
-        let path = run.container(&self.record, container).ok_or(Errno::IO)?;
+        let published = self.sidecar.container(container).ok_or(Errno::IO)?;
+        let path = self.container_path(container)?;
         let stat = sys::stat_at(sys::CWD, &OfRun(path), 0).map_err(|_| Errno::IO)?;
         let nanoseconds = stat.st_mtime.cast_signed().wrapping_mul(1_000_000_000);
-        let mtime_ns = nanoseconds.wrapping_add(stat.st_mtime_nsec.cast_signed());
+        let mtime_ns = match published.kind {
+            // Others arrive meanwhile.
+            ContainerKind::Partial => published.stamp.mtime_ns,
+            _ => nanoseconds.wrapping_add(stat.st_mtime_nsec.cast_signed()),
+        };
         let found = Stamp { size: stat.st_size.cast_unsigned(), inode: stat.st_ino, mtime_ns };
-        if found == published { Ok(()) } else { Err(Errno::IO) }
+        if found == published.stamp { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    /// Returns where the store keeps a container.
+    pub(crate) fn container_path(&self, number: u32) -> Result<&'static [u8]> {
+        run().ok_or(Errno::IO)?.container(&self.record, number).ok_or(Errno::IO)
     }
 
     fn container(&self, number: u32) -> Result<&'static [u8]> {
@@ -295,9 +316,7 @@ impl Shown {
         if address != 0 {
             return Ok(sys::mapped(address, length.load(Ordering::Relaxed)));
         }
-        let run = run().ok_or(Errno::IO)?;
-        let path = run.container(&self.record, number).ok_or(Errno::IO)?;
-        let bytes = sys::map_file(&Text::of(path)?)?;
+        let bytes = sys::map_file(&Text::of(self.container_path(number)?)?)?;
         // Threads that do this at once map the same file, and all of them write the same length first.
         length.store(bytes.len(), Ordering::Relaxed);
         start.store(bytes.as_ptr().addr(), Ordering::Release);

@@ -459,6 +459,38 @@ pub(crate) fn map_counts(path: &(impl Path + ?Sized)) -> Result<usize> {
     mapped
 }
 
+/// Maps a file of words that others change meanwhile.
+pub(crate) fn map_words(path: &Text) -> Result<&'static [AtomicU32]> {
+    let file = open(path, kernel::O_RDWR, 0)?;
+    let mapped = stat_of(file).and_then(|stat| {
+        let bytes = usize::try_from(stat.st_size).map_err(|_| Errno::IO)?;
+        Ok((map(file, bytes, true)?, bytes / size_of::<AtomicU32>()))
+    });
+    close(file);
+    let (start, count) = mapped?;
+    Ok(slots(start, count))
+}
+
+/// Sleeps until a word is another one than was seen, somebody wakes the sleepers, a signal comes, or so much time has passed,
+/// see futex(2).
+pub(crate) fn sleep_on(word: &AtomicU32, seen: u32, nanoseconds: i64) {
+    let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    let _woken = ask!(__NR_futex, word.as_ptr(), kernel::FUTEX_WAIT, seen, time.as_ptr(), 0, 0);
+}
+
+/// Wakes all that sleep on a word.
+pub(crate) fn wake(word: &AtomicU32) {
+    let _woken = ask!(__NR_futex, word.as_ptr(), kernel::FUTEX_WAKE, i32::MAX, 0, 0, 0);
+}
+
+/// Tells whether somebody has locked a file, see flock(2).
+pub(crate) fn is_locked(path: &Text) -> Result<bool> {
+    let file = open(path, kernel::O_RDONLY, 0)?;
+    let locked = ask!(__NR_flock, file, kernel::LOCK_EX | kernel::LOCK_NB);
+    close(file);
+    Ok(locked.is_err())
+}
+
 /// A mapped state file: its words and its slots.
 pub(crate) struct MappedState {
     pub(crate) words: &'static [StateWord],

@@ -7,19 +7,22 @@
 //! places/HEX       a tree's sidecar, by its BLAKE3: in which objects the tree's bytes are, and where there
 //! refs/NAME        a signed ref (see `reference`)
 //! plans/KEY        a signed plan (see `plan`)
+//! access/KEY       which blobs a command needed (see `access`)
 //! ```
 //!
-//! Everything but refs is named by its hash and never changes; a ref is signed, names manifest and sidecar, and is
+//! Everything but refs and access lists is named by its hash and never changes; a ref is signed, names manifest and sidecar, and is
 //! only replaced by who has seen what it replaces. So a tree of any size is known after three requests, and whoever can write to
 //! the server can take away, but not change, what a trusted key has signed.
 //!
 //! Nothing that a remote sends is believed: each answer has a limit of bytes and of time, and gets its name in the store
 //! after its hash was checked. The sidecar has the format of a store's own; its stamps have a size, and zeros for the rest.
 
+pub mod access;
 pub mod address;
 mod error;
 mod http;
 pub mod keys;
+pub mod lazy;
 pub mod plan;
 mod pull;
 mod push;
@@ -51,7 +54,7 @@ use rustix::fs::FlockOperation;
 use self::address::{Address, Scheme, is_loopback};
 pub use self::error::{Error, Result};
 use self::http::{Connector, Meter};
-pub use self::pull::{Pulled, pull};
+pub use self::pull::{Extent, Pulled, pull};
 pub use self::push::{Pushed, push};
 use self::reference::SignedRef;
 pub use self::share::{Shareable, without_secrets};
@@ -517,7 +520,8 @@ impl std::fmt::Debug for Remote {
 fn data_object(name: &[u8; 32], kind: ContainerKind) -> String {
     let name = rift_tree::BlobHash::from_bytes(*name);
     match kind {
-        ContainerKind::Pack => format!("data/{name}.pack"),
+        // No remote has data of a partial tree; what says so names an object that is not there.
+        ContainerKind::Pack | ContainerKind::Partial => format!("data/{name}.pack"),
         ContainerKind::Loose => format!("data/{name}.blob"),
     }
 }

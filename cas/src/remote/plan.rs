@@ -18,7 +18,7 @@ use rift_tree::{FormatError, TreeHash};
 
 use super::error::{Error, Result};
 use super::keys::{NamedKey, PrivateKey, PublicKey, TrustedKeys};
-use super::pull::fetch_tree;
+use super::pull::{Extent, fetch_tree};
 use super::push::{Pushed, now_secs, send_tree};
 use super::reference::{Lines, Located, SignedRef, Statement, number, sign_line, signature};
 use super::{Remote, Watch};
@@ -198,7 +198,7 @@ fn signer(signed: &SignedPlan, trusted: &TrustedKeys) -> Result<NamedKey> {
     }
 }
 
-/// Brings the plan of a key into the store, with all its trees; `None` when the remote has none.
+/// Brings the plan of a key into the store, with so much of all its trees; `None` when the remote has none.
 ///
 /// # Errors
 /// [`Error::Untrusted`] and [`Error::Signature`] for one that is not to be believed; [`Error::Wrong`] for other bytes than
@@ -207,6 +207,7 @@ pub fn pull_plan(
     remote: &Remote,
     store: &Store,
     key: TreeHash,
+    extent: Extent,
     trusted: &TrustedKeys,
     watch: Watch<'_>,
 ) -> Result<Option<PulledPlan>> {
@@ -221,7 +222,7 @@ pub fn pull_plan(
     }
     let mut blobs = 0;
     for at in trees {
-        blobs += fetch_tree(remote, store, at, watch)?.unwrap_or(0);
+        blobs += fetch_tree(remote, store, at, extent, watch)?.unwrap_or(0);
     }
     store.set_record(Kind::Plan, &key.to_string(), record)?;
     Ok(Some(PulledPlan { signer, blobs }))

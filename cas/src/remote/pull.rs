@@ -77,7 +77,7 @@ pub fn pull(
         .map(|(signed, signer, _)| (signed.statement, signer))
         .ok_or_else(|| Error::NoRef { name: name.to_owned() })?;
     let (tree, time_secs) = (statement.at.tree, statement.time_secs);
-    let fetched = fetch_tree(remote, store, &statement.at, watch)?;
+    let fetched = fetch_tree(remote, store, &statement.at, Extent::Whole, watch)?;
     if fetched.is_some() || store.get_ref(name)? != Some(tree) {
         store.set_ref(name, tree)?;
     }
@@ -85,11 +85,21 @@ pub fn pull(
     Ok(Pulled { tree, signer, time_secs, was_here, blobs })
 }
 
+/// How much of a tree is to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// What is needed to show it; its blobs come when somebody needs them, see [`partial`](crate::partial).
+    Partial,
+}
+
 /// Brings a tree into the store, and returns how many blobs came; `None` when it was there. The caller's next step names it.
 pub(super) fn fetch_tree(
     remote: &Remote,
     store: &Store,
     at: &Located,
+    extent: Extent,
     watch: Watch<'_>,
 ) -> Result<Option<usize>> {
     let tree = at.tree;
@@ -102,6 +112,18 @@ pub(super) fn fetch_tree(
     if import.index().is_purged(tree.as_bytes()) {
         return Err(crate::Error::Purged { what: format!("tree {tree}") }.into());
     }
+    if extent == Extent::Partial {
+        drop(import);
+        store.create_partial(tree, &manifest, &places, remote.address())?;
+        return Ok(Some(0));
+    }
+    let import = match take_arrived(store, &import, tree)? {
+        true => {
+            import.finish(&[])?;
+            store.import()?
+        }
+        false => import,
+    };
     let jobs = jobs(&manifest, &places, &import)?;
     let blobs = jobs.iter().map(|job| job.wanted.len()).sum();
     let fetched = fetch(remote, &import, jobs, watch);
@@ -111,6 +133,31 @@ pub(super) fn fetch_tree(
     let (_, index) = finished?;
     store.publish_located(&Built { hash: tree, bytes: manifest }, &index)?;
     Ok(Some(blobs))
+}
+
+/// Takes over what has arrived of a tree that was partial so far; tells whether there was anything.
+fn take_arrived(store: &Store, import: &Import<'_>, tree: TreeHash) -> Result<bool> {
+    let Ok(Some(opened)) = store.open_partial(tree) else { return Ok(false) };
+    let Some(arrivals) = opened.partial().and_then(|partial| partial.arrivals()) else {
+        return Ok(false);
+    };
+    let (manifest, sidecar) = (opened.manifest(), opened.sidecar());
+    let mut unit = import.unit();
+    let mut has_any = false;
+    for (blob, size) in (0..).zip(sizes(&manifest)) {
+        let Some(hash) = manifest.blob_hash(blob) else { continue };
+        if size == 0 || !arrivals.has(blob) || has(import.index(), store, hash, size) {
+            continue;
+        }
+        if let Some(bytes) = opened.bytes(&sidecar, blob, size) {
+            unit.begin(size)?;
+            unit.write(bytes)?;
+            unit.end()?;
+            has_any = true;
+        }
+    }
+    unit.flush()?;
+    Ok(has_any)
 }
 
 /// Tells whether the store can show a tree.

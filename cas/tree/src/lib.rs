@@ -11,6 +11,7 @@
 //! * [`run`]: what the launcher tells the processes of a run.
 //! * [`stub`]: what a system call of a library becomes under the shim.
 //! * [`state`]: the 16-byte word that tells who answers for an entry of a projection.
+//! * [`arrival`]: which blobs of a partial tree are here.
 //! * [`merge`]: pristine, detached, and what a path or a listing means then.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod arrival;
 #[cfg(feature = "alloc")]
 pub mod builder;
 mod bytes;

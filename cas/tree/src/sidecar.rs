@@ -4,7 +4,7 @@
 //! sidecar:   | header 128 | containers: count × 64 | locations: blobs × u64 |
 //! header:    | magic 8 "RIFTLOCS" | version u32 | containers u32 | blobs u32 | zero 4
 //!            | tree hash 32 | manifest stamp 24 | zero 16 | checksum 32 |
-//! container: | name 32 | stamp 24 | kind u32 (0 pack, 1 loose) | zero 4 |
+//! container: | name 32 | stamp 24 | kind u32 (0 pack, 1 loose, 2 data of a partial tree) | zero 4 |
 //! stamp:     | size u64 | inode u64 | mtime i64 (ns) |
 //! location:  container << 44 | offset in bytes
 //! ```
@@ -49,16 +49,18 @@ pub enum ContainerKind {
     Pack,
     /// A loose blob: one blob at offset 0.
     Loose,
+    /// The data file of a partial tree, where blobs get their bytes as they arrive. Its mtime says nothing.
+    Partial,
 }
 
 /// A store file that holds blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Container {
-    /// The pack's id or the loose blob's hash.
+    /// The pack's id, the loose blob's hash or the partial tree's.
     pub name: [u8; 32],
     /// What stat(2) said of it when it was published.
     pub stamp: Stamp,
-    /// Pack or loose.
+    /// What it is.
     pub kind: ContainerKind,
 }
 
@@ -155,6 +157,7 @@ impl<'a> Sidecar<'a> {
             kind: match u32_at(record, 14)? {
                 0 => ContainerKind::Pack,
                 1 => ContainerKind::Loose,
+                2 => ContainerKind::Partial,
                 _ => return None,
             },
         })
@@ -196,7 +199,11 @@ pub fn write(
     for container in containers {
         bytes.extend_from_slice(&container.name);
         put_stamp(&mut bytes, container.stamp);
-        let kind = u64::from(container.kind == ContainerKind::Loose);
+        let kind = match container.kind {
+            ContainerKind::Pack => 0_u64,
+            ContainerKind::Loose => 1,
+            ContainerKind::Partial => 2,
+        };
         bytes.extend_from_slice(&kind.to_le_bytes());
     }
     for location in locations {

@@ -134,6 +134,9 @@ pub(crate) fn open_hash(store: &Store, hash: TreeHash) -> anyhow::Result<OpenTre
     if let Some(tree) = store.open_tree(hash).with_context(opened)? {
         return Ok(tree);
     }
+    if let Some(tree) = store.open_partial(hash).with_context(opened)? {
+        return Ok(tree);
+    }
     // A package's manifest lies in a pack; it gets its file when it is first asked for.
     let index: BlobIndex = store.blobs()?;
     let bytes = rift_cas::import::manifest_bytes(store, &index, hash)?;

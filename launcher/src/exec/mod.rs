@@ -4,6 +4,7 @@
 //! environment, standard streams, terminal and signals, and its exit status is ours.
 
 pub mod child;
+mod fetched;
 mod npm;
 mod shared;
 
@@ -19,6 +20,7 @@ use rift_cas::projection::{Projection, ShownAs};
 
 pub use child::Ending;
 
+use self::fetched::Fetched;
 use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::mount::{self, Condition, private};
@@ -125,7 +127,7 @@ fn run_under_shim(
     let started = Instant::now();
     if context.config.verifies_always() {
         for projection in projections {
-            let tree = store.open_tree(projection.tree)?;
+            let tree = store.open_shown(projection.tree)?;
             tree.context("the store has lost a tree that is shown")?.verify_content()?;
         }
     }
@@ -145,14 +147,19 @@ fn run_under_shim(
             return run_on_files(store, projections, options, context, &why);
         }
     };
+    let fetched = Fetched::begin(prepared.partial(), &options.command);
     let outcome = prepared.run(&options.command)?;
-    if let Some(damage) = outcome.counted.damage() {
+    let (fetched, trouble) = fetched.end();
+    if let Some(trouble) = trouble {
+        context.ui.warn(&trouble);
+    } else if let Some(damage) = outcome.counted.damage() {
         context.ui.warn(&format!("{damage}; `rift store verify --repair` tells which"));
     }
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.set_times(started.elapsed(), None, true);
     let mut run = Run::begin(summary, &context.cwd);
     run.reasons = outcome.counted.lines();
+    run.reasons.extend(fetched);
     if let Err(error) = run.save(store) {
         // The command has done what it has to; what failed is bookkeeping.
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));

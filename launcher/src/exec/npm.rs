@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rift_cas::projection::ShownAs;
+use rift_cas::remote::Extent;
 use rift_cas::{Store, gc};
 
 use super::shared::Shared;
@@ -130,7 +131,11 @@ impl NpmRun<'_> {
         let request = self.describe(install, &self.options.command[1..], &|_| {});
         let key = request.key();
         if !run::is_known(&request, &key)? {
-            let reasons = shared.bring(&key)?;
+            let extent = match self.shown_as.has_state() {
+                true => Extent::Partial,
+                false => Extent::Whole,
+            };
+            let reasons = shared.bring(&key, extent)?;
             self.reasons.extend(reasons);
         }
         Ok(())

@@ -3,23 +3,18 @@
 //! A remote only saves time. Whatever is wrong with it is said once, and the run goes on without it.
 
 use std::path::{Component, Path};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use rift_cas::Store;
 use rift_cas::record::Kind;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::plan::{self, Plan, Sent};
-use rift_cas::remote::{self, Limits, Remote};
+use rift_cas::remote::{self, Extent, Remote, Traffic};
 use rift_tree::TreeHash;
 
 use crate::context::Context;
 use crate::plan::npm::planned::Planned;
 use crate::{keys, remotes, ui};
-
-/// What a run does not wait longer for than this is done without.
-const LIMITS: Limits =
-    Limits { answer: Duration::from_secs(10), bytes_per_second: 256 << 10, retries: 2 };
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {
@@ -33,15 +28,15 @@ impl<'c> Shared<'c> {
         (!context.config.remotes().is_empty()).then_some(Self { context, store })
     }
 
-    /// Brings a plan and its trees from the first remote that has it into the store; returns what came of it, for `rift why`.
+    /// Brings a plan and so much of its trees from the first remote that has it into the store; returns what came of it, for `rift why`.
     ///
     /// # Errors
     /// A remote that can't be used, when `strict` is set.
-    pub(super) fn bring(&self, key: &str) -> anyhow::Result<Vec<String>> {
+    pub(super) fn bring(&self, key: &str, extent: Extent) -> anyhow::Result<Vec<String>> {
         let mut reasons = Vec::new();
         for named in self.context.config.remotes() {
             let address = &named.address;
-            match self.bring_from(address, key) {
+            match self.bring_from(address, key, extent) {
                 Ok(Some(how)) => {
                     reasons.push(how);
                     return Ok(reasons);
@@ -59,12 +54,17 @@ impl<'c> Shared<'c> {
         Ok(why)
     }
 
-    fn bring_from(&self, address: &Address, key: &str) -> anyhow::Result<Option<String>> {
+    fn bring_from(
+        &self,
+        address: &Address,
+        key: &str,
+        extent: Extent,
+    ) -> anyhow::Result<Option<String>> {
         let remote = open(address)?;
         let trusted = keys::trusted()?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
         let pulled = self.context.ui.transfer("received", |watch| {
-            plan::pull_plan(&remote, self.store, hash, &trusted, watch)
+            plan::pull_plan(&remote, self.store, hash, extent, &trusted, watch)
         });
         let Some(pulled) = pulled? else { return Ok(None) };
         let planned = Planned::find(self.store, key)?.filter(stays_in_project);
@@ -75,7 +75,10 @@ impl<'c> Shared<'c> {
         planned.shared.push(address.to_string());
         planned.save(self.store, key)?;
         let signer = pulled.signer.name;
-        Ok(Some(format!("{address} had the result, signed by {signer} ({})", traffic(&remote))))
+        Ok(Some(format!(
+            "{address} had the result, signed by {signer} ({})",
+            traffic(&remote.traffic())
+        )))
     }
 
     /// Sends a plan and its trees to the first remote that can be written, if this user has a key and it is not there.
@@ -125,7 +128,7 @@ impl<'c> Shared<'c> {
             .transfer("sent", |watch| plan::push_plan(&remote, self.store, &plan, signing, watch));
         let how = match sent? {
             Sent::WasThere => format!("{address} has the result already"),
-            Sent::Done(_) => format!("shared at {address} ({})", traffic(&remote)),
+            Sent::Done(_) => format!("shared at {address} ({})", traffic(&remote.traffic())),
         };
         planned.shared.push(address.to_string());
         planned.save(self.store, key)?;
@@ -150,11 +153,10 @@ impl<'c> Shared<'c> {
 }
 
 fn open(address: &Address) -> remote::Result<Remote> {
-    remotes::open(address, !address.is_read_only(), LIMITS)
+    remotes::open(address, !address.is_read_only(), remotes::OF_RUNS)
 }
 
-fn traffic(remote: &Remote) -> String {
-    let traffic = remote.traffic();
+pub(super) fn traffic(traffic: &Traffic) -> String {
     format!(
         "{} requests, {} sent, {} received",
         ui::count(traffic.requests()),

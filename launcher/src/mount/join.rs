@@ -39,7 +39,7 @@ pub(super) enum Writers {
 /// When others show the projection in a way that does not go together with this one; what the system says.
 pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> Result<View> {
     let directory = &projection.directory;
-    let tree = match store.open_leased(projection.tree) {
+    let tree = match store.open_shown(projection.tree) {
         // The projection's record keeps the tree, too.
         Err(rift_cas::Error::Io { source, .. }) if has_no_room(&source) => {
             store.open_tree(projection.tree)?

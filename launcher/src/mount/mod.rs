@@ -45,7 +45,7 @@ use rift_tree::state::{Header, State};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use crate::machine;
+use crate::{machine, remotes};
 
 use self::join::{Leaving, Writers};
 use self::linger::Linger;
@@ -482,7 +482,7 @@ fn record(
 
 fn header(projection: &Projection, entries: u32) -> Header {
     let Projection { tree, device, inode, .. } = *projection;
-    Header { entries, tree, device, inode, boot: machine::boot_id() }
+    Header { entries, tree, device, inode, boot: rift_cas::sys::boot_id() }
 }
 
 /// Takes what is at `directory` away: mounts of ours first, then the directory itself.
@@ -519,6 +519,9 @@ fn start(store: &Store, projection: &Projection, device: Option<OwnedFd>) -> Res
     command.env_clear().current_dir("/");
     // The helper of fuse(8) is looked for where the user's programs are.
     command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    if store.is_partial(projection.tree) {
+        command.envs(remotes::environment());
+    }
     command.stdin(device.map_or_else(Stdio::null, Stdio::from));
     command.stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().context("could not start the server of the mount")?;
@@ -601,6 +604,7 @@ fn prepare(
     is_private: bool,
 ) -> Result<(fuser::Session<Server>, Arc<View>, Leaving)> {
     let store = Store::open_existing(store)?.context("the store is gone")?;
+    let store = store.reaching(remotes::options(remotes::OF_RUNS));
     let projection = store.projection(directory)?.context("the projection is gone")?;
     let writers = if is_private { Writers::Many } else { Writers::One };
     let view = Arc::new(join::join(&store, &projection, writers)?);
@@ -611,7 +615,8 @@ fn prepare(
     };
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
-    config.n_threads = Some(2);
+    // Each may wait for a remote.
+    config.n_threads = Some(if view.parts.tree.partial().is_some() { 16 } else { 2 });
     // Who opened the device in another user namespace can't be asked for a second one.
     config.clone_fd = !is_private;
     let ended = directory.to_owned();

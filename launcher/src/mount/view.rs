@@ -673,6 +673,7 @@ impl View {
 
     /// Makes the whole tree real.
     pub(super) fn make_all_real(&self) -> Result<()> {
+        self.parts.tree.fetch_rest().map_err(|error| errno(&error))?;
         for id in (1..self.manifest().len()).map(EntryId) {
             self.intact()?;
             if self.is_pristine(id) {

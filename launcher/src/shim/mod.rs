@@ -19,10 +19,12 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use linux_raw_sys::general as kernel;
 use rift_cas::Store;
+use rift_cas::partial::Partial;
 use rift_cas::projection::Projection;
 use rift_cas::store::LiveFile;
 use rift_tree::run::{self, COUNTS_BYTES, Containers, Count, Run};
@@ -167,6 +169,12 @@ impl Prepared {
         Ok(Self { library, file, counts, held })
     }
 
+    /// Returns what brings the blobs of trees that are not whole.
+    #[must_use]
+    pub fn partial(&self) -> Vec<Arc<Partial>> {
+        self.held.iter().filter_map(|held| held.tree().partial().cloned()).collect()
+    }
+
     /// Runs a command that sees the projections.
     ///
     /// # Errors
@@ -251,7 +259,7 @@ fn add(
     let empty = stand_in.symlink_metadata().context("could not look at a stand-in")?;
     let own = projection.directory.symlink_metadata().context("could not look at the directory")?;
     let tree = held.tree();
-    let (manifest, sidecar) = (store.tree_path(tree.hash()), store.sidecar_path(tree.hash()));
+    let (manifest, sidecar) = (tree.manifest_path(), tree.sidecar_path());
     let state = store.state_path(&projection.directory);
     let containers: Vec<&[u8]> =
         tree.container_files().iter().map(|path| path.as_os_str().as_bytes()).collect();

@@ -177,7 +177,7 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
     let key = request.key();
     let known = if request.has_cache { Planned::find(request.store, &key)? } else { None };
     if let Some(planned) = known.as_ref().filter(|planned| planned.pending.is_empty())
-        && let Some(trees) = open_all(request.store, &planned.roots)
+        && let Some(trees) = open_all(request, &planned.roots)
     {
         request.store.touch_plan(&key)?;
         return hit(request, planned, &trees);
@@ -199,17 +199,22 @@ pub fn run(request: &Request<'_>) -> Result<Outcome> {
 pub fn is_known(request: &Request<'_>, key: &str) -> Result<bool> {
     let planned = Planned::find(request.store, key)?;
     let complete = planned.filter(|planned| planned.pending.is_empty());
-    Ok(complete.is_some_and(|planned| open_all(request.store, &planned.roots).is_some()))
+    Ok(complete.is_some_and(|planned| open_all(request, &planned.roots).is_some()))
 }
 
 /// Trees, each with the folder of the project that it is shown at.
 type Trees = Vec<(String, OpenTree)>;
 
-/// Opens every tree of a plan; `None` when the store no longer has all of one, which makes it a miss.
-fn open_all(store: &Store, roots: &[PlannedRoot]) -> Option<Trees> {
+/// Opens every tree of a plan; `None` when the store no longer has all of one, which makes it a miss. What is shown without
+/// files may come from a remote later, unless that could not be reached the last time.
+fn open_all(request: &Request<'_>, roots: &[PlannedRoot]) -> Option<Trees> {
     let open = |root: &PlannedRoot| {
-        let tree = store.open_leased(root.tree()?).ok()??;
-        Some((root.folder.clone(), tree))
+        let tree = match request.shown_as.has_state() {
+            true => request.store.open_shown(root.tree()?).ok()??,
+            false => request.store.open_leased(root.tree()?).ok()??,
+        };
+        let is_there = tree.partial().is_none_or(|partial| !partial.is_down());
+        is_there.then(|| (root.folder.clone(), tree))
     };
     roots.iter().map(open).collect()
 }
@@ -952,7 +957,7 @@ pub fn foresee(request: &Request<'_>) -> Result<Vec<String>> {
     let planned = Planned::find(request.store, &request.key())?;
     let complete = planned.as_ref().filter(|planned| planned.pending.is_empty());
     if let Some(planned) = complete
-        && let Some(trees) = open_all(request.store, &planned.roots)
+        && let Some(trees) = open_all(request, &planned.roots)
     {
         let mut lines = vec![format!("a hit: {} packages are known", planned.packages)];
         for (folder, tree) in &trees {

@@ -1,0 +1,588 @@
+//! Brings blobs of a partial tree when somebody waits for them.
+//!
+//! One thread looks at what is wanted and makes requests of it; a few others make them. What lies close together in one object
+//! comes with one request, as far as the bytes between are few beside what was wanted, and these are kept as well. Blobs that
+//! lie behind a wanted one come along as long as most of what came that way was needed: most trees are read package by package,
+//! in the order that packs have. A blob that is on its way is not asked for again.
+//!
+//! A remote that fails is asked once more, and then not for a while: who waits is told so at once.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rift_tree::arrival::Arrivals;
+use rift_tree::sidecar::Sidecar;
+use rift_tree::{BlobHash, Manifest};
+
+use super::access::AccessKey;
+use super::error::{Error, Result};
+use super::{Remote, Traffic, data_object};
+use crate::blobs::BlobIndex;
+use crate::pack::PackedKind;
+use crate::partial::{Bases, Partial, ring, sleep_on, wake};
+use crate::store::Store;
+use crate::tree::{map_if_there, sizes};
+
+/// How many requests are made at once. With less, small files wait for each other.
+const AT_ONCE: usize = 16;
+/// No request is for more, so that several bring what is large.
+const REQUEST_MAX: u64 = 4 << 20;
+/// Bytes between two wanted blobs that come along at most: what another request costs in time, divided by how many are
+/// made at once.
+const GAP_MAX: u64 = 96 << 10;
+/// Of bytes that nobody wants, one request brings this part of those that somebody does, and a few more.
+const WASTE_PART: u64 = 8;
+const WASTE_FREE: u64 = 4 << 10;
+/// Blobs that lie behind a wanted one come along up to so many bytes.
+const AHEAD_MAX: u64 = 128 << 10;
+/// Of bytes that came along, so many may not have been needed, and this part of those that were.
+const UNUSED_FREE: u64 = 64 << 10;
+const UNUSED_PART: u64 = 8;
+/// How long a remote that failed is left alone.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How often a request is made.
+const ATTEMPTS: usize = 2;
+
+/// What brings the blobs of one tree; it works until the process ends.
+#[derive(Debug)]
+pub struct Fetching {
+    shared: Arc<Shared>,
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    partial: Weak<Partial>,
+    queue: Mutex<Queue>,
+    more: Condvar,
+    remote: OnceLock<Remote>,
+    /// What the store has elsewhere.
+    index: OnceLock<BlobIndex>,
+    /// What others needed.
+    followed: OnceLock<Vec<u32>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// What somebody waits for.
+    now: VecDeque<Range<u32>>,
+    /// What will be needed.
+    ahead: VecDeque<Range<u32>>,
+    /// Which blobs are on their way, by their place.
+    on_way: Vec<bool>,
+    /// Blobs that will be needed, not yet made requests of.
+    hints: Vec<u32>,
+    down_until: Option<Instant>,
+    workers: usize,
+}
+
+/// A blob and where it lies.
+#[derive(Debug, Clone, Copy)]
+struct Lying {
+    blob: u32,
+    /// The number of the object.
+    object: u32,
+    /// Where in the object.
+    offset: u64,
+    size: u64,
+    hash: BlobHash,
+}
+
+/// All blobs with bytes, in the order of the objects; a *place* is a number in this list.
+struct Lie {
+    list: Vec<Lying>,
+    /// The place of each blob.
+    places: Vec<Option<u32>>,
+    /// Where each object begins in the data file.
+    starts: Vec<u64>,
+    objects: Vec<(String, u64)>,
+}
+
+impl Lie {
+    fn new(manifest: &Manifest<'_>, places: &Sidecar<'_>) -> Option<Self> {
+        let starts = Bases::new(places)?.starts;
+        let numbers = 0..places.container_count();
+        let objects = numbers.map(|number| {
+            let container = places.container(number)?;
+            Some((data_object(&container.name, container.kind), container.stamp.size))
+        });
+        let objects = objects.collect::<Option<Vec<_>>>()?;
+        let sized = (0..).zip(sizes(manifest)).filter(|(_, size)| *size > 0);
+        let lying = sized.map(|(blob, size)| {
+            let location = places.location(blob)?;
+            let hash = manifest.blob_hash(blob)?;
+            Some(Lying { blob, object: location.container, offset: location.offset, size, hash })
+        });
+        let mut list = lying.collect::<Option<Vec<_>>>()?;
+        list.sort_by_key(|one| (one.object, one.offset));
+        let mut places = vec![None; manifest.blob_count() as usize];
+        for (place, one) in (0..).zip(&list) {
+            *places.get_mut(one.blob as usize)? = Some(place);
+        }
+        Some(Self { list, places, starts, objects })
+    }
+
+    fn at(&self, place: u32) -> Option<&Lying> {
+        self.list.get(place as usize)
+    }
+
+    fn slice(&self, range: &Range<u32>) -> &[Lying] {
+        self.list.get(range.start as usize..range.end as usize).unwrap_or_default()
+    }
+}
+
+/// Makes requests of places, which are in order: each a range of places in one object.
+///
+/// Between two wanted ones lie others that come along: at most [`GAP_MAX`] bytes, and all of a request's no more than a part of
+/// what is wanted of it.
+fn requests(lie: &Lie, wanted: &[u32]) -> Vec<Range<u32>> {
+    let mut requests = Vec::new();
+    let mut open: Option<(Range<u32>, u64, u64)> = None;
+    for place in wanted {
+        let Some(one) = lie.at(*place) else { continue };
+        if let Some((range, useful, wasted)) = &mut open
+            && let (Some(first), Some(last)) = (lie.at(range.start), lie.at(range.end - 1))
+            && one.object == last.object
+            && one.offset >= last.offset + last.size
+        {
+            let gap = one.offset - (last.offset + last.size);
+            let total = one.offset + one.size - first.offset;
+            let waste_max = (*useful + one.size) / WASTE_PART + WASTE_FREE;
+            if gap <= GAP_MAX && total <= REQUEST_MAX && *wasted + gap <= waste_max {
+                range.end = place + 1;
+                *useful += one.size;
+                *wasted += gap;
+                continue;
+            }
+        }
+        requests.extend(open.take().map(|(range, ..)| range));
+        open = Some((*place..place + 1, one.size, 0));
+    }
+    requests.extend(open.map(|(range, ..)| range));
+    requests
+}
+
+/// What is known of blobs that came along with others.
+#[derive(Debug, Default)]
+struct Along {
+    /// Places that came, and were not needed so far.
+    waiting: Vec<u32>,
+    unused_bytes: u64,
+    used_bytes: u64,
+}
+
+impl Along {
+    /// Looks which ones were needed since.
+    fn look(&mut self, lie: &Lie, arrivals: &Arrivals<'_>) {
+        let (unused, used) = (&mut self.unused_bytes, &mut self.used_bytes);
+        self.waiting.retain(|place| {
+            let Some(one) = lie.at(*place) else { return false };
+            let is_used = arrivals.is_used(one.blob);
+            if is_used {
+                *unused = unused.saturating_sub(one.size);
+                *used = used.saturating_add(one.size);
+            }
+            !is_used
+        });
+    }
+
+    /// Tells whether so many bytes more may come along.
+    fn may_take(&self, bytes: u64) -> bool {
+        self.unused_bytes + bytes <= UNUSED_FREE + self.used_bytes / UNUSED_PART
+    }
+
+    fn take(&mut self, place: u32, bytes: u64) {
+        self.waiting.push(place);
+        self.unused_bytes += bytes;
+    }
+}
+
+impl Fetching {
+    /// Starts the thread that looks at what is wanted.
+    pub(crate) fn start(partial: &Arc<Partial>) -> Self {
+        let shared = Arc::new(Shared {
+            partial: Arc::downgrade(partial),
+            queue: Mutex::new(Queue::default()),
+            more: Condvar::new(),
+            remote: OnceLock::new(),
+            index: OnceLock::new(),
+            followed: OnceLock::new(),
+        });
+        let watching = Arc::clone(&shared);
+        let started = std::thread::Builder::new().name("fetch".to_owned()).spawn(move || {
+            if let Some(partial) = watching.partial.upgrade() {
+                watching.watch(&partial);
+            }
+        });
+        if let Err(error) = started {
+            partial.note_trouble(format!("could not start a thread: {error}"));
+            if let Some(arrivals) = partial.arrivals() {
+                arrivals.set_down(true);
+            }
+        }
+        Self { shared }
+    }
+
+    /// Brings what a command needed when others ran it on the tree; nothing waits for that.
+    pub fn follow(&self, key: AccessKey) {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("fetch".to_owned());
+        let follow = move || {
+            let Some(partial) = shared.partial.upgrade() else { return };
+            // It only saves time, and what is wrong with the remote whoever waits for a blob is told.
+            let known = shared.remote(&partial).and_then(|remote| remote.access(key));
+            if let Ok(Some(blobs)) = known {
+                shared.queue().hints.extend_from_slice(&blobs);
+                shared.followed.get_or_init(|| blobs);
+                if let Some(arrivals) = partial.arrivals() {
+                    ring(&arrivals);
+                }
+            }
+        };
+        // Without it, blobs come when they are needed.
+        let _is_started = thread.spawn(follow).is_ok();
+    }
+
+    /// Tells others which blobs a command needed, where the remote does not know; tells whether it was told.
+    ///
+    /// # Errors
+    /// What the remote says.
+    pub fn share(&self, key: AccessKey) -> Result<bool> {
+        let Some(partial) = self.shared.partial.upgrade() else { return Ok(false) };
+        let known = self.shared.followed.get().map(Vec::as_slice);
+        self.shared.remote(&partial)?.set_access(key, &partial.used(), known)
+    }
+
+    /// Returns what the remote was asked so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.shared.remote.get().map(Remote::traffic).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remote(&self, partial: &Partial) -> Result<&Remote> {
+        match self.remote.get() {
+            Some(remote) => Ok(remote),
+            None => {
+                let opened = Remote::open(&partial.origin, &partial.options)?;
+                Ok(self.remote.get_or_init(|| opened))
+            }
+        }
+    }
+
+    /// Makes requests of what is wanted, until the process ends.
+    fn watch(self: &Arc<Self>, partial: &Arc<Partial>) {
+        let Some(arrivals) = partial.arrivals() else { return };
+        let manifest = map_if_there(&partial.path_of("manifest")).ok().flatten();
+        let manifest = manifest.as_deref().and_then(|bytes| Manifest::parse(bytes).ok());
+        let lie = manifest.zip(partial.places()).and_then(|(all, places)| Lie::new(&all, &places));
+        let (Some(lie), Some(bell)) = (lie, arrivals.bell()) else {
+            partial.note_trouble("the store has lost what it knew of the tree".to_owned());
+            return refuse_all(&arrivals);
+        };
+        let lie = Arc::new(lie);
+        if let Ok(Some(store)) = Store::open_existing(&partial.store)
+            && let Ok(index) = BlobIndex::open(&store, &[])
+        {
+            self.index.get_or_init(|| index);
+        }
+        self.queue().on_way = vec![false; lie.list.len()];
+        let mut along = Along::default();
+        loop {
+            let seen = bell.load(Ordering::Acquire);
+            let mut wanted = Vec::new();
+            arrivals.take_wanted(|blob| {
+                if let Some(Some(place)) = lie.places.get(blob as usize)
+                    && !arrivals.has(blob)
+                    && !self.is_elsewhere(partial, &lie, &arrivals, *place)
+                {
+                    wanted.push(*place);
+                }
+            });
+            let hints = std::mem::take(&mut self.queue().hints);
+            if wanted.is_empty() && hints.is_empty() {
+                sleep_on(bell, seen);
+                continue;
+            }
+            self.plan(partial, &lie, &arrivals, (wanted, hints), &mut along);
+        }
+    }
+
+    /// Takes a blob from a pack of the store, where one has it.
+    fn is_elsewhere(
+        &self,
+        partial: &Partial,
+        lie: &Lie,
+        arrivals: &Arrivals<'_>,
+        place: u32,
+    ) -> bool {
+        let (Some(index), Some(one)) = (self.index.get(), lie.at(place)) else { return false };
+        let Some(found) = index.find(one.hash.as_bytes(), PackedKind::Blob) else { return false };
+        let (bytes, start) = (found.bytes(), lie.starts.get(one.object as usize));
+        let is_it = bytes.len() as u64 == one.size
+            && blake3::hash(bytes).as_bytes() == one.hash.as_bytes()
+            && start
+                .is_some_and(|start| partial.data.write_all_at(bytes, start + one.offset).is_ok());
+        if is_it {
+            publish(arrivals, one.blob);
+        }
+        is_it
+    }
+
+    fn plan(
+        self: &Arc<Self>,
+        partial: &Arc<Partial>,
+        lie: &Arc<Lie>,
+        arrivals: &Arrivals<'_>,
+        (mut wanted, hints): (Vec<u32>, Vec<u32>),
+        along: &mut Along,
+    ) {
+        along.look(lie, arrivals);
+        let mut queue = self.queue();
+        if queue.down_until.is_some_and(|until| Instant::now() < until) {
+            drop(queue);
+            let blobs = wanted.iter().filter_map(|place| lie.at(*place));
+            return blobs.for_each(|one| refuse(arrivals, one.blob));
+        }
+        let is_free = |queue: &Queue, place: u32| {
+            let is_on_way = queue.on_way.get(place as usize).is_none_or(|is| *is);
+            !is_on_way && lie.at(place).is_some_and(|one| !arrivals.has(one.blob))
+        };
+        wanted.retain(|place| is_free(&queue, *place));
+        // What lies behind, in the same object.
+        let mut behind = Vec::new();
+        for place in &wanted {
+            let Some(first) = lie.at(*place) else { continue };
+            let mut end = first.offset + first.size;
+            for next in place + 1.. {
+                let Some(one) = lie.at(next).filter(|one| one.object == first.object) else {
+                    break;
+                };
+                let is_near = one.offset.saturating_sub(end) <= WASTE_FREE
+                    && one.offset + one.size - first.offset <= AHEAD_MAX;
+                if !is_near || !is_free(&queue, next) || !along.may_take(one.size) {
+                    break;
+                }
+                end = one.offset + one.size;
+                along.take(next, one.size);
+                behind.push(next);
+            }
+        }
+        wanted.extend(behind);
+        wanted.sort_unstable();
+        wanted.dedup();
+        let now = requests(lie, &wanted);
+        take(&mut queue, lie, arrivals, &now);
+        queue.now.extend(now);
+        let places = hints.iter().filter_map(|blob| *lie.places.get(*blob as usize)?);
+        let mut hinted: Vec<u32> = places.filter(|place| is_free(&queue, *place)).collect();
+        let rank: std::collections::HashMap<u32, usize> =
+            hinted.iter().enumerate().map(|(rank, place)| (*place, rank)).collect();
+        hinted.sort_unstable();
+        hinted.dedup();
+        let mut ahead = requests(lie, &hinted);
+        take(&mut queue, lie, arrivals, &ahead);
+        ahead
+            .sort_by_key(|range| range.clone().filter_map(|place| rank.get(&place)).min().copied());
+        queue.ahead.extend(ahead);
+        let work = queue.now.len() + queue.ahead.len();
+        while queue.workers < AT_ONCE.min(work) {
+            let (shared, partial, lie) = (Arc::clone(self), Arc::clone(partial), Arc::clone(lie));
+            let worker = std::thread::Builder::new().name("fetch".to_owned());
+            if worker.spawn(move || shared.work(&partial, &lie)).is_err() {
+                break;
+            }
+            queue.workers += 1;
+        }
+        if queue.workers == 0 {
+            // There are no threads to be had; this one does it.
+            drop(queue);
+            while let Some(range) = self.next() {
+                self.bring(partial, lie, arrivals, &range);
+            }
+            return;
+        }
+        drop(queue);
+        self.more.notify_all();
+    }
+
+    fn next(&self) -> Option<Range<u32>> {
+        let mut queue = self.queue();
+        queue.now.pop_front().or_else(|| queue.ahead.pop_front())
+    }
+
+    /// Makes requests, one after the other, until the process ends.
+    fn work(&self, partial: &Partial, lie: &Lie) {
+        let Some(arrivals) = partial.arrivals() else { return };
+        loop {
+            let mut queue = self.queue();
+            let range = loop {
+                match queue.now.pop_front().or_else(|| queue.ahead.pop_front()) {
+                    Some(range) => break range,
+                    None => {
+                        queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    }
+                }
+            };
+            drop(queue);
+            self.bring(partial, lie, &arrivals, &range);
+        }
+    }
+
+    /// Brings what one request is for; tells who waits what became of it.
+    fn bring(&self, partial: &Partial, lie: &Lie, arrivals: &Arrivals<'_>, range: &Range<u32>) {
+        let brought = self.request(partial, lie, arrivals, range);
+        let mut queue = self.queue();
+        for place in range.clone() {
+            if let Some(is_on_way) = queue.on_way.get_mut(place as usize) {
+                *is_on_way = false;
+            }
+        }
+        if let Err(error) = brought {
+            queue.down_until = Some(Instant::now() + PAUSE);
+            queue.ahead.clear();
+            let waiting: Vec<Range<u32>> = queue.now.drain(..).collect();
+            for place in waiting.iter().cloned().flatten() {
+                if let Some(is_on_way) = queue.on_way.get_mut(place as usize) {
+                    *is_on_way = false;
+                }
+            }
+            drop(queue);
+            partial.note_trouble(format!("the remote {}: {error}", partial.origin));
+            arrivals.set_down(true);
+            let all = waiting.into_iter().flatten().chain(range.clone());
+            all.filter_map(|place| lie.at(place)).for_each(|one| refuse(arrivals, one.blob));
+        }
+    }
+
+    fn request(
+        &self,
+        partial: &Partial,
+        lie: &Lie,
+        arrivals: &Arrivals<'_>,
+        range: &Range<u32>,
+    ) -> Result<()> {
+        let remote = self.remote(partial)?;
+        let mut attempt = 1;
+        loop {
+            match read(remote, partial, lie, arrivals, range) {
+                Ok(()) => return Ok(()),
+                Err(error) if attempt < ATTEMPTS && error.is_passing() => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Tells everybody who waits that there is nothing to be had, until the process ends.
+fn refuse_all(arrivals: &Arrivals<'_>) {
+    arrivals.set_down(true);
+    while let Some(bell) = arrivals.bell() {
+        let seen = bell.load(Ordering::Acquire);
+        arrivals.take_wanted(|blob| refuse(arrivals, blob));
+        sleep_on(bell, seen);
+    }
+}
+
+/// Notes that what some requests are for is on its way.
+fn take(queue: &mut Queue, lie: &Lie, arrivals: &Arrivals<'_>, requests: &[Range<u32>]) {
+    for place in requests.iter().cloned().flatten() {
+        let is_missing = lie.at(place).is_some_and(|one| !arrivals.has(one.blob));
+        if let Some(is_on_way) = queue.on_way.get_mut(place as usize) {
+            *is_on_way |= is_missing;
+        }
+    }
+}
+
+fn publish(arrivals: &Arrivals<'_>, blob: u32) {
+    arrivals.arrive(blob);
+    if let Some(word) = arrivals.word_of(blob) {
+        wake(word);
+    }
+}
+
+fn refuse(arrivals: &Arrivals<'_>, blob: u32) {
+    arrivals.fail(blob);
+    if let Some(word) = arrivals.word_of(blob) {
+        wake(word);
+    }
+}
+
+/// Makes one request, and keeps what comes.
+fn read(
+    remote: &Remote,
+    partial: &Partial,
+    lie: &Lie,
+    arrivals: &Arrivals<'_>,
+    range: &Range<u32>,
+) -> Result<()> {
+    let missing = lie.slice(range).iter().filter(|one| !arrivals.has(one.blob));
+    let missing: Vec<&Lying> = missing.collect();
+    let (Some(first), Some(last)) = (missing.first(), missing.last()) else {
+        return Ok(());
+    };
+    let number = first.object as usize;
+    let (Some((object, size)), Some(start)) = (lie.objects.get(number), lie.starts.get(number))
+    else {
+        return Ok(());
+    };
+    let wrong = |reason: String| Error::Wrong { object: object.clone(), reason };
+    let asked = first.offset..last.offset + last.size;
+    let length = asked.end - asked.start;
+    // Any server can send a whole object, not each knows ranges.
+    let (asked, max, mut at) = match length >= size / 10 * 9 {
+        true => (None, *size, 0),
+        false => (Some(asked), length, first.offset),
+    };
+    let mut left = missing.iter().copied();
+    let mut current = left.next();
+    let mut hasher = blake3::Hasher::new();
+    let mut done = 0;
+    let mut take = |mut chunk: &[u8]| -> Result<()> {
+        while let Some(one) = current {
+            let skipped = one.offset.saturating_sub(at).min(chunk.len() as u64);
+            // At most the length of the chunk.
+            chunk = &chunk[skipped as usize..];
+            at += skipped;
+            let end = one.offset + one.size;
+            let (part, rest) = chunk.split_at((end - at).min(chunk.len() as u64) as usize);
+            if at < one.offset || part.is_empty() {
+                return Ok(());
+            }
+            hasher.update(part);
+            partial
+                .data
+                .write_all_at(part, start + at)
+                .map_err(|source| crate::Error::io("write", &partial.path_of("data"))(source))?;
+            at += part.len() as u64;
+            chunk = rest;
+            if at < end {
+                return Ok(());
+            }
+            let actual = BlobHash::from_bytes(*hasher.finalize().as_bytes());
+            if actual != one.hash {
+                return Err(wrong(format!("bytes of {} hash to {actual}", one.hash)));
+            }
+            hasher.reset();
+            publish(arrivals, one.blob);
+            done += 1;
+            current = left.next();
+        }
+        Ok(())
+    };
+    let read = remote.read(object, asked, max, &mut take);
+    // What comes after what was wanted does no harm.
+    match done == missing.len() {
+        true => Ok(()),
+        false => read.and(Err(wrong("it ends too early".to_owned()))),
+    }
+}
