@@ -67,7 +67,8 @@ pub struct Pace {
 #[derive(Default)]
 struct State {
     pace: Mutex<Option<Pace>>,
-    sent: AtomicU64,
+    sent: Mutex<Vec<(String, u64)>>,
+    received: AtomicU64,
     objects: Mutex<BTreeMap<String, (Vec<u8>, u64)>>,
     faults: Mutex<Vec<When>>,
     asked: Mutex<Vec<(String, String)>>,
@@ -143,10 +144,25 @@ impl Server {
         *lock(&self.state.pace) = Some(pace);
     }
 
-    /// Returns how many bytes of objects were sent since the last call.
+    /// Returns how many bytes of objects were sent since the last call whose paths have this part.
     #[must_use]
-    pub fn sent(&self) -> u64 {
-        self.state.sent.swap(0, Ordering::Relaxed)
+    pub fn sent(&self, part: &str) -> u64 {
+        let sent = std::mem::take(&mut *lock(&self.state.sent));
+        sent.iter().filter(|(path, _)| path.contains(part)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Returns how many bytes of objects came since the last call.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.state.received.swap(0, Ordering::Relaxed)
+    }
+
+    /// Takes away the objects whose paths have this part, and returns them.
+    #[must_use]
+    pub fn take(&self, part: &str) -> Vec<(String, Vec<u8>)> {
+        let mut objects = lock(&self.state.objects);
+        let wanted = objects.extract_if(.., |path, _| path.contains(part));
+        wanted.map(|(path, (bytes, _))| (path, bytes)).collect()
     }
 
     /// Gives an object to the server, under a path with its bucket.
@@ -311,10 +327,10 @@ fn answer(
         _ => {}
     }
     let pace = *lock(&state.pace);
+    lock(&state.sent).push((request.path.clone(), bytes.len() as u64));
     for chunk in bytes.chunks(1 << 18) {
         let begun = Instant::now();
         stream.write_all(chunk)?;
-        state.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         if let Some(pace) = pace {
             std::thread::sleep(pace.time_of(chunk.len()).saturating_sub(begun.elapsed()));
         }
@@ -341,6 +357,7 @@ fn put(
     if !is_careless && ((must_be_new && found.is_some()) || is_other) {
         return respond(stream, 412, "", b"");
     }
+    state.received.fetch_add(request.body.len() as u64, Ordering::Relaxed);
     let version = store(state, &request.path, request.body.clone());
     respond(stream, 200, &format!("ETag: \"v{version}\"\r\n"), b"")
 }

@@ -30,7 +30,7 @@ impl Story {
         let producer = Runner::with_packages(name, &server);
         let (public, _) = producer.key();
         drop(producer.ci().success().unwrap());
-        let _earlier = (server.asked(), server.sent());
+        let _earlier = (server.asked(), server.sent(""));
         Self { server, producer, public }
     }
 
@@ -92,12 +92,12 @@ fn only_what_is_needed_comes() {
     let story = Story::new("needed");
     let consumer = story.consumer("needed-consumer");
     show(&consumer, "virtual");
-    let _before = (story.server.asked(), story.server.sent());
+    let _before = (story.server.asked(), story.server.sent(""));
     for path in [NEAR, FAR] {
         let seen = see(&consumer, &["cat", path]).success().unwrap();
         assert_eq!(seen.stdout, fs::read_to_string(warm().project().join(path)).unwrap());
     }
-    let (requests, bytes) = (story.data_requests(), story.server.sent());
+    let (requests, bytes) = (story.data_requests(), story.server.sent(""));
     assert!((1..=2).contains(&requests), "{requests}");
     assert!(bytes < 400_000, "{bytes}");
     // It is here now.
@@ -139,11 +139,11 @@ fn a_mount_fetches_what_is_read() {
     let story = Story::new("mounted");
     let consumer = story.consumer("mounted-consumer");
     show(&consumer, "mount");
-    let _before = (story.server.asked(), story.server.sent());
+    let _before = (story.server.asked(), story.server.sent(""));
     let read = |path: &str| fs::read_to_string(consumer.project.join(path)).unwrap();
     let native = |path: &str| fs::read_to_string(warm().project().join(path)).unwrap();
     assert_eq!((read(NEAR), read(FAR)), (native(NEAR), native(FAR)));
-    let (requests, bytes) = (story.data_requests(), story.server.sent());
+    let (requests, bytes) = (story.data_requests(), story.server.sent(""));
     assert!((1..=3).contains(&requests) && bytes < 600_000, "{requests} {bytes}");
     drop(consumer.good(&["close", "node_modules"]));
     assert_same(&warm().project(), &consumer.project);
@@ -160,14 +160,14 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
     let consumer = |name: &str| {
         let consumer = story.consumer(name);
         show(&consumer, "virtual");
-        let _before = (story.server.asked(), story.server.sent());
+        let _before = (story.server.asked(), story.server.sent(""));
         consumer
     };
     let mut first = consumer("ahead-first");
     first.env.push(("RIFT_KEY", private));
     fs::write(first.project.join("go"), "").unwrap();
     let expected = see(&first, &command).success().unwrap().stdout;
-    let first_bytes = story.server.sent();
+    let first_bytes = story.server.sent("");
     let lists = || story.server.objects().iter().filter(|path| path.contains("/access/")).count();
     assert_eq!(lists(), 1);
     // It is here before it is asked for, so it does not matter that the remote is gone by then.
@@ -186,7 +186,7 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
         fs::write(second.project.join("go"), "").unwrap();
         assert_eq!(seen.join().unwrap().success().unwrap().stdout, expected);
     });
-    let second_bytes = story.server.sent();
+    let second_bytes = story.server.sent("");
     assert!(second_bytes < first_bytes * 5 / 4, "{second_bytes} bytes after {first_bytes}");
     assert_eq!(lists(), 1);
 }
@@ -328,7 +328,7 @@ fn what_nobody_shows_is_collected() {
     assert!(partial(&consumer).exists());
     drop(see(&consumer, &["cat", NEAR]).success().unwrap());
     // All of it as files: what has come need not come again, and nothing needs the rest.
-    let _before = story.server.sent();
+    let _before = story.server.sent("");
     drop(consumer.ci().success().unwrap());
     collect(&consumer);
     let left = fs::read_dir(consumer.sandbox.store().join("partial")).unwrap().count();

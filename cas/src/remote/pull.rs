@@ -106,8 +106,7 @@ pub(super) fn fetch_tree(
     if is_whole(store, tree) {
         return Ok(None);
     }
-    let manifest = remote.manifest(at)?;
-    let places = remote.places(at)?;
+    let (manifest, places) = remote.description(at)?;
     let import = store.import()?;
     if import.index().is_purged(tree.as_bytes()) {
         return Err(crate::Error::Purged { what: format!("tree {tree}") }.into());
@@ -191,6 +190,16 @@ impl Remote {
         let hash = at.tree.as_bytes();
         let check = |bytes: &[u8]| check_manifest(bytes, hash).map_err(|error| error.to_string());
         self.whole(&object, at.manifest_bytes, check)
+    }
+
+    /// Reads manifest and sidecar of a tree at once, both checked.
+    fn description(&self, at: &Located) -> Result<(Vec<u8>, Vec<u8>)> {
+        std::thread::scope(|scope| {
+            let places = scope.spawn(|| self.places(at));
+            let manifest = self.manifest(at);
+            let places = places.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((manifest?, places?))
+        })
     }
 
     /// Reads the sidecar of a tree, checked.

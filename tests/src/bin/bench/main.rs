@@ -13,6 +13,7 @@ mod measure;
 mod mount;
 mod npm;
 mod peers;
+mod remote;
 mod shim;
 mod suite;
 mod table;
@@ -50,6 +51,8 @@ enum Suite {
     Shim(Asked),
     /// Prompts and starts of shells with the hook and without, and `rift exec -- true` beside `true`.
     Hook(Asked),
+    /// A machine with nothing beside npm and an archive, through one slow network; pushes and pulls beside curl.
+    Remote(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -114,6 +117,10 @@ fn main() -> Result<()> {
             asked.fixture = Which::Small;
             (asked, hook::measures, |suite, report, save| suite.hook(report, save))
         }
+        Suite::Remote(asked) => {
+            programs = &remote::PROGRAMS;
+            (asked, remote::measures, |suite, report, save| suite.remote(report, save))
+        }
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
     };
@@ -136,9 +143,9 @@ fn main() -> Result<()> {
         // Declared last, so dropped first.
         Some(disk) => Sandbox::in_folder(disk.path(), "bench")?,
     };
-    let peers = match layout {
-        table::Layout::Groups => Some(peers::Peers::install(&sandbox)?),
-        table::Layout::Pairs => None,
+    let peers = match programs {
+        [] => Some(peers::Peers::install(&sandbox)?),
+        _ => None,
     };
     let versions = match &peers {
         Some(peers) => peers.versions.clone(),
