@@ -138,6 +138,12 @@ impl Error {
         }
     }
 
+    /// Tells whether a server refused to send a part of an object.
+    pub(crate) fn is_of_ranges(&self) -> bool {
+        // `object_store` has no kind for it.
+        matches!(self, Self::Request { reason, .. } if reason.starts_with("Range request not supported"))
+    }
+
     /// Returns what a failed request means.
     pub(crate) fn of_request(
         action: &'static str,

@@ -33,7 +33,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,6 +154,8 @@ pub struct Remote {
     runtime: tokio::runtime::Runtime,
     meter: Arc<Meter>,
     limits: Limits,
+    /// The server sends whole objects only.
+    lacks_ranges: AtomicBool,
 }
 
 /// A small object, and what tells whether it was replaced.
@@ -184,7 +186,8 @@ impl Remote {
         let prefix = ObjectPath::parse(prefix)
             .map_err(|error| failed("set up the remote")(error.to_string()))?;
         let (address, limits) = (address.clone(), options.limits);
-        Ok(Self { address, objects, prefix, runtime, meter, limits })
+        let lacks_ranges = AtomicBool::new(false);
+        Ok(Self { address, objects, prefix, runtime, meter, limits, lacks_ranges })
     }
 
     /// Returns the address.
@@ -303,7 +306,8 @@ impl Remote {
         attempt().or_else(|error| if error.is_passing() { attempt() } else { Err(error) })
     }
 
-    /// Reads bytes of an object in order, at most `max`; gives up on a remote that sends more, or too slowly.
+    /// Reads bytes of an object in order, at most `max`; gives up on a remote that sends more, or too slowly. Of a server that
+    /// does not know ranges, all bytes come as far as the range's end.
     fn read(
         &self,
         object: &str,
@@ -312,11 +316,24 @@ impl Remote {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<UpdateVersion> {
         const ACTION: &str = "read";
-        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let lacks_ranges = || self.lacks_ranges.load(Ordering::Relaxed);
+        let (asked, mut skipped) = match range.clone() {
+            Some(range) if lacks_ranges() => (None, range.start),
+            range => (range, 0),
+        };
+        let is_cut = range.is_some() && asked.is_none();
+        let options = GetOptions { range: asked.map(GetRange::Bounded), ..GetOptions::default() };
         self.count("GET", 0);
         let path = self.path(object);
         let limit = self.limits.of_request();
-        let found = self.wait(ACTION, object, limit, self.objects.get_opts(&path, options))?;
+        let found = self.wait(ACTION, object, limit, self.objects.get_opts(&path, options));
+        let found = match found {
+            Err(error) if range.is_some() && !is_cut && error.is_of_ranges() => {
+                self.lacks_ranges.store(true, Ordering::Relaxed);
+                return self.read(object, range, max, take);
+            }
+            found => found?,
+        };
         let meta = found.meta;
         let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
         let too_long = || Error::Wrong {
@@ -324,23 +341,32 @@ impl Remote {
             reason: format!("it is longer than {max} bytes"),
         };
         let mut left = max;
+        let passed = skipped;
         let mut take = |chunk: &[u8]| {
             self.received(chunk.len());
+            // At most the length of the chunk.
+            let chunk = chunk.split_at(skipped.min(chunk.len() as u64) as usize);
+            skipped -= chunk.0.len() as u64;
+            let chunk = chunk.1;
             // At most the length of the chunk.
             let (wanted, more) = chunk.split_at(left.min(chunk.len() as u64) as usize);
             left -= wanted.len() as u64;
             take(wanted)?;
-            if more.is_empty() { Ok(()) } else { Err(too_long()) }
+            match more.is_empty() || is_cut {
+                true => Ok(is_cut && left == 0),
+                false => Err(too_long()),
+            }
         };
         let mut stream = match found.payload {
             GetResultPayload::File(file, _) => {
-                read_file(object, &file, found.range, &mut take)?;
+                read_file(object, &file, found.range, &mut |chunk| take(chunk).map(drop))?;
                 return Ok(version);
             }
             GetResultPayload::Stream(stream) => stream,
         };
         let slow = |limit| Error::Slow { action: ACTION, object: object.to_owned(), limit };
-        let whole_limit = self.limits.of_bytes(max.min(found.range.end - found.range.start));
+        let whole_limit =
+            self.limits.of_bytes((passed + max).min(found.range.end - found.range.start));
         let end = std::time::Instant::now() + whole_limit;
         loop {
             let left = end.saturating_duration_since(std::time::Instant::now());
@@ -350,7 +376,8 @@ impl Remote {
                 Err(_) if limit == left => return Err(slow(whole_limit)),
                 Err(_) => return Err(slow(limit)),
                 Ok(None) => return Ok(version),
-                Ok(Some(Ok(chunk))) => take(&chunk)?,
+                Ok(Some(Ok(chunk))) if take(&chunk)? => return Ok(version),
+                Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(error))) => return Err(Error::of_request(ACTION, object, &error)),
             }
         }
