@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rift_tree::sidecar::Stamp;
-use rift_tree::{BlobHash, PackId};
+use rift_tree::{BlobHash, PackId, TreeHash};
 
 use crate::error::{Error, Result};
-use crate::log::Topic;
 use crate::pack::{Pack, Packed, PackedKind};
+use crate::purge::Bans;
 use crate::record::{self, read_folder};
 use crate::store::{Guard, Store};
 use crate::sys::Mapped;
@@ -67,7 +67,7 @@ pub struct BlobIndex {
     /// The stamps on disk, and those of loose blobs whose content was checked since.
     stamps: Mutex<Stamps>,
     /// What must not come back, see `purge`.
-    pub(crate) purged: HashSet<[u8; 32]>,
+    pub(crate) purged: Bans,
     /// Keeps gc away; gc itself opens an index without.
     pub(crate) guard: Option<Guard>,
 }
@@ -183,7 +183,7 @@ impl BlobIndex {
             table_at: 0,
             overlay: HashMap::new(),
             stamps: Mutex::default(),
-            purged: HashSet::new(),
+            purged: Bans::default(),
             guard: None,
         };
         if has_table {
@@ -331,7 +331,12 @@ impl BlobIndex {
     /// Tells whether content of that name was purged from the store.
     #[must_use]
     pub fn is_purged(&self, name: &[u8; 32]) -> bool {
-        self.purged.contains(name)
+        self.purged.has(name)
+    }
+
+    /// Refuses a tree that was purged, has a purged blob, or has all blobs of a purged tree.
+    pub(crate) fn refuse_purged(&self, tree: TreeHash, manifest: &[u8]) -> Result<()> {
+        self.purged.refuse(tree, manifest)
     }
 
     /// Returns the paths of packs that could not be opened or failed their check.
@@ -561,7 +566,7 @@ impl Store {
         let guard = self.guard()?;
         let mut index = BlobIndex::open(self, &[])?;
         index.guard = Some(guard);
-        index.purged = self.log()?.topic(Topic::Purged).map(|(key, _)| *key).collect();
+        index.purged = Bans::of(&self.log()?);
         Ok(index)
     }
 

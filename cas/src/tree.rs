@@ -478,9 +478,7 @@ impl Store {
     /// # Errors
     /// As [`Store::publish_tree`], [`Error::MissingBlob`] and [`Error::Purged`].
     pub fn publish_located(&self, built: &Built, index: &BlobIndex) -> Result<()> {
-        if index.is_purged(built.hash.as_bytes()) {
-            return Err(Error::Purged { what: format!("tree {}", built.hash) });
-        }
+        index.refuse_purged(built.hash, &built.bytes)?;
         self.publish_tree(built)?;
         let path = self.tree_path(built.hash);
         let file = File::open(&path).map_err(Error::io("open", &path))?;

@@ -11,7 +11,7 @@ mod support;
 
 use std::fs;
 
-use rift_cas::purge::{What, has, purge};
+use rift_cas::purge::{Banned, What, has, purge, purge_banned};
 use rift_cas::record::Kind;
 use rift_cas::verify::verify;
 use rift_cas::{Error, Store, stats};
@@ -93,4 +93,42 @@ fn stats_count_what_is_there() {
     assert_eq!(stats.unique_bytes, bytes + manifest);
     assert_eq!(stats.pack_bytes, stats.unique_bytes + stats.padding_bytes);
     assert!(stats.disk_bytes >= stats.pack_bytes && store.records(Kind::Run).unwrap().is_empty());
+}
+
+#[test]
+fn a_tree_that_holds_all_of_a_purged_one_is_refused() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let package = Files::from([
+        ("license".to_owned(), b"a license that many packages carry".to_vec()),
+        ("index.js".to_owned(), b"the code of the package".to_vec()),
+    ]);
+    let tree = publish(&store, "package", &package).unwrap();
+    purge(&store, &What::Tree(tree)).unwrap();
+    collect_all(&store);
+    // Under other names, and with more beside it.
+    let renamed = package.iter().map(|(name, bytes)| (format!("lib/{name}"), bytes.clone()));
+    let mut composed: Files = renamed.collect();
+    composed.insert("other.js".to_owned(), b"another".to_vec());
+    assert!(matches!(publish(&store, "composed", &composed), Err(Error::Purged { .. })));
+    composed.remove("lib/index.js");
+    publish(&store, "composed", &composed).unwrap();
+    // The same from the memory of it alone, as another store would have it.
+    let other = Store::open(&folder.path().join("other")).unwrap();
+    let again = purge(&store, &What::Tree(tree)).unwrap();
+    assert!(matches!(&again.banned[..], [Banned::Tree { blobs, .. }] if blobs.len() == 2));
+    let mine = package.clone().into_iter().chain([("mine".to_owned(), b"mine".to_vec())]).collect();
+    let mine = publish(&other, "mine", &mine).unwrap();
+    // A run that is under way keeps it; nothing names it any more.
+    other.set_ref("name", mine).unwrap();
+    let lease = other.lease(mine).unwrap();
+    let purged = purge_banned(&other, again.banned.clone()).unwrap();
+    assert_eq!((purged.in_use, purged.trees, purged.blobs), (1, 0, 0), "{purged:?}");
+    assert_eq!((purged.plans, purged.refs), (vec!["mine".to_owned()], vec!["name".to_owned()]));
+    assert!(other.open_tree(mine).unwrap().is_some() && plan(&other, "mine").is_none());
+    drop(lease);
+    let purged = purge_banned(&other, again.banned).unwrap();
+    assert_eq!((purged.in_use, purged.trees, purged.blobs), (0, 1, 2), "{purged:?}");
+    assert!(other.open_tree(mine).unwrap().is_none());
+    assert!(verify(&other, false, &|_| ()).unwrap().is_whole());
 }

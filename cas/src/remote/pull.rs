@@ -108,9 +108,7 @@ pub(super) fn fetch_tree(
     }
     let (manifest, places) = remote.description(at)?;
     let import = store.import()?;
-    if import.index().is_purged(tree.as_bytes()) {
-        return Err(crate::Error::Purged { what: format!("tree {tree}") }.into());
-    }
+    import.index().refuse_purged(tree, &manifest)?;
     if extent == Extent::Partial {
         drop(import);
         store.create_partial(tree, &manifest, &places, remote.address())?;
