@@ -1,10 +1,12 @@
 //! The job of a CI system that this process is a part of, and how GitHub Actions is told something.
 //!
+//! A job that builds what a stranger has proposed, such as the pull request of a fork, is told from others by the same variables.
 //! What a job is named by goes into records as a hash: it tells jobs apart and says nothing about them.
 
 use std::ffi::OsString;
+use std::path::Path;
 
-use crate::env_vars::{self, CI_SYSTEMS};
+use crate::env_vars::{self, CI_SYSTEMS, FORK_SIGNS};
 
 /// A CI system that this process runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,43 @@ fn of(get: impl Fn(&str) -> Option<OsString>) -> Option<Ci> {
     // 128 bits are enough for jobs, and half as long in each record.
     let job = is_named.then(|| hasher.finalize().to_hex()[..32].to_owned());
     Some(Ci { job })
+}
+
+/// Tells whether this job may build what somebody has proposed who may not write to the repository.
+#[must_use]
+pub fn is_untrusted() -> bool {
+    is_of_fork(env_vars::get, |path| std::fs::read(path).ok())
+}
+
+fn is_of_fork(
+    get: impl Fn(&str) -> Option<OsString>,
+    read: impl Fn(&Path) -> Option<Vec<u8>>,
+) -> bool {
+    let is_fork = FORK_SIGNS.iter().any(|sign| {
+        let head = get(sign.head).filter(|value| !value.eq_ignore_ascii_case("false"));
+        head.is_some_and(|head| sign.base.is_none_or(|base| get(base) != Some(head)))
+    });
+    is_fork || is_of_github_fork(get, read)
+}
+
+/// GitHub Actions tells it in the file of the event. A pull request of which that says nothing counts as a fork's.
+fn is_of_github_fork(
+    get: impl Fn(&str) -> Option<OsString>,
+    read: impl Fn(&Path) -> Option<Vec<u8>>,
+) -> bool {
+    let name = get(env_vars::GITHUB_EVENT_NAME).unwrap_or_default();
+    let name = name.to_string_lossy();
+    let head = match name.as_ref() {
+        "workflow_run" => "/workflow_run/head_repository/full_name",
+        name if name.starts_with("pull_request") => "/pull_request/head/repo/full_name",
+        _ => return false,
+    };
+    let event = get(env_vars::GITHUB_EVENT_PATH).and_then(|path| read(Path::new(&path)));
+    let event: Option<serde_json::Value> =
+        event.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let text = |at: &str| event.as_ref()?.pointer(at)?.as_str().map(str::to_owned);
+    let (head, base) = (text(head), text("/repository/full_name"));
+    head.is_none() || head != base
 }
 
 /// Tells whether what is printed is read by a runner of GitHub Actions.
@@ -92,6 +131,51 @@ mod tests {
         let gitlab = |id| job(&[("GITLAB_CI", "true"), ("CI", "true"), ("CI_JOB_ID", id)]);
         assert_ne!(gitlab("1"), gitlab("2"));
         assert!(gitlab("1").unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_fork_proposes_is_told_from_the_rest() {
+        let is_of_fork = |variables: &[(&str, &str)], event: &str| {
+            let get = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            let read = |path: &Path| (path == Path::new("/event")).then(|| event.into());
+            super::is_of_fork(get, read)
+        };
+        let event = |head: &str| {
+            let repository = |name: &str| format!(r#"{{"full_name": "{name}"}}"#);
+            format!(
+                r#"{{"pull_request": {{"head": {{"repo": {head}}}}}, "repository": {}}}"#,
+                repository("team/app")
+            )
+        };
+        let (own, fork) = (r#"{"full_name": "team/app"}"#, r#"{"full_name": "them/app"}"#);
+        for name in ["pull_request", "pull_request_target", "pull_request_review"] {
+            let github = [("GITHUB_EVENT_NAME", name), ("GITHUB_EVENT_PATH", "/event")];
+            assert!(!is_of_fork(&github, &event(own)), "{name}");
+            assert!(is_of_fork(&github, &event(fork)), "{name}");
+            // The fork is deleted, the file says nothing or is not there: nobody knows, so it counts.
+            assert!(is_of_fork(&github, &event("null")), "{name}");
+            assert!(is_of_fork(&github, "{}") && is_of_fork(&github[..1], ""), "{name}");
+        }
+        let run = [("GITHUB_EVENT_NAME", "workflow_run"), ("GITHUB_EVENT_PATH", "/event")];
+        let event = r#"{"workflow_run": {"head_repository": {"full_name": "them/app"}}, "repository": {"full_name": "team/app"}}"#;
+        assert!(is_of_fork(&run, event) && !is_of_fork(&run, &event.replace("them", "team")));
+        assert!(!is_of_fork(&[("GITHUB_EVENT_NAME", "push")], "") && !is_of_fork(&[], ""));
+        let merge = "CI_MERGE_REQUEST_SOURCE_PROJECT_ID";
+        for (expected, variables) in [
+            (true, &[(merge, "7"), ("CI_MERGE_REQUEST_PROJECT_ID", "3")][..]),
+            (false, &[(merge, "3"), ("CI_MERGE_REQUEST_PROJECT_ID", "3")]),
+            (true, &[("SYSTEM_PULLREQUEST_ISFORK", "True")]),
+            (false, &[("SYSTEM_PULLREQUEST_ISFORK", "False")]),
+            (true, &[("CIRCLE_PR_REPONAME", "app")]),
+            (true, &[("BUILDKITE_PULL_REQUEST_REPO", "a"), ("BUILDKITE_REPO", "b")]),
+            (false, &[("BUILDKITE_PULL_REQUEST_REPO", "a"), ("BUILDKITE_REPO", "a")]),
+            (true, &[("CHANGE_FORK", "them")]),
+        ] {
+            assert_eq!(is_of_fork(variables, ""), expected, "{variables:?}");
+        }
     }
 
     #[test]

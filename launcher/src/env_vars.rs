@@ -77,6 +77,10 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 
 /// Whether this is a job of GitHub Actions, or of a system that has its runner.
 pub const GITHUB_ACTIONS: &str = "GITHUB_ACTIONS";
+/// What has started a job of GitHub Actions.
+pub const GITHUB_EVENT_NAME: &str = "GITHUB_EVENT_NAME";
+/// The file that describes it, JSON.
+pub const GITHUB_EVENT_PATH: &str = "GITHUB_EVENT_PATH";
 /// The file whose Markdown GitHub Actions shows with the job.
 pub const GITHUB_STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
@@ -131,6 +135,30 @@ pub const CI_SYSTEMS: [CiSystem; 15] = [
     CiSystem { sign: "DRONE", job: &["DRONE_REPO", "DRONE_BUILD_NUMBER", "DRONE_STAGE_NUMBER"] },
     // What the others set as well; it names no job.
     CiSystem { sign: "CI", job: &[] },
+];
+
+/// A variable that tells of a fork whose proposal a job builds.
+#[derive(Debug)]
+pub struct ForkSign {
+    /// Names where the proposal comes from; only set in jobs of a proposal, or `false` there.
+    pub head: &'static str,
+    /// Names the repository that it is for; `None` where `head` is set for forks alone.
+    pub base: Option<&'static str>,
+}
+
+/// How CI systems other than GitHub Actions tell that a job builds what a fork has proposed.
+pub const FORK_SIGNS: [ForkSign; 8] = [
+    ForkSign {
+        head: "CI_MERGE_REQUEST_SOURCE_PROJECT_ID",
+        base: Some("CI_MERGE_REQUEST_PROJECT_ID"),
+    },
+    ForkSign { head: "BUILDKITE_PULL_REQUEST_REPO", base: Some("BUILDKITE_REPO") },
+    ForkSign { head: "CIRCLE_PR_REPONAME", base: None },
+    ForkSign { head: "SYSTEM_PULLREQUEST_ISFORK", base: None },
+    ForkSign { head: "CHANGE_FORK", base: None },
+    ForkSign { head: "TRAVIS_PULL_REQUEST_SLUG", base: Some("TRAVIS_REPO_SLUG") },
+    ForkSign { head: "APPVEYOR_PULL_REQUEST_HEAD_REPO_NAME", base: Some("APPVEYOR_REPO_NAME") },
+    ForkSign { head: "SEMAPHORE_GIT_PR_SLUG", base: Some("SEMAPHORE_GIT_REPO_SLUG") },
 ];
 
 /// What begins the name of each variable that is rift's own.
