@@ -69,7 +69,7 @@ struct State {
     pace: Mutex<Option<Pace>>,
     sent: Mutex<Vec<(String, u64)>>,
     received: AtomicU64,
-    objects: Mutex<BTreeMap<String, (Vec<u8>, u64)>>,
+    objects: Mutex<Objects>,
     faults: Mutex<Vec<When>>,
     asked: Mutex<Vec<(String, String)>>,
     is_over: AtomicBool,
@@ -133,7 +133,7 @@ impl Server {
         *lock(&self.state.faults) = faults.into_iter().collect();
     }
 
-    /// Returns what was asked since the last call, as (method, path).
+    /// Returns what was asked since the last call, as (method, path); a listing has its query behind the path.
     #[must_use]
     pub fn asked(&self) -> Vec<(String, String)> {
         std::mem::take(&mut *lock(&self.state.asked))
@@ -167,7 +167,18 @@ impl Server {
 
     /// Gives an object to the server, under a path with its bucket.
     pub fn put(&self, path: &str, bytes: Vec<u8>) {
-        store(&self.state, path, bytes);
+        store(&mut lock(&self.state.objects), path, bytes);
+    }
+
+    /// Returns the bytes of an object, by its path with the bucket.
+    #[must_use]
+    pub fn object(&self, path: &str) -> Option<Vec<u8>> {
+        lock(&self.state.objects).get(path).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Loses an object.
+    pub fn lose(&self, path: &str) {
+        lock(&self.state.objects).remove(path);
     }
 
     /// Returns the paths of all objects.
@@ -185,8 +196,9 @@ impl Drop for Server {
     }
 }
 
-fn store(state: &State, path: &str, bytes: Vec<u8>) -> u64 {
-    let mut objects = lock(&state.objects);
+type Objects = BTreeMap<String, (Vec<u8>, u64)>;
+
+fn store(objects: &mut Objects, path: &str, bytes: Vec<u8>) -> u64 {
     let version = objects.get(path).map_or(0, |(_, version)| *version) + 1;
     objects.insert(path.to_owned(), (bytes, version));
     version
@@ -195,7 +207,11 @@ fn store(state: &State, path: &str, bytes: Vec<u8>) -> u64 {
 fn converse(state: &State, stream: &TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
-        lock(&state.asked).push((request.method.clone(), request.path.clone()));
+        let mut asked = request.path.clone();
+        if request.query.contains("prefix=") {
+            push(&mut asked, &format!("?{}", request.query));
+        }
+        lock(&state.asked).push((request.method.clone(), asked));
         let fault = fault(state, &request);
         if let Some(pace) = *lock(&state.pace) {
             std::thread::sleep(pace.wait + pace.time_of(request.body.len()));
@@ -260,12 +276,9 @@ fn answer(
         Some(Fault::Status(code)) => return respond(stream, code, "", b"refused"),
         Some(Fault::Busy) => return respond(stream, 503, "Retry-After: 1\r\n", b"SlowDown"),
         Some(Fault::Race) => {
-            let found = lock(&state.objects).get(&request.path).cloned();
-            store(
-                state,
-                &request.path,
-                found.map_or_else(|| b"other".to_vec(), |(bytes, _)| bytes),
-            );
+            let mut objects = lock(&state.objects);
+            let found = objects.get(&request.path).map(|(bytes, _)| bytes.clone());
+            store(&mut objects, &request.path, found.unwrap_or_else(|| b"other".to_vec()));
         }
         _ => {}
     }
@@ -349,16 +362,20 @@ fn put(
     is_careless: bool,
     stream: &TcpStream,
 ) -> std::io::Result<bool> {
-    let found = lock(&state.objects).get(&request.path).map(|(_, version)| *version);
+    // Held until it is written, so that two who write at once are one after the other.
+    let mut objects = lock(&state.objects);
+    let found = objects.get(&request.path).map(|(_, version)| *version);
     let must_be_new = request.headers.get("if-none-match").is_some_and(|value| value == "*");
     let expected = request.headers.get("if-match");
     let is_other =
         expected.is_some_and(|tag| found.is_none_or(|version| *tag != format!("\"v{version}\"")));
     if !is_careless && ((must_be_new && found.is_some()) || is_other) {
+        drop(objects);
         return respond(stream, 412, "", b"");
     }
     state.received.fetch_add(request.body.len() as u64, Ordering::Relaxed);
-    let version = store(state, &request.path, request.body.clone());
+    let version = store(&mut objects, &request.path, request.body.clone());
+    drop(objects);
     respond(stream, 200, &format!("ETag: \"v{version}\"\r\n"), b"")
 }
 
