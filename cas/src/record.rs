@@ -54,6 +54,8 @@ pub enum Kind {
     Projection,
     /// What one run did.
     Run,
+    /// What a remote denies, as this store has seen it last.
+    Remote,
 }
 
 impl Kind {
@@ -63,12 +65,13 @@ impl Kind {
             Self::Plan => "plans",
             Self::Projection => "projections",
             Self::Run => "runs",
+            Self::Remote => "remotes",
         }
     }
 }
 
 /// Every kind, for who walks them all.
-pub const KINDS: [Kind; 4] = [Kind::Ref, Kind::Plan, Kind::Projection, Kind::Run];
+pub const KINDS: [Kind; 5] = [Kind::Ref, Kind::Plan, Kind::Projection, Kind::Run, Kind::Remote];
 
 /// Returns `name` as a file name: letters, digits and `._-` stay, others become `%XX`.
 fn file_name(name: &str) -> String {
@@ -125,8 +128,8 @@ impl Store {
         }
     }
 
-    /// Writes a record, replacing one of the same name. Only a ref is sure to outlive a power loss that follows; the
-    /// others are made again where they are missed.
+    /// Writes a record, replacing one of the same name. Only a ref and what a remote denies are sure to outlive a
+    /// power loss that follows; the others are made again where they are missed.
     ///
     /// # Errors
     /// [`Error::Refused`] for a name over 160 bytes, or what the system says.
@@ -136,7 +139,7 @@ impl Store {
             return Err(Error::Refused { path, reason: "a name has 1 to 160 bytes" });
         }
         match kind {
-            Kind::Ref => self.publish_bytes(&path, &encode(payload)),
+            Kind::Ref | Kind::Remote => self.publish_bytes(&path, &encode(payload)),
             Kind::Plan | Kind::Projection | Kind::Run => {
                 self.publish_passing(&path, &encode(payload))
             }

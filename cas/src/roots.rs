@@ -43,7 +43,12 @@ impl Store {
     /// # Errors
     /// As utimensat(2).
     pub fn touch_plan(&self, name: &str) -> Result<()> {
-        let path = self.record_path(Kind::Plan, name);
+        self.touch(Kind::Plan, name)
+    }
+
+    /// Gives a record the time of now; one that is not there is as good.
+    pub(crate) fn touch(&self, kind: Kind, name: &str) -> Result<()> {
+        let path = self.record_path(kind, name);
         let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
         let times = Timestamps {
             last_access: time(rustix::fs::UTIME_OMIT),

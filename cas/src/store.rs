@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 pub const FORMAT: u32 = 1;
 
 /// The folders that every store has.
-pub(crate) const FOLDERS: [&str; 13] = [
+pub(crate) const FOLDERS: [&str; 14] = [
     "packs",
     "blobs",
     "trees",
@@ -46,6 +46,7 @@ pub(crate) const FOLDERS: [&str; 13] = [
     "plans",
     "projections",
     "runs",
+    "remotes",
     "states",
     "actions",
     "leases",

@@ -719,7 +719,7 @@ impl Check<'_> {
             (Ok(payload), Kind::Projection) => {
                 Projection::decode(payload).map(|projection| projection.tree).into_iter().collect()
             }
-            (Ok(_), Kind::Run) => Vec::new(),
+            (Ok(_), Kind::Run | Kind::Remote) => Vec::new(),
         };
         // A tree that was published after the trees were listed is none of ours to judge.
         let is_there =

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use rift_cas::remote::address::Address;
+use rift_cas::remote::address::{Address, is_namespace};
 use toml::de::{DeTable, DeValue};
 
 use crate::env_vars;
@@ -57,6 +57,8 @@ pub enum Id {
     Floor,
     /// Where trees are shared.
     Remote,
+    /// Which part of the remotes is the run's own.
+    Namespace,
 }
 
 /// Who may set a key in a file.
@@ -87,6 +89,8 @@ pub enum Kind {
     Names,
     /// Addresses of remotes, each with a name or without, separated by commas.
     Remotes,
+    /// The name of a namespace; the empty one means that there is none.
+    Namespace,
 }
 
 impl fmt::Display for Kind {
@@ -100,6 +104,9 @@ impl fmt::Display for Kind {
             Self::Names => f.write_str("names separated by commas"),
             Self::Remotes => {
                 f.write_str("addresses such as \"s3://bucket/team\" or \"NAME=ADDRESS\"")
+            }
+            Self::Namespace => {
+                f.write_str("1 to 64 letters, digits, `.`, `_` or `-`, the first not a `.`")
             }
             Self::Choice(words) => write!(f, "one of \"{}\"", words.join("\", \"")),
         }
@@ -126,7 +133,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 16] = [
+pub const KEYS: [Key; 17] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -271,6 +278,15 @@ pub const KEYS: [Key; 16] = [
         scope: Scope::Anywhere,
         doc: "where `rift push` and `rift pull` go: \"ADDRESS\", or \"NAME=ADDRESS,…\"; the first is the default",
     },
+    Key {
+        id: Id::Namespace,
+        name: "namespace",
+        env: env_vars::RIFT_NAMESPACE,
+        kind: Kind::Namespace,
+        default: "",
+        scope: Scope::Anywhere,
+        doc: "the part of the remotes that is read first and alone written to, as for pull requests; empty: none",
+    },
 ];
 
 /// A value of a setting.
@@ -290,6 +306,8 @@ pub enum Value {
     Names(Vec<String>),
     /// Of [`Kind::Remotes`].
     Remotes(Vec<NamedRemote>),
+    /// Of [`Kind::Namespace`].
+    Namespace(String),
 }
 
 /// A remote as settings have it.
@@ -345,6 +363,7 @@ impl fmt::Display for Value {
             Self::Choice(word) => write!(f, "{word:?}"),
             Self::Names(names) => write!(f, "{:?}", names.join(",")),
             Self::Remotes(remotes) => write!(f, "{:?}", remotes_text(remotes)),
+            Self::Namespace(name) => write!(f, "{name:?}"),
         }
     }
 }
@@ -644,6 +663,15 @@ impl Config {
         }
     }
 
+    /// Returns the namespace that the run reads first, and alone writes to.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match self.value(Id::Namespace) {
+            Value::Namespace(name) if !name.is_empty() => Some(name),
+            _ => None,
+        }
+    }
+
     /// Returns where the summary goes as JSON.
     #[must_use]
     pub fn summary_json(&self) -> Option<&Path> {
@@ -724,7 +752,12 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn from_toml(key: &Key, value: &DeValue<'_>, folder: &Path) -> anyhow::Result<Value> {
     match (key.kind, value) {
         (
-            Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names | Kind::Remotes,
+            Kind::Path
+            | Kind::Bytes
+            | Kind::Choice(_)
+            | Kind::Names
+            | Kind::Remotes
+            | Kind::Namespace,
             DeValue::String(text),
         ) => parse(key, OsStr::new(text.as_ref()), folder),
         (Kind::Bytes | Kind::Count | Kind::Percent, DeValue::Integer(number))
@@ -779,6 +812,9 @@ fn parse(key: &Key, text: &OsStr, folder: &Path) -> anyhow::Result<Value> {
         Kind::Remotes => {
             let remotes = text.split(',').map(str::trim).filter(|remote| !remote.is_empty());
             Some(Value::Remotes(remotes.map(NamedRemote::parse).collect::<anyhow::Result<_>>()?))
+        }
+        Kind::Namespace => {
+            (text.is_empty() || is_namespace(text)).then(|| Value::Namespace(text.to_owned()))
         }
     };
     value.ok_or_else(wrong)
@@ -1069,6 +1105,19 @@ mod tests {
         let error = scene.load(&[("RIFT_REMOTE", "https://me:secret@host/")]).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("login") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn a_namespace_is_a_plain_name() {
+        let scene = Scene::new("", "namespace = \"pr-7\"");
+        assert_eq!(scene.load(&[]).unwrap().namespace(), Some("pr-7"));
+        let by_env = scene.load(&[("RIFT_NAMESPACE", "fork_1.2")]).unwrap();
+        assert_eq!(by_env.namespace(), Some("fork_1.2"));
+        assert_eq!(Config::defaults().unwrap().namespace(), None);
+        for wrong in ["../main", "a/b", ".", "..", ".x"] {
+            let error = scene.load(&[("RIFT_NAMESPACE", wrong)]).unwrap_err();
+            assert!(format!("{error:#}").contains("1 to 64 letters"), "{wrong}: {error:#}");
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub const RIFT_REMOTE: &str = "RIFT_REMOTE";
 pub const RIFT_KEY: &str = "RIFT_KEY";
 /// Keys whose signatures count beside those that are listed, as `NAME:HEX` with commas or line feeds between them.
 pub const RIFT_TRUSTED_KEYS: &str = "RIFT_TRUSTED_KEYS";
+/// Which part of the remotes is read first and alone written to.
+pub const RIFT_NAMESPACE: &str = "RIFT_NAMESPACE";
 /// `1` makes `rift exec` execute the command and nothing else, see exec(2).
 pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 
@@ -165,7 +167,7 @@ pub const FORK_SIGNS: [ForkSign; 8] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 21] = [
+pub const OWN: [&str; 22] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_AS,
@@ -184,6 +186,7 @@ pub const OWN: [&str; 21] = [
     RIFT_REMOTE,
     RIFT_KEY,
     RIFT_TRUSTED_KEYS,
+    RIFT_NAMESPACE,
     RIFT_DISABLE,
     RIFT_RUN,
     RIFT_HOOK,

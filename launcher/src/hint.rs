@@ -64,6 +64,9 @@ fn of_remote(error: &rift_cas::remote::Error) -> Option<String> {
         Error::Signature { .. } | Error::RefFormat { .. } => {
             "do not use it; ask who may write to the remote, and push the ref again"
         }
+        Error::Rollback { .. } => {
+            "nothing of it is used: ask who put an older state there. Who has a trusted key writes the list again with `rift store purge HASH` of anything that was purged before"
+        }
         Error::NoRef { .. } => "`rift push` brings one there; names are as `rift refs` shows them",
         Error::Changed { .. } => "`rift pull` brings what they pushed; a second push replaces it",
         Error::ReadOnly { .. } => {

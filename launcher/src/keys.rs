@@ -82,6 +82,18 @@ pub fn private() -> anyhow::Result<Option<PrivateKey>> {
 /// # Errors
 /// A file that is not as it has to be, or that others can change.
 pub fn trusted() -> anyhow::Result<TrustedKeys> {
+    let mut keys = trusted_beside_own()?;
+    if let Some(own) = private()? {
+        keys.add(own.public());
+    }
+    Ok(keys)
+}
+
+/// Reads the keys whose signatures count outside of one's namespace: one's own is none of them unless it is listed.
+///
+/// # Errors
+/// As [`trusted`].
+pub fn trusted_beside_own() -> anyhow::Result<TrustedKeys> {
     let mut keys = listed()?;
     let given = env_vars::get(env_vars::RIFT_TRUSTED_KEYS).unwrap_or_default();
     for text in given.to_string_lossy().split([',', '\n']).map(str::trim) {
@@ -89,9 +101,6 @@ pub fn trusted() -> anyhow::Result<TrustedKeys> {
             let key = NamedKey::parse(text);
             keys.add(key.context(env_vars::RIFT_TRUSTED_KEYS)?);
         }
-    }
-    if let Some(own) = private()? {
-        keys.add(own.public());
     }
     Ok(keys)
 }

@@ -1,25 +1,18 @@
-//! Opens remotes as the settings and the environment have them.
+//! Opens remotes as the settings and the environment have them, and tells what of them a run may use.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rift_cas::remote::address::Address;
-use rift_cas::remote::{Limits, Options, Remote, Result};
+use rift_cas::remote::{Limits, Options, Remote};
 
-use crate::env_vars;
+use crate::config::Config;
+use crate::{ci, env_vars, keys};
 
 /// What a run does not wait longer for than this is done without.
 pub(crate) const OF_RUNS: Limits =
     Limits { answer: Duration::from_secs(10), bytes_per_second: 256 << 10, retries: 2 };
-
-/// Prepares a remote for requests; the folder of one may be made where it is missing.
-///
-/// # Errors
-/// As [`Remote::open`].
-pub(crate) fn open(address: &Address, makes_folder: bool, limits: Limits) -> Result<Remote> {
-    Remote::open(address, &Options { makes_folder, ..options(limits) })
-}
 
 /// What the names of variables begin with that say how remotes are reached, and as whom. A key is for who sends.
 const OF_REMOTES: [&str; 9] = [
@@ -47,4 +40,34 @@ pub(crate) fn options(limits: Limits) -> Options {
     let certificates = env_vars::get(env_vars::SSL_CERT_FILE).map(PathBuf::from);
     let certificates = certificates.into_iter().collect();
     Options { certificates, limits, makes_folder: false }
+}
+
+/// Prepares a remote for requests: where the settings name a namespace, that part of it, which reads the rest as well. The folder of a
+/// remote may be made where it is missing.
+///
+/// # Errors
+/// As [`Remote::open`], or keys that can't be read.
+pub(crate) fn open(
+    address: &Address,
+    makes_folder: bool,
+    limits: Limits,
+    config: &Config,
+) -> anyhow::Result<Remote> {
+    let remote = Remote::open(address, &Options { makes_folder, ..options(limits) })?;
+    Ok(match config.namespace() {
+        None => remote,
+        Some(name) => remote.in_namespace(name, keys::trusted_beside_own()?)?,
+    })
+}
+
+/// Returns the parts of a remote that are read, in their order; the first is the one that is written to.
+pub(crate) fn parts(address: &Address, config: &Config) -> anyhow::Result<Vec<Address>> {
+    let own = config.namespace().map(|name| address.namespace(name)).transpose()?;
+    Ok(own.into_iter().chain([address.clone()]).collect())
+}
+
+/// Tells why this run writes to no remote, whatever keys it has.
+pub(crate) fn refusal(config: &Config) -> Option<&'static str> {
+    let is_refused = config.namespace().is_none() && ci::is_untrusted();
+    is_refused.then_some("a fork's pull request writes to its namespace only, and none is set")
 }

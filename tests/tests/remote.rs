@@ -136,14 +136,14 @@ fn a_pushed_tree_comes_back_as_it_was() -> Result<()> {
     two.good(&["key", "trust", &key])?;
     let pulled = two.run(&["pull", "-v", "deps/main", &url])?.success()?;
     assert_eq!(pulled.stdout.trim_end(), tree);
-    // Ref, manifest, sidecar, a pack and the large blob.
-    assert!(pulled.stderr.contains("5 requests (5 GET, 0 HEAD, 0 PUT"), "{pulled}");
+    // Ref, deny-list, manifest, sidecar, a pack and the large blob.
+    assert!(pulled.stderr.contains("6 requests (6 GET, 0 HEAD, 0 PUT"), "{pulled}");
     let target = two.path("target");
     two.good(&["materialize", "deps/main", &target])?;
     assert_eq!(two.good(&["ingest", &target])?, tree, "names, bytes, modes and times are the same");
     two.good(&["store", "verify"])?;
     let again = two.run(&["pull", "-v", "deps/main", &url])?.success()?;
-    assert!(again.stderr.contains("1 requests"), "{again}");
+    assert!(again.stderr.contains("2 requests"), "{again}");
     assert!(two.bad(&["pull", "no/such", &url])?.contains("has no ref `no/such`"));
 
     // A stranger's ref is not replaced by who does not trust its key.
@@ -214,7 +214,7 @@ fn a_changed_tree_sends_what_changed() -> Result<()> {
     let pulled = two.run(&["pull", "-v", "deps", "s3://bucket/team"])?.success()?;
     assert_eq!(pulled.stdout.trim_end(), tree);
     let asked = server.asked();
-    assert!(asked.len() == 4 && asked.iter().all(|(method, _)| method == "GET"), "{asked:?}");
+    assert!(asked.len() == 5 && asked.iter().all(|(method, _)| method == "GET"), "{asked:?}");
     assert!(pulled.stderr.contains(" kB received"), "{pulled}");
     Ok(())
 }

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
+use std::path::Path;
 
-use rift_tests::runner::Runner;
+use rift_cas::remote::denied::SignedDenyList;
+use rift_tests::runner::{Runner, assert_same, warm};
 use rift_tests::sandbox::clear;
 use rift_tests::server::{Fault, Server, When};
 
@@ -148,4 +150,215 @@ fn a_folder_carries_results() {
     consumer.ci().success().unwrap();
     consumer.assert_as_npm();
     assert_eq!(server.asked(), []);
+}
+
+/// Returns a package of the fixture, as NAME@VERSION.
+fn some_package(project: &Path) -> (String, String) {
+    let text = fs::read_to_string(project.join("package-lock.json")).unwrap();
+    let lock: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let packages = lock["packages"].as_object().unwrap();
+    // Not nested, not scoped: its name is what its folder is called.
+    let (folder, package) = packages
+        .iter()
+        .find(|(folder, _)| folder.matches('/').count() == 1 && !folder.contains('@'))
+        .unwrap();
+    let name = folder.strip_prefix("node_modules/").unwrap();
+    (name.to_owned(), format!("{name}@{}", package["version"].as_str().unwrap()))
+}
+
+fn plans(runner: &Runner) -> usize {
+    fs::read_dir(runner.sandbox.store().join("plans")).unwrap().count()
+}
+
+/// Makes it a while since a machine has asked what is denied.
+fn let_time_pass(runner: &Runner) {
+    for record in fs::read_dir(runner.sandbox.store().join("remotes")).unwrap() {
+        let file = fs::File::open(record.unwrap().path()).unwrap();
+        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(61);
+        file.set_modified(earlier).unwrap();
+    }
+}
+
+/// A package turns out to be harmful: purged by one, it is served to nobody, from whatever cache, whoever puts it back.
+#[test]
+fn a_purged_package_is_served_to_nobody() {
+    let server = Server::start().unwrap();
+    let producer = Runner::with_packages("purges", &server);
+    let (public, _) = producer.key();
+    producer.ci().success().unwrap();
+    let consumers: Vec<Runner> = ["one", "two", "three"]
+        .map(|name| {
+            let mut runner = match name {
+                "three" => Runner::with_packages(name, &server),
+                _ => Runner::new(name, &server),
+            };
+            runner.env.push(("RIFT_TRUSTED_KEYS", public.clone()));
+            runner.ci().success().unwrap();
+            assert_eq!(plans(&runner), 1);
+            runner
+        })
+        .into();
+    let before: Vec<(String, Vec<u8>)> = server
+        .objects()
+        .into_iter()
+        .filter_map(|path| Some((path.clone(), server.object(&path)?)))
+        .collect();
+    let (name, package) = some_package(&producer.project);
+    let folder = format!("node_modules/{name}");
+
+    let said = producer.good(&["store", "purge", &package]);
+    assert!(said.contains("plans and refs removed at s3://bucket/team"), "{said}");
+    let is_left = |path: &String| path.contains("/plans/") || path.contains("/refs/");
+    assert!(!server.objects().iter().any(is_left), "{:?}", server.objects());
+    // Whoever can write to the server puts the plan back.
+    before.iter().for_each(|(path, bytes)| server.put(path, bytes.clone()));
+    for runner in &consumers {
+        let_time_pass(runner);
+        clear(&runner.project.join("node_modules")).unwrap();
+        let ran = runner.ci();
+        assert!(ran.stderr.contains("denies what this store had"), "{ran}");
+        assert!(ran.stderr.contains("was purged from this store"), "{ran}");
+        // Only who has npm's own cache has it, and from npm.
+        let has_packages = runner.sandbox.path("home/.npm/_cacache").exists();
+        assert_eq!(ran.status.success(), has_packages, "{ran}");
+        assert_eq!(runner.project.join(&folder).exists(), has_packages);
+        assert_eq!(plans(runner), 0, "it is not learnt either");
+        runner.good(&["store", "verify"]);
+    }
+    // It stays so without a network.
+    let mut alone = consumers.into_iter().next().unwrap();
+    alone.env.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()));
+    clear(&alone.project.join("node_modules")).unwrap();
+    assert!(!alone.ci().status.success() && !alone.project.join(&folder).exists());
+    // And for who comes first to the remote.
+    let mut fresh = Runner::new("fresh", &server);
+    fresh.env.push(("RIFT_TRUSTED_KEYS", public));
+    let ran = fresh.ci();
+    assert!(!ran.status.success() && ran.stderr.contains("was purged from this store"), "{ran}");
+    assert!(!fresh.project.join(&folder).exists());
+    // The purge itself is of one key and one tree, whatever it was found in.
+    let list = server.object("/bucket/team/denied/list").unwrap();
+    assert_eq!(SignedDenyList::decode(&list).unwrap().list.entries.len(), 2);
+}
+
+/// A result that is here is used without asking, but for what is denied, and that not each time.
+#[test]
+fn a_known_result_asks_for_the_deny_list_now_and_then() {
+    let server = Server::start().unwrap();
+    let mut runner = Runner::with_packages("heeds", &server);
+    runner.ci().success().unwrap();
+    let _earlier = server.asked();
+    runner.ci().success().unwrap();
+    assert_eq!(server.asked(), []);
+    let_time_pass(&runner);
+    runner.ci().success().unwrap();
+    let list = ("GET".to_owned(), "/bucket/team/denied/list".to_owned());
+    assert_eq!(server.asked(), [list]);
+    runner.ci().success().unwrap();
+    assert_eq!(server.asked(), []);
+    // Who has no network is told once, and has the result.
+    let_time_pass(&runner);
+    runner.env.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()));
+    let ran = runner.ci().success().unwrap();
+    assert_eq!(ran.stderr.matches("what s3://bucket/team denies is not known").count(), 1, "{ran}");
+    let ran = runner.ci().success().unwrap();
+    assert!(!ran.stderr.contains("is not known"), "{ran}");
+    runner.assert_as_npm();
+}
+
+/// A pull request makes what it needs in its namespace, and no trusted run is served any of it.
+#[test]
+fn a_pull_request_makes_its_own() {
+    let server = Server::start().unwrap();
+    let producer = Runner::with_packages("main", &server);
+    let (public, _) = producer.key();
+    producer.ci().success().unwrap();
+    let before = server.objects();
+    let change = |runner: &Runner| {
+        let lock = runner.project.join("package-lock.json");
+        let text = fs::read_to_string(&lock).unwrap();
+        fs::write(&lock, format!("{text}\n")).unwrap();
+    };
+    let in_namespace = |mut runner: Runner, private: Option<&String>| {
+        runner.env.push(("RIFT_TRUSTED_KEYS", public.clone()));
+        runner.env.push(("RIFT_NAMESPACE", "pr-7".to_owned()));
+        runner.env.extend(private.map(|key| ("RIFT_KEY", key.clone())));
+        runner
+    };
+    let request = in_namespace(Runner::with_packages("request", &server), None);
+    let (_, private) = request.key();
+    // What the main part has is not made again, and nothing is written for it.
+    request.ci().success().unwrap();
+    let why = request.good(&["why"]);
+    assert!(why.contains("s3://bucket/team had the result, signed by ci@main"), "{why}");
+    assert_eq!(server.objects(), before);
+    change(&request);
+    request.ci().success().unwrap();
+    let why = request.good(&["why"]);
+    assert!(why.contains("shared at s3://bucket/team/ns/pr-7"), "{why}");
+    let new: Vec<String> =
+        server.objects().into_iter().filter(|path| !before.contains(path)).collect();
+    assert!(new.iter().all(|path| path.starts_with("/bucket/team/ns/pr-7/")), "{new:?}");
+    assert!(new.iter().any(|path| path.contains("/plans/")), "{new:?}");
+    assert!(
+        !new.iter().any(|path| path.contains("/data/")),
+        "the main part has all bytes: {new:?}"
+    );
+    // The next job of the pull request has it, with bytes of the main part.
+    let next = in_namespace(Runner::new("next", &server), Some(&private));
+    change(&next);
+    next.ci().success().unwrap();
+    assert_same(&warm().project().join("node_modules"), &next.project.join("node_modules"));
+    let why = next.good(&["why"]);
+    assert!(why.contains("s3://bucket/team/ns/pr-7 had the result"), "{why}");
+    // A trusted run of the same lockfile, once the pull request is merged, makes its own.
+    let _earlier = server.asked();
+    change(&producer);
+    producer.ci().success().unwrap();
+    let why = producer.good(&["why"]);
+    assert!(why.contains("has no result of this key") && why.contains("shared at"), "{why}");
+    let asked = server.asked();
+    assert!(asked.iter().all(|(_, path)| !path.contains("/ns")), "{asked:?}");
+}
+
+/// A key is replaced: what the old one has signed is signed by the new one, and counts no longer by the old one.
+#[test]
+fn a_replaced_key_signs_again() {
+    let server = Server::start().unwrap();
+    let producer = Runner::with_packages("replaces", &server);
+    let (old, _) = producer.key();
+    producer.ci().success().unwrap();
+    let tree = producer.project.join("node_modules");
+    let kept = producer.good(&["ingest", &tree.display().to_string(), "--name", "kept"]);
+    producer.good(&["push", "kept"]);
+    let bad = producer.sandbox.path("bad");
+    fs::create_dir(&bad).unwrap();
+    fs::write(bad.join("a"), "bad").unwrap();
+    let bad = producer.good(&["ingest", &bad.display().to_string()]);
+    producer.good(&["store", "purge", &bad]);
+
+    producer.good(&["key", "trust", &old]);
+    let new = producer.good(&["key", "new", "ci@new", "--replace"]);
+    producer.good(&["push", "kept"]);
+    producer.good(&["store", "purge", &bad]);
+    producer.good(&["key", "trust", "--remove", &old]);
+    producer.ci().success().unwrap();
+    let why = producer.good(&["why"]);
+    assert!(why.contains("shared at s3://bucket/team"), "{why}");
+    producer.ci().success().unwrap();
+    assert!(!producer.good(&["why"]).contains("shared at"), "once");
+
+    let mut reader = Runner::new("reads-new", &server);
+    reader.env.push(("RIFT_TRUSTED_KEYS", new));
+    let ran = reader.ci().success().unwrap();
+    assert!(!ran.stderr.contains("not trusted") && !ran.stderr.contains("means nothing"), "{ran}");
+    assert!(reader.good(&["why"]).contains("signed by ci@new"));
+    assert_eq!(reader.good(&["pull", "kept"]), kept);
+    let list = server.object("/bucket/team/denied/list").unwrap();
+    assert_eq!(SignedDenyList::decode(&list).unwrap().list.serial, 2);
+    reader.assert_as_npm();
+    // Who trusts the old one alone has none of it.
+    let mut late = Runner::new("reads-old", &server);
+    late.env.push(("RIFT_TRUSTED_KEYS", old));
+    assert!(late.rift(&["pull", "kept"]).stderr.contains("not trusted here"));
 }

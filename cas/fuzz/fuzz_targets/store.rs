@@ -1,4 +1,4 @@
-//! Any bytes as a pack, a log segment, a record, a plan, a signed ref or a signed plan: no reader panics.
+//! Any bytes as a pack, a log segment, a record, a plan, a signed ref, a signed plan or a deny-list: no reader panics.
 
 #![no_main]
 
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::fuzz_target;
 use rift_cas::pack::Pack;
+use rift_cas::remote::denied::SignedDenyList;
 use rift_cas::remote::plan::SignedPlan;
 use rift_cas::remote::reference::SignedRef;
 use rift_cas::{log, record, roots};
@@ -14,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else {
         return;
     };
-    match which % 6 {
+    match which % 7 {
         0 => pack(bytes),
         1 => {
             let check = log::check_segment(bytes);
@@ -34,8 +35,13 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(signed.encode(), bytes);
             }
         }
-        _ => {
+        5 => {
             if let Ok(signed) = SignedPlan::decode(bytes) {
+                assert_eq!(signed.encode(), bytes);
+            }
+        }
+        _ => {
+            if let Ok(signed) = SignedDenyList::decode(bytes) {
                 assert_eq!(signed.encode(), bytes);
             }
         }

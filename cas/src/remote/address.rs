@@ -43,6 +43,13 @@ const SCHEMES: [(&str, Scheme); 6] = [
 ];
 
 impl Address {
+    /// Returns the remote that this is a namespace of, and its name there; `None` for what is no namespace.
+    pub(crate) fn outside(&self) -> Option<(Self, String)> {
+        let text = self.to_string();
+        let (main, name) = text.rsplit_once("/ns/")?;
+        is_namespace(name).then(|| Some((Self::parse(main).ok()?, name.to_owned())))?
+    }
+
     /// Reads an address.
     ///
     /// # Errors
@@ -102,11 +109,24 @@ impl Address {
         &self.path
     }
 
+    /// Returns the address of what lies at a path below.
+    pub(super) fn below(&self, path: &str) -> Self {
+        let slash = if self.path.is_empty() { "" } else { "/" };
+        Self { path: format!("{}{slash}{path}", self.path), ..self.clone() }
+    }
+
     /// Tells whether the remote can only be read.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         matches!(self.scheme, Scheme::Https | Scheme::Http)
     }
+}
+
+/// Tells whether a text can name a namespace.
+#[must_use]
+pub fn is_namespace(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(is_letter)
 }
 
 impl fmt::Display for Address {
@@ -179,6 +199,26 @@ mod tests {
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_namespace_is_a_part_of_its_remote() {
+        for (text, expected) in [
+            ("s3://bucket", "s3://bucket/ns/pr-7"),
+            ("s3://bucket/team", "s3://bucket/team/ns/pr-7"),
+            ("file:///srv/rift", "file:///srv/rift/ns/pr-7"),
+            ("https://host:8443", "https://host:8443/ns/pr-7"),
+        ] {
+            let address = Address::parse(text).unwrap().namespace("pr-7").unwrap();
+            assert_eq!(address.to_string(), expected);
+            assert_eq!(Address::parse(expected).unwrap(), address);
+        }
+        let long = "n".repeat(65);
+        for wrong in ["", ".", "..", ".a", "a/b", "a b", "\u{e4}", "a\n", "%2e", long.as_str()] {
+            assert!(!is_namespace(wrong), "{wrong}");
+            assert!(Address::parse("s3://b").unwrap().namespace(wrong).is_err(), "{wrong}");
+        }
+        assert!(["a", "PR_1.2-x", "1", "_"].into_iter().all(is_namespace));
     }
 
     #[test]

@@ -107,6 +107,18 @@ pub enum Error {
         /// The ref.
         name: String,
     },
+    /// The remote has lost what it denied, or somebody has put an older deny-list there.
+    #[error(
+        "the remote shows {found}, which lacks what this store has seen: number {seen}, with {entries} entries"
+    )]
+    Rollback {
+        /// What it shows.
+        found: String,
+        /// The serial number of the list that was seen.
+        seen: u64,
+        /// How many entries that has.
+        entries: usize,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] crate::Error),
@@ -122,11 +134,22 @@ impl Error {
             Self::Request { is_denied: true, .. } => libc::EACCES,
             Self::Slow { .. } => libc::ETIMEDOUT,
             Self::NoRef { .. } | Self::Missing { .. } => libc::ENOENT,
-            Self::Untrusted { .. } | Self::Signature { .. } => libc::EPERM,
+            Self::Untrusted { .. } | Self::Signature { .. } | Self::Rollback { .. } => libc::EPERM,
             Self::Changed { .. } => libc::EAGAIN,
             Self::Request { .. } | Self::Wrong { .. } | Self::RefFormat { .. } => libc::EIO,
             Self::Store(error) => error.errno(),
         }
+    }
+
+    /// Tells whether an object is not to be believed, or is none: who could write it may have meant to do harm.
+    pub(super) fn is_of_stranger(&self) -> bool {
+        matches!(
+            self,
+            Self::Untrusted { .. }
+                | Self::Signature { .. }
+                | Self::RefFormat { .. }
+                | Self::Wrong { .. }
+        )
     }
 
     /// Tells whether another attempt may end otherwise.

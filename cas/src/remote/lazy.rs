@@ -20,6 +20,7 @@ use rift_tree::{BlobHash, Manifest};
 
 use super::access::AccessKey;
 use super::error::{Error, Result};
+use super::keys::TrustedKeys;
 use super::{Remote, Traffic, data_object};
 use crate::blobs::BlobIndex;
 use crate::pack::PackedKind;
@@ -273,7 +274,12 @@ impl Shared {
         match self.remote.get() {
             Some(remote) => Ok(remote),
             None => {
-                let opened = Remote::open(&partial.origin, &partial.options)?;
+                let opened = match partial.origin.outside() {
+                    // Nothing that is signed is read.
+                    Some((main, name)) => Remote::open(&main, &partial.options)?
+                        .in_namespace(&name, TrustedKeys::default())?,
+                    None => Remote::open(&partial.origin, &partial.options)?,
+                };
                 Ok(self.remote.get_or_init(|| opened))
             }
         }

@@ -8,6 +8,8 @@
 //! refs/NAME        a signed ref (see `reference`)
 //! plans/KEY        a signed plan (see `plan`)
 //! access/KEY       which blobs a command needed (see `access`)
+//! denied/list      what was purged (see `denied`), and `denied/HEX` beside it
+//! ns/NAME/...       the same again, for writers who are not trusted (see `namespace`)
 //! ```
 //!
 //! Everything but refs and access lists is named by its hash and never changes; a ref is signed, names manifest and sidecar, and is
@@ -19,21 +21,25 @@
 
 pub mod access;
 pub mod address;
+pub mod denied;
 mod error;
 mod http;
 pub mod keys;
 pub mod lazy;
+mod namespace;
 pub mod plan;
 mod pull;
 mod push;
 pub mod reference;
 mod share;
+mod sweep;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,6 +60,7 @@ use rustix::fs::FlockOperation;
 use self::address::{Address, Scheme, is_loopback};
 pub use self::error::{Error, Result};
 use self::http::{Connector, Meter};
+use self::namespace::Main;
 pub use self::pull::{Extent, Pulled, pull};
 pub use self::push::{Pushed, push};
 use self::reference::SignedRef;
@@ -151,11 +158,14 @@ pub struct Remote {
     address: Address,
     objects: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
-    runtime: tokio::runtime::Runtime,
+    runtime: Arc<tokio::runtime::Runtime>,
     meter: Arc<Meter>,
     limits: Limits,
     /// The server sends whole objects only.
     lacks_ranges: AtomicBool,
+    /// What a namespace lies in.
+    main: Option<Box<Main>>,
+    remarks: Mutex<Vec<String>>,
 }
 
 /// A small object, and what tells whether it was replaced.
@@ -176,6 +186,7 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|error| failed("start threads")(error.to_string()))?;
+        let runtime = Arc::new(runtime);
         let meter = Arc::new(Meter::default());
         let objects = objects(address, options, &meter)
             .map_err(|error| failed("set up the remote")(error))?;
@@ -187,7 +198,8 @@ impl Remote {
             .map_err(|error| failed("set up the remote")(error.to_string()))?;
         let (address, limits) = (address.clone(), options.limits);
         let lacks_ranges = AtomicBool::new(false);
-        Ok(Self { address, objects, prefix, runtime, meter, limits, lacks_ranges })
+        let (main, remarks) = (None, Mutex::default());
+        Ok(Self { address, objects, prefix, runtime, meter, limits, lacks_ranges, main, remarks })
     }
 
     /// Returns the address.
@@ -210,12 +222,30 @@ impl Remote {
         }
     }
 
+    /// Notes what the user should hear.
+    fn remark(&self, text: String) {
+        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !remarks.contains(&text) {
+            remarks.push(text);
+        }
+    }
+
+    /// Returns what the user should hear of the remote since the last call.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = std::mem::take(&mut *remarks);
+        said.extend(self.main().into_iter().flat_map(Self::remarks));
+        said
+    }
+
     /// Tries the remote: reads, and where `writes` says so makes, makes again and removes a small object.
     ///
     /// # Errors
     /// What does not work; [`Error::Wrong`] for a server that lets one writer replace what another made, though asked not to.
     pub fn check(&self, writes: bool) -> Result<()> {
         const PROBE: &str = "refs/_check";
+        self.main().map_or(Ok(()), |main| main.check(false))?;
         self.small(PROBE, reference::BYTES_MAX)?;
         if !writes {
             return Ok(());
@@ -223,9 +253,7 @@ impl Remote {
         self.writable()?;
         let made = self.create(PROBE, b"probe\n".to_vec());
         let again = self.create(PROBE, b"other\n".to_vec());
-        self.wait("remove", PROBE, self.limits.of_request(), async {
-            self.objects.delete(&self.path(PROBE)).await
-        })?;
+        self.remove(PROBE)?;
         match (made?, again?) {
             (_, false) => Ok(()),
             (_, true) => Err(Error::Wrong {
@@ -306,9 +334,26 @@ impl Remote {
         attempt().or_else(|error| if error.is_passing() { attempt() } else { Err(error) })
     }
 
-    /// Reads bytes of an object in order, at most `max`; gives up on a remote that sends more, or too slowly. Of a server that
-    /// does not know ranges, all bytes come as far as the range's end.
+    /// Reads bytes of an object in order, at most `max`; gives up on a remote that sends more, or too slowly. What is named by its
+    /// content and not in a namespace may lie in the main part. Of a server that does not know ranges, all bytes come as far as
+    /// the range's end.
     fn read(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        max: u64,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<UpdateVersion> {
+        let read = self.read_here(object, range.clone(), max, take);
+        match (read, self.main()) {
+            (Err(Error::Missing { .. }), Some(main)) if is_content(object) => {
+                main.read_here(object, range, max, take)
+            }
+            (read, _) => read,
+        }
+    }
+
+    fn read_here(
         &self,
         object: &str,
         range: Option<Range<u64>>,
@@ -330,7 +375,7 @@ impl Remote {
         let found = match found {
             Err(error) if range.is_some() && !is_cut && error.is_of_ranges() => {
                 self.lacks_ranges.store(true, Ordering::Relaxed);
-                return self.read(object, range, max, take);
+                return self.read_here(object, range, max, take);
             }
             found => found?,
         };
@@ -396,33 +441,27 @@ impl Remote {
     }
 
     /// Returns which of some objects of `data` are there with the length that they have to have, by one listing or few requests.
-    fn present(&self, wanted: &[(String, u64)]) -> Result<std::collections::HashSet<String>> {
+    fn present(&self, wanted: &[(String, u64)]) -> Result<HashSet<String>> {
+        let mut present = self.present_here(wanted)?;
+        let missing: Vec<_> =
+            wanted.iter().filter(|(object, _)| !present.contains(object)).cloned().collect();
+        if let Some(main) = self.main().filter(|_| !missing.is_empty()) {
+            // It only saves bytes.
+            present.extend(main.present_here(&missing).unwrap_or_default());
+        }
+        Ok(present)
+    }
+
+    fn present_here(&self, wanted: &[(String, u64)]) -> Result<HashSet<String>> {
         let mut found = std::collections::HashMap::new();
         let mut is_complete = false;
         if wanted.len() > ASKED_MAX {
             const FOLDER: &str = "data";
-            let path = self.path(FOLDER);
-            self.count("GET", 0);
-            let listing = async {
-                let mut listing = self.objects.list(Some(&path)).take(LISTED_MAX);
-                let mut listed = Vec::new();
-                while let Some(meta) = listing.next().await {
-                    listed.push(meta?);
-                }
-                Ok(listed)
-            };
-            let limit = self.limits.of_request() * 4;
-            let listed = match self.wait("list", FOLDER, limit, listing) {
-                Ok(listed) => listed,
-                Err(Error::Missing { .. }) => Vec::new(),
-                Err(error) => return Err(error),
-            };
+            let listed = self.listed(FOLDER, LISTED_MAX)?;
             is_complete = listed.len() < LISTED_MAX;
-            found.extend(listed.into_iter().filter_map(|meta| {
-                Some((format!("{FOLDER}/{}", meta.location.filename()?), meta.size))
-            }));
+            found.extend(listed);
         }
-        let mut present = std::collections::HashSet::new();
+        let mut present = HashSet::new();
         for (object, length) in wanted {
             let there = match found.get(object) {
                 Some(length) => Some(*length),
@@ -434,6 +473,40 @@ impl Remote {
             }
         }
         Ok(present)
+    }
+
+    /// Returns the first objects directly below a folder, with their lengths.
+    fn listed(&self, folder: &'static str, max: usize) -> Result<Vec<(String, u64)>> {
+        let path = self.path(folder);
+        self.count("GET", 0);
+        let listing = async {
+            let mut listing = self.objects.list(Some(&path)).take(max);
+            let mut listed = Vec::new();
+            while let Some(meta) = listing.next().await {
+                listed.push(meta?);
+            }
+            Ok(listed)
+        };
+        let limit = self.limits.of_request() * 4;
+        let listed = match self.wait("list", folder, limit, listing) {
+            Ok(listed) => listed,
+            Err(Error::Missing { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let named = listed.into_iter().filter_map(|meta| {
+            Some((format!("{folder}/{}", meta.location.filename()?), meta.size))
+        });
+        Ok(named.collect())
+    }
+
+    /// Removes an object; one that is not there is as good.
+    fn remove(&self, object: &str) -> Result<()> {
+        self.count("DELETE", 0);
+        let path = self.path(object);
+        match self.wait("remove", object, self.limits.of_request(), self.objects.delete(&path)) {
+            Err(Error::Missing { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// Writes an object that is named by its content.
@@ -551,6 +624,11 @@ fn data_object(name: &[u8; 32], kind: ContainerKind) -> String {
         ContainerKind::Pack | ContainerKind::Partial => format!("data/{name}.pack"),
         ContainerKind::Loose => format!("data/{name}.blob"),
     }
+}
+
+/// Tells whether an object is named by its content.
+fn is_content(object: &str) -> bool {
+    ["data/", "trees/", "places/"].iter().any(|folder| object.starts_with(folder))
 }
 
 fn places_object(hash: &[u8; 32]) -> String {

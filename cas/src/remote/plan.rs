@@ -19,10 +19,9 @@ use rift_tree::{FormatError, TreeHash};
 use super::error::{Error, Result};
 use super::keys::{NamedKey, PrivateKey, PublicKey, TrustedKeys};
 use super::pull::{Extent, fetch_tree};
-use super::push::{Pushed, now_secs, send_tree};
+use super::push::{Pushed, before_above, believed, now_secs, send_tree};
 use super::reference::{Lines, Located, SignedRef, Statement, number, sign_line, signature};
 use super::{Remote, Watch};
-use crate::record::Kind;
 use crate::store::Store;
 
 /// No signed plan is longer.
@@ -147,6 +146,10 @@ fn object(plan: TreeHash) -> String {
 pub struct PulledPlan {
     /// Who signed it.
     pub signer: NamedKey,
+    /// The part of the remote that had it.
+    pub from: String,
+    /// The record, which the store has not been given yet.
+    pub record: Vec<u8>,
     /// Blobs that the store lacked.
     pub blobs: usize,
 }
@@ -167,8 +170,8 @@ pub struct Plan<'p> {
 /// What became of a plan that was to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// The remote has one of a trusted key already.
-    WasThere,
+    /// The remote has one already, of this trusted key.
+    WasThere(PublicKey),
     /// It is there, and this was sent with it.
     Done(Pushed),
 }
@@ -198,34 +201,45 @@ fn signer(signed: &SignedPlan, trusted: &TrustedKeys) -> Result<NamedKey> {
     }
 }
 
-/// Brings the plan of a key into the store, with so much of all its trees; `None` when the remote has none.
+/// Tells whether the record of a plan means something here.
+pub type Accepts<'a> = &'a dyn Fn(&[u8]) -> bool;
+
+/// Brings so much of the trees of a key's plan into the store, whose next step is to keep the record; `None` when the remote has none. A record that
+/// `accepts` refuses brings nothing.
 ///
 /// # Errors
 /// [`Error::Untrusted`] and [`Error::Signature`] for one that is not to be believed; [`Error::Wrong`] for other bytes than
-/// its hashes name; and whatever remote and store say.
+/// its hashes name; [`Error::Rollback`]; and whatever remote and store say.
 pub fn pull_plan(
     remote: &Remote,
     store: &Store,
     key: TreeHash,
     extent: Extent,
-    trusted: &TrustedKeys,
+    (trusted, accepts): (&TrustedKeys, Accepts<'_>),
     watch: Watch<'_>,
 ) -> Result<Option<PulledPlan>> {
-    let Some((read, _)) = remote.plan(key)? else { return Ok(None) };
-    let signed = read?;
-    let signer = signer(&signed, trusted)?;
-    let PlanStatement { trees, record, .. } = &signed.statement;
-    let named = crate::roots::trees_of_plan(record);
+    let answers = remote.ask(store, trusted, |remote, trusted| {
+        let Some((read, _)) = remote.plan(key)? else { return Ok(None) };
+        let signed = read?;
+        let signer = signer(&signed, trusted)?;
+        Ok(Some((signed, signer)))
+    })?;
+    let Some(((signed, signer), remote)) = remote.first(answers)? else { return Ok(None) };
+    let PlanStatement { trees, record, .. } = signed.statement;
+    let wrong = |reason: &str| Error::Wrong { object: object(key), reason: reason.to_owned() };
+    let named = crate::roots::trees_of_plan(&record);
     if !named.iter().all(|tree| trees.iter().any(|at| at.tree == *tree)) {
-        let reason = "its record names trees that it does not locate".to_owned();
-        return Err(Error::Wrong { object: object(key), reason });
+        return Err(wrong("its record names trees that it does not locate"));
+    }
+    if !accepts(&record) {
+        return Err(wrong("it means nothing here"));
     }
     let mut blobs = 0;
-    for at in trees {
+    for at in &trees {
         blobs += fetch_tree(remote, store, at, extent, watch)?.unwrap_or(0);
     }
-    store.set_record(Kind::Plan, &key.to_string(), record)?;
-    Ok(Some(PulledPlan { signer, blobs }))
+    let from = remote.address().to_string();
+    Ok(Some(PulledPlan { signer, from, record, blobs }))
 }
 
 /// Sends a plan with its trees, where the remote does not have one of a trusted key.
@@ -240,21 +254,23 @@ pub fn push_plan(
     watch: Watch<'_>,
 ) -> Result<Sent> {
     remote.writable()?;
-    let seen = match remote.plan(plan.key)? {
-        Some((Ok(signed), _)) if signer(&signed, trusted).is_ok() => return Ok(Sent::WasThere),
+    let (own, above) = remote.ask(store, trusted, |remote, _| remote.plan(plan.key))?;
+    if let (Some((Ok(signed), _)), Some(trusted)) = (above?, remote.trusted_above())
+        && signer(&signed, trusted).is_ok()
+    {
+        return Ok(Sent::WasThere(signed.key));
+    }
+    let seen = match own? {
+        Some((Ok(signed), _)) if signer(&signed, trusted).is_ok() => {
+            return Ok(Sent::WasThere(signed.key));
+        }
         // Of no use to anybody: it is replaced.
         Some((_, seen)) => Some(seen),
         None => None,
     };
-    let before = match remote.trusted_ref(plan.lineage, trusted) {
-        Ok(before) => before,
-        // It only saves bytes.
-        Err(Error::Untrusted { .. } | Error::Signature { .. } | Error::RefFormat { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    let (before, lineage) = match before {
+    let (before, lineage) = match believed(remote.trusted_ref(plan.lineage, trusted))? {
         Some((signed, _, seen)) => (Some(signed.statement.at), Some(seen)),
-        None => (None, None),
+        None => (before_above(remote, plan.lineage)?, None),
     };
     let mut sent = Pushed { was_there: true, blobs: 0, objects: 0 };
     let mut trees = Vec::new();

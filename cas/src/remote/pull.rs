@@ -41,6 +41,8 @@ pub struct Pulled {
     pub time_secs: u64,
     /// Whether the store had the tree already.
     pub was_here: bool,
+    /// The part of the remote that had the ref.
+    pub from: String,
     /// Blobs that the store lacked.
     pub blobs: usize,
 }
@@ -72,17 +74,19 @@ pub fn pull(
     trusted: &TrustedKeys,
     watch: Watch<'_>,
 ) -> Result<Pulled> {
-    let (statement, signer) = remote
-        .trusted_ref(name, trusted)?
-        .map(|(signed, signer, _)| (signed.statement, signer))
-        .ok_or_else(|| Error::NoRef { name: name.to_owned() })?;
+    let answers =
+        remote.ask(store, trusted, |remote, trusted| remote.trusted_ref(name, trusted))?;
+    let ((signed, signer, _), remote) =
+        remote.first(answers)?.ok_or_else(|| Error::NoRef { name: name.to_owned() })?;
+    let statement = signed.statement;
     let (tree, time_secs) = (statement.at.tree, statement.time_secs);
     let fetched = fetch_tree(remote, store, &statement.at, Extent::Whole, watch)?;
     if fetched.is_some() || store.get_ref(name)? != Some(tree) {
         store.set_ref(name, tree)?;
     }
     let (was_here, blobs) = (fetched.is_none(), fetched.unwrap_or(0));
-    Ok(Pulled { tree, signer, time_secs, was_here, blobs })
+    let from = remote.address().to_string();
+    Ok(Pulled { tree, signer, time_secs, was_here, from, blobs })
 }
 
 /// How much of a tree is to come.

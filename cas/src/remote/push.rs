@@ -80,16 +80,38 @@ pub fn push(
     watch: Watch<'_>,
 ) -> Result<Pushed> {
     remote.writable()?;
-    let (before, seen) = match remote.trusted_ref(name, trusted)? {
-        Some((signed, _, seen)) => (Some(signed.statement.at), Some(seen)),
-        None => (None, None),
+    let (own, above) =
+        remote.ask(store, trusted, |remote, trusted| remote.trusted_ref(name, trusted))?;
+    let own = own?;
+    let is_ours = own.as_ref().is_some_and(|(signed, ..)| signed.key == key.public().key);
+    let (before, seen) = match (own, believed(above)?) {
+        (Some((signed, _, seen)), _) => (Some(signed.statement.at), Some(seen)),
+        (None, above) => (above.map(|(signed, ..)| signed.statement.at), None),
     };
     let (at, pushed) = send_tree(remote, store, tree, before.as_ref(), watch)?;
-    if !pushed.was_there {
+    // What somebody else has signed is signed anew: their key may go.
+    if !pushed.was_there || !is_ours {
         let statement = Statement { name: name.to_owned(), at, time_secs: now_secs() };
         remote.set_signed_ref(&SignedRef::sign(statement, key), seen)?;
     }
     Ok(pushed)
+}
+
+/// Returns a ref that only saves bytes: one that is not to be believed is as good as none.
+pub(super) fn believed<T>(found: Result<Option<T>>) -> Result<Option<T>> {
+    match found {
+        Err(error) if error.is_of_stranger() => Ok(None),
+        found => found,
+    }
+}
+
+/// Returns what a ref means in the main part of a namespace.
+pub(super) fn before_above(remote: &Remote, name: &str) -> Result<Option<Located>> {
+    let (Some(main), Some(trusted)) = (remote.main(), remote.trusted_above()) else {
+        return Ok(None);
+    };
+    let found = believed(main.trusted_ref(name, trusted))?;
+    Ok(found.map(|(signed, ..)| signed.statement.at))
 }
 
 /// Returns the time, in seconds since the epoch.

@@ -59,9 +59,7 @@ fn contents() -> String {
     for key in KEYS.iter().filter(|key| key.scope == Scope::Anywhere) {
         let default = match key.kind {
             Kind::Flag | Kind::Count | Kind::Percent => key.default.to_owned(),
-            Kind::Path | Kind::Bytes | Kind::Choice(_) | Kind::Names | Kind::Remotes => {
-                format!("{:?}", key.default)
-            }
+            _ => format!("{:?}", key.default),
         };
         let written = write!(text, "\n# {}\n# {} = {default}\n", key.doc, key.name);
         debug_assert!(written.is_ok(), "writing to a string can't fail");

@@ -16,7 +16,8 @@ use crate::ui::{self, Out};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The ref must be signed by a key that is trusted here: see `rift key`. Every file
-is checked before the store takes it in; what the store has is not fetched.
+is checked before the store takes it in; what the store has is not fetched. In a
+namespace (RIFT_NAMESPACE) that is asked before the rest of the remote.
 
 Examples:
   rift pull deps/main
@@ -40,11 +41,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     tree::check_name(&args.name)?;
     let address = remotes::address(args.remote.as_deref(), context)?;
     let trusted = keys::trusted()?;
-    let opened = remotes::open(&address, false)?;
+    let opened = remotes::open(&address, false, context)?;
     let store = context.store()?;
     let pulled = context
         .ui
         .transfer("received", |watch| remote::pull(&opened, &store, &args.name, &trusted, watch));
+    remotes::tell_remarks(&opened, context);
     if args.verbose {
         remotes::tell_traffic(&opened, context);
     }
@@ -60,8 +62,8 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         context.ui.note(&match pulled.was_here {
             true => format!("`{}` is here already, signed by {signer} ({time})", args.name),
             false => format!(
-                "`{}` pulled from {address}: {received} received in {time}, signed by {signer}",
-                args.name
+                "`{}` pulled from {}: {received} received in {time}, signed by {signer}",
+                args.name, pulled.from
             ),
         });
     }

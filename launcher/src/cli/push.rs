@@ -18,7 +18,8 @@ use crate::ui::{self, Out};
 #[command(after_help = "\
 What the remote has is not sent again, also after an interruption. Files that
 hold secrets (.env, keys, tokens) stay here and are named; the tree there is
-then another, whose hash is printed.
+then another, whose hash is printed. With a namespace (RIFT_NAMESPACE) the ref
+is made there.
 
 Examples:
   rift push deps/main
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     tree::check_name(&args.name)?;
     let address = remotes::address(args.remote.as_deref(), context)?;
+    remotes::may_write(context)?;
     let store = context.existing_store()?;
     let hash =
         store.get_ref(&args.name)?.ok_or_else(|| anyhow!("no ref is called `{}`", args.name));
@@ -54,11 +56,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         let path = ui::printable(&String::from_utf8_lossy(path));
         context.ui.warn(&format!("`{path}` stays here: it holds {holds}"));
     }
-    let opened = remotes::open(&address, true)?;
+    let opened = remotes::open(&address, true, context)?;
+    let address = opened.address();
     let signing = (&key, &trusted);
     let pushed = context.ui.transfer("sent", |watch| {
         remote::push(&opened, &store, &args.name, shareable.tree, signing, watch)
     });
+    remotes::tell_remarks(&opened, context);
     if args.verbose {
         remotes::tell_traffic(&opened, context);
     }

@@ -51,7 +51,7 @@ Examples:
     /// Try a remote: can it be read and written?
     #[command(after_help = "\
 Makes a small object, tries to make it again, which must be refused, and
-removes it.
+removes it. In a namespace it does so there, and reads the rest.
 
 Examples:
   rift remote check
@@ -66,6 +66,9 @@ Examples:
     },
     /// List the remotes of the settings
     #[command(after_help = "\
+In a namespace (RIFT_NAMESPACE) its address comes before that of the rest, each
+with a third column: `written` or `read`.
+
 Example:
   rift remote list                name or -, tab, address; the default first")]
     List,
@@ -83,7 +86,13 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             let mut out = Out::new();
             for remote in context.config.remotes() {
                 let name = remote.name.as_deref().unwrap_or("-");
-                writeln!(out, "{name}\t{}", remote.address)?;
+                let parts = remotes::parts(&remote.address, &context.config)?;
+                let [own, main] = parts.as_slice() else {
+                    writeln!(out, "{name}\t{}", remote.address)?;
+                    continue;
+                };
+                let use_of_own = if own.is_read_only() { "read" } else { "written" };
+                writeln!(out, "{name}\t{own}\t{use_of_own}\n{name}\t{main}\tread")?;
             }
             out.finish()?;
         }
@@ -103,8 +112,10 @@ fn settings_file(context: &Context, is_user: bool) -> anyhow::Result<PathBuf> {
 fn check(remote: Option<&str>, read_only: bool, context: &Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let address = address(remote, context)?;
-    let writes = !read_only && !address.is_read_only();
-    let opened = open(&address, writes)?;
+    let refusal = remotes::refusal(&context.config);
+    let writes = !read_only && !address.is_read_only() && refusal.is_none();
+    let opened = open(&address, writes, context)?;
+    let address = opened.address();
     opened.check(writes).with_context(|| format!("{address} does not work"))?;
     if !context.ui.is_quiet {
         let what = if writes { "read and written" } else { "read" };
@@ -132,10 +143,21 @@ pub(crate) fn address(given: Option<&str>, context: &Context) -> anyhow::Result<
     }
 }
 
+/// Fails where this run may write to no remote.
+pub(crate) fn may_write(context: &Context) -> anyhow::Result<()> {
+    let refused = remotes::refusal(&context.config).map_or(Ok(()), |why| Err(anyhow!("{why}")));
+    refused.hint("RIFT_NAMESPACE names the part of the remote that pull requests may write to")
+}
+
 /// Prepares a remote for requests.
-pub(crate) fn open(address: &Address, writes: bool) -> anyhow::Result<Remote> {
-    remotes::open(address, writes, Limits::default())
+pub(crate) fn open(address: &Address, writes: bool, context: &Context) -> anyhow::Result<Remote> {
+    remotes::open(address, writes, Limits::default(), &context.config)
         .with_context(|| format!("could not open {address}"))
+}
+
+/// Passes on what a remote has to say.
+pub(crate) fn tell_remarks(remote: &Remote, context: &Context) {
+    remote.remarks().iter().for_each(|remark| context.ui.warn(remark));
 }
 
 /// Says what went back and forth.

@@ -4,19 +4,22 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use rift_cas::log::Topic;
-use rift_cas::purge::{self, What};
+use rift_cas::purge::{self, Banned, Purged, What};
+use rift_cas::remote::address::Address;
+use rift_cas::remote::denied::{self, Denial};
 use rift_cas::verify::{self, Severity};
 use rift_cas::{Store, gc, stats};
 use rift_tree::{BlobHash, TreeHash};
 
-use crate::config;
+use crate::cli::remote;
 use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::place::Place;
 use crate::plan::npm::package::facts::Known;
 use crate::ui::{self, Out, Style};
+use crate::{config, keys, remotes};
 
 /// Look after the store
 #[derive(Debug, clap::Args)]
@@ -79,14 +82,26 @@ Examples:
     #[command(after_help = "\
 Every tree that has it goes too. What other packages share with a purged one
 stays.
+Each remote of the settings gets it on its deny-list, signed with your key:
+nobody who uses the remote is served it any more, and their stores purge it.
+Plans and refs there that name it are removed.
 
 Examples:
   rift store purge event-stream@3.3.6
+  rift store purge --local left-pad@1.3.0
   rift store purge 2f79ea871dbbba4c76e12cbd866e794eab35f7a5c7d842ab0409fc17103d57e5")]
     Purge {
         /// A package, or the whole hash of a tree or blob
         #[arg(value_name = "NAME@VERSION|HASH")]
         what: String,
+
+        /// An address, or a name of the settings [default: all of them]
+        #[arg(long, value_name = "REMOTE", conflicts_with = "local")]
+        remote: Option<String>,
+
+        /// Leave the remotes as they are
+        #[arg(long)]
+        local: bool,
     },
 
     /// Print where the store is, or would be
@@ -109,7 +124,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Stats { json } => count(*json, context),
         Command::Verify { repair } => check(*repair, context),
         Command::Gc { max_size, dry_run } => collect(*max_size, *dry_run, context),
-        Command::Purge { what } => remove(what, context),
+        Command::Purge { what, remote, local } => {
+            remove(what, (remote.as_deref(), *local), context)
+        }
         Command::Path => path(context),
     }
 }
@@ -254,9 +271,20 @@ fn collect(max_size: Option<u64>, dry_run: bool, context: &Context) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-fn remove(text: &str, context: &Context) -> anyhow::Result<ExitCode> {
+/// Purges what a text means here, and then on the remotes.
+fn remove(
+    text: &str,
+    (remote, is_local): (Option<&str>, bool),
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
+    // What can't be denied is told before anything is gone.
+    let remotes = match is_local {
+        true => Vec::new(),
+        false => deniers(remote, context)?,
+    };
     let mut out = Out::new();
+    let mut all = Vec::new();
     for what in meant(&store, text)? {
         let purged = purge::purge(&store, &what).context("could not purge it")?;
         writeln!(
@@ -267,9 +295,71 @@ fn remove(text: &str, context: &Context) -> anyhow::Result<ExitCode> {
             ui::count(purged.blobs as u64),
             ui::count(purged.packs as u64)
         )?;
+        all.push(purged);
+    }
+    let mut failed = Ok(());
+    for address in &remotes {
+        match deny(address, &store, &all, context) {
+            Ok(denial) => writeln!(
+                out,
+                "denied   {} entries, {} plans and refs removed at {address}",
+                ui::count(denial.added as u64),
+                ui::count(denial.removed as u64)
+            )?,
+            Err(error) => {
+                let mut names = all.iter().flat_map(|purged| &purged.banned).map(Banned::name);
+                let name = names.next_back().map(|name| BlobHash::from_bytes(name).to_string());
+                let again =
+                    format!("`rift store purge {}` tries that again", name.unwrap_or_default());
+                let what = format!("it is purged here, but not at {address}");
+                failed = failed.and(Err(error).context(what).hint(again));
+            }
+        }
     }
     out.finish()?;
-    Ok(ExitCode::SUCCESS)
+    failed.map(|()| ExitCode::SUCCESS)
+}
+
+/// Returns the remotes that get to know of a purge: the one that is named, or those of the settings. Says why where they don't.
+fn deniers(remote: Option<&str>, context: &Context) -> anyhow::Result<Vec<Address>> {
+    let addresses: Vec<Address> = match remote {
+        Some(_) => vec![remote::address(remote, context)?],
+        None => context.config.remotes().iter().map(|known| known.address.clone()).collect(),
+    };
+    if addresses.is_empty() {
+        return Ok(addresses);
+    }
+    let why = match (remotes::refusal(&context.config), keys::private()?) {
+        (Some(why), _) => why,
+        (None, None) => "you have no key to sign with; `rift key new` makes one",
+        (None, Some(_)) => {
+            let (written, read): (Vec<Address>, Vec<Address>) =
+                addresses.into_iter().partition(|address| !address.is_read_only());
+            for address in read {
+                context.ui.warn(&format!("{address} keeps it: it can only be read"));
+            }
+            return Ok(written);
+        }
+    };
+    if remote.is_some() {
+        bail!("it can't be denied there: {why}");
+    }
+    context.ui.warn(&format!("the remotes keep it: {why}"));
+    Ok(Vec::new())
+}
+
+/// Adds what was purged to the deny-list of a remote.
+fn deny(
+    address: &Address,
+    store: &Store,
+    purged: &[Purged],
+    context: &Context,
+) -> anyhow::Result<Denial> {
+    let key = keys::private()?.context("there is no key to sign with")?;
+    let opened = remote::open(address, true, context)?;
+    let denial = denied::deny(&opened, store, purged, (&key, &keys::trusted()?));
+    remote::tell_remarks(&opened, context);
+    Ok(denial?)
 }
 
 /// Returns what is to be purged: each way in which a package is known, or a tree or blob.
@@ -278,8 +368,11 @@ fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<What>> {
         (TreeHash::from_hex(text.as_bytes()), BlobHash::from_hex(text.as_bytes()))
     {
         let is_tree = purge::has(store, &What::Tree(tree))?;
+        // A tree that was purged before.
+        let is_purged_tree = !is_tree
+            && store.log()?.get(Topic::Purged, tree.as_bytes()).is_some_and(|set| !set.is_empty());
         // What is not here yet is refused from here on, as a tree and as a blob.
-        return Ok(match (is_tree, purge::has(store, &What::Blob(blob))?) {
+        return Ok(match (is_tree || is_purged_tree, purge::has(store, &What::Blob(blob))?) {
             (true, false) => vec![What::Tree(tree)],
             (false, true) => vec![What::Blob(blob)],
             _ => vec![What::Tree(tree), What::Blob(blob)],

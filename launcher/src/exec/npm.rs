@@ -130,14 +130,21 @@ impl NpmRun<'_> {
         };
         let request = self.describe(install, &self.options.command[1..], &|_| {});
         let key = request.key();
-        if !run::is_known(&request, &key)? {
+        let mut reasons = Vec::new();
+        let mut is_known = run::is_known(&request, &key)?;
+        if is_known {
+            reasons = shared.heed()?;
+            // What was denied is not known any more.
+            is_known = reasons.is_empty() || run::is_known(&request, &key)?;
+        }
+        if !is_known {
             let extent = match self.shown_as.has_state() {
                 true => Extent::Partial,
                 false => Extent::Whole,
             };
-            let reasons = shared.bring(&key, extent)?;
-            self.reasons.extend(reasons);
+            reasons.extend(shared.bring(&key, extent)?);
         }
+        self.reasons.extend(reasons);
         Ok(())
     }
 

@@ -3,18 +3,25 @@
 //! A remote only saves time. Whatever is wrong with it is said once, and the run goes on without it.
 
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rift_cas::Store;
-use rift_cas::record::Kind;
 use rift_cas::remote::address::Address;
+use rift_cas::remote::keys::{PublicKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan, Sent};
-use rift_cas::remote::{self, Extent, Remote, Traffic};
+use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
 use rift_tree::TreeHash;
 
 use crate::context::Context;
 use crate::plan::npm::planned::Planned;
 use crate::{keys, remotes, ui};
+
+/// How old a deny-list may be where a result is here already: a purge reaches all runs after this long, and most ask for nothing.
+const HEEDED_FOR: Duration = Duration::from_secs(60);
+/// A result that is here waits no longer for the deny-list.
+const HEED_LIMITS: Limits =
+    Limits { answer: Duration::from_secs(2), bytes_per_second: 256 << 10, retries: 0 };
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {
@@ -48,6 +55,48 @@ impl<'c> Shared<'c> {
         Ok(reasons)
     }
 
+    /// Reads what the remotes deny, where that is not known, and purges it here; returns what came of it, nothing where nothing did.
+    ///
+    /// # Errors
+    /// Settings or keys that can't be read.
+    pub(super) fn heed(&self) -> anyhow::Result<Vec<String>> {
+        let config = &self.context.config;
+        let mut said = Vec::new();
+        for named in config.remotes() {
+            let parts = remotes::parts(&named.address, config)?;
+            let is_known = |part: &Address| denied::has_heeded(self.store, part, HEEDED_FOR);
+            if parts.iter().all(is_known) {
+                continue;
+            }
+            let remote = remotes::open(&named.address, false, HEED_LIMITS, config);
+            let heeded = remote.and_then(|remote| {
+                let heeded = remote.heed_now(self.store, &keys::trusted()?);
+                said.extend(self.say(&remote));
+                Ok(heeded?)
+            });
+            if let Err(error) = heeded {
+                // What is here needs no remote, so that this fails no run.
+                let why = format!("what {} denies is not known: {error:#}", named.address);
+                self.context.ui.warn(&why);
+                said.push(why);
+            }
+        }
+        Ok(said)
+    }
+
+    /// Passes on what a remote has to say.
+    fn say(&self, remote: &Remote) -> Vec<String> {
+        let remarks = remote.remarks();
+        remarks.iter().for_each(|remark| self.context.ui.warn(remark));
+        remarks
+    }
+
+    fn open(&self, address: &Address) -> anyhow::Result<Remote> {
+        let config = &self.context.config;
+        let makes_folder = !address.is_read_only() && remotes::refusal(config).is_none();
+        remotes::open(address, makes_folder, remotes::OF_RUNS, config)
+    }
+
     fn refuse(&self, address: &Address, error: &anyhow::Error) -> anyhow::Result<String> {
         let why = format!("the remote {address} is not used: {error:#}");
         self.context.fall_back(&why)?;
@@ -60,25 +109,22 @@ impl<'c> Shared<'c> {
         key: &str,
         extent: Extent,
     ) -> anyhow::Result<Option<String>> {
-        let remote = open(address)?;
+        let remote = self.open(address)?;
         let trusted = keys::trusted()?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
+        let read = |record: &[u8]| Planned::decode(record).filter(stays_in_project);
+        let accepts: &dyn Fn(&[u8]) -> bool = &|record| read(record).is_some();
         let pulled = self.context.ui.transfer("received", |watch| {
-            plan::pull_plan(&remote, self.store, hash, extent, &trusted, watch)
+            plan::pull_plan(&remote, self.store, hash, extent, (&trusted, accepts), watch)
         });
+        self.say(&remote);
         let Some(pulled) = pulled? else { return Ok(None) };
-        let planned = Planned::find(self.store, key)?.filter(stays_in_project);
-        let Some(mut planned) = planned else {
-            self.store.remove_record(Kind::Plan, key)?;
-            anyhow::bail!("it has a plan that means nothing here");
-        };
-        planned.shared.push(address.to_string());
+        let mut planned = read(&pulled.record).context("it has a plan that means nothing here")?;
+        planned.shared.push(format!("{} {}", pulled.from, pulled.signer.key));
         planned.save(self.store, key)?;
-        let signer = pulled.signer.name;
-        Ok(Some(format!(
-            "{address} had the result, signed by {signer} ({})",
-            traffic(&remote.traffic())
-        )))
+        let (from, signer) = (pulled.from, pulled.signer.name);
+        let traffic = traffic(&remote.traffic());
+        Ok(Some(format!("{from} had the result, signed by {signer} ({traffic})")))
     }
 
     /// Sends a plan and its trees to the first remote that can be written, if this user has a key and it is not there.
@@ -103,34 +149,47 @@ impl<'c> Shared<'c> {
         lineage: &str,
     ) -> anyhow::Result<Option<String>> {
         let Some(mut planned) = Planned::find(self.store, key)? else { return Ok(None) };
-        let is_shared = planned.shared.iter().any(|known| *known == address.to_string());
-        if is_shared || !planned.pending.is_empty() {
+        let parts = remotes::parts(address, &self.context.config)?;
+        let trusted = keys::trusted()?;
+        let is_there = |known: &String| {
+            // One that nobody believes any more is as good as none.
+            let part = known.rsplit_once(' ').filter(|(_, key)| is_trusted(key, &trusted));
+            part.is_some_and(|(known, _)| parts.iter().any(|part| part.to_string() == known))
+        };
+        if planned.shared.iter().any(is_there) || !planned.pending.is_empty() {
             return Ok(None);
         }
         let Some(own) = keys::private()? else {
             return Ok(Some("not shared: there is no key to sign with".to_owned()));
         };
+        if let Some(why) = remotes::refusal(&self.context.config) {
+            return Ok(Some(format!("not shared: {why}")));
+        }
         let trees: Option<Vec<TreeHash>> = planned.roots.iter().map(|root| root.tree()).collect();
         let trees = trees.context("a plan names no tree")?;
         if let Some(why) = self.secret(&planned, &trees)? {
             self.context.ui.warn(&why);
             return Ok(Some(why));
         }
-        let remote = open(address)?;
+        let remote = self.open(address)?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
         planned.shared.clear();
         let record = planned.record()?;
         let plan = Plan { key: hash, trees: &trees, record: &record, lineage };
-        let signing = (&own, &keys::trusted()?);
+        let signing = (&own, &trusted);
         let sent = self
             .context
             .ui
             .transfer("sent", |watch| plan::push_plan(&remote, self.store, &plan, signing, watch));
-        let how = match sent? {
-            Sent::WasThere => format!("{address} has the result already"),
-            Sent::Done(_) => format!("shared at {address} ({})", traffic(&remote.traffic())),
+        self.say(&remote);
+        let address = remote.address();
+        let (how, key_of) = match sent? {
+            Sent::WasThere(key) => (format!("{address} has the result already"), key),
+            Sent::Done(_) => {
+                (format!("shared at {address} ({})", traffic(&remote.traffic())), own.public().key)
+            }
         };
-        planned.shared.push(address.to_string());
+        planned.shared.push(format!("{address} {key_of}"));
         planned.save(self.store, key)?;
         Ok(Some(how))
     }
@@ -152,8 +211,8 @@ impl<'c> Shared<'c> {
     }
 }
 
-fn open(address: &Address) -> remote::Result<Remote> {
-    remotes::open(address, !address.is_read_only(), remotes::OF_RUNS)
+fn is_trusted(key: &str, trusted: &TrustedKeys) -> bool {
+    PublicKey::from_hex(key).is_ok_and(|key| trusted.get(&key).is_some())
 }
 
 pub(super) fn traffic(traffic: &Traffic) -> String {

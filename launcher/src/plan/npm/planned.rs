@@ -34,7 +34,7 @@ pub struct Planned {
     pub linked_bins: Vec<PathBuf>,
     /// The run of npm itself that this was learnt from.
     pub original: Option<Original>,
-    /// The remotes that have it.
+    /// The parts of remotes that have it, each with the key that signed it there: `ADDRESS HEX`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<String>,
 }
@@ -92,8 +92,14 @@ impl Planned {
             Err(rift_cas::Error::Damaged { .. }) => None,
             other => other?,
         };
-        let read: Option<Self> = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
-        Ok(read.filter(|planned| planned.version == VERSION))
+        Ok(payload.and_then(|payload| Self::decode(&payload)))
+    }
+
+    /// Reads the payload of a record; `None` when it is not one that can be used.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let read: Option<Self> = serde_json::from_slice(payload).ok();
+        read.filter(|planned| planned.version == VERSION)
     }
 
     /// Writes the record of a key.
