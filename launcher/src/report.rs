@@ -263,6 +263,9 @@ pub struct Run {
     /// Whether rift has a plan for such commands, but this one ran and nothing was learnt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_missed: bool,
+    /// The key of its plan, where the settings name a remote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
 }
 
 impl Run {
@@ -278,6 +281,7 @@ impl Run {
             reasons: Vec::new(),
             job: ci::here().and_then(|ci| ci.job),
             is_missed: false,
+            plan: None,
         }
     }
 
@@ -424,7 +428,7 @@ mod tests {
         let mut old = serde_json::to_value(&run).unwrap();
         let fields = old.as_object_mut().unwrap();
         fields.remove("job");
-        assert!(!fields.contains_key("is_missed"));
+        assert!(!fields.contains_key("is_missed") && !fields.contains_key("plan"));
         store.set_record(Kind::Run, "1-1", old.to_string().as_bytes()).unwrap();
         store.set_record(Kind::Run, "1-2", b"{}").unwrap();
         let mut seen = Vec::new();

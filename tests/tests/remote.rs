@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rift_cas::Store;
 use rift_cas::remote::address::Address;
-use rift_cas::remote::keys::{NamedKey, TrustedKeys};
-use rift_cas::remote::{self, Error, Limits, Options, Remote};
+use rift_cas::remote::keys::{NamedKey, PrivateKey, TrustedKeys};
+use rift_cas::remote::plan::{self, Plan};
+use rift_cas::remote::{self, Error, Limits, Options, Pruned, Remote};
 use rift_tests::need::skip;
 use rift_tests::sandbox::{self, Ran, Sandbox};
 use rift_tests::server::{Fault, Server, When};
+use rift_tree::TreeHash;
 
 /// A secret that must never be printed.
 const SECRET: &str = "s3cr3t-of-the-test";
@@ -512,5 +514,93 @@ fn s3_as_moto_has_it() -> Result<()> {
     assert!(again.stderr.contains("already"), "{again}");
     assert_eq!(two.good(&["pull", "@scope/Deps_1.0", url])?, tree);
     two.good(&["store", "verify"])?;
+    Ok(())
+}
+
+/// A folder is pruned to what is named; what stays is whole, and what is damaged goes.
+#[test]
+fn a_pruned_folder_has_what_was_kept() -> Result<()> {
+    let one = Machine::new("prune", None)?;
+    let public = one.good(&["key", "new", "me"])?;
+    let key = fs::read_to_string(one.sandbox.path("home/.config/rift/key"))?;
+    let key = PrivateKey::parse(&key)?;
+    let mut trusted = TrustedKeys::default();
+    trusted.add(NamedKey::parse(&public)?);
+    let url = format!("file://{}", one.path("shared"));
+    let shared = one.sandbox.path("shared");
+    let options = Options { makes_folder: true, ..Options::default() };
+    let opened = Remote::open(&Address::parse(&url)?, &options)?;
+    let tree_of = |folder: &str, seed| -> Result<TreeHash> {
+        let source =
+            one.write(folder, &[("same", noise(1, 50_000)), ("other", noise(seed, 70_000))])?;
+        Ok(TreeHash::from_hex(one.good(&["ingest", &source, "--name", folder])?.as_bytes())?)
+    };
+    let [first, second] = [tree_of("first", 2)?, tree_of("second", 3)?];
+    let pushed = tree_of("pushed", 4)?;
+    one.good(&["push", "pushed", &url])?;
+    let store = Store::open(&one.sandbox.store())?;
+    let plan_key = |byte| TreeHash::from_bytes([byte; 32]);
+    let send = |byte, tree: TreeHash| {
+        let (record, trees) = (format!("tree {tree}\n"), [tree]);
+        let key_of_plan = plan_key(byte);
+        let plan =
+            Plan { key: key_of_plan, trees: &trees, record: record.as_bytes(), lineage: "npm/app" };
+        plan::push_plan(&opened, &store, &plan, (&key, &trusted), &|_| {})
+    };
+    send(1, first)?;
+    send(2, second)?;
+    // What a killed writer leaves.
+    fs::write(shared.join("data/left#1"), "left")?;
+    // A pack of each tree, as each differs from what was there; the second plan's needs that of the first.
+    assert_eq!(below(&shared.join("data"))?.len(), 4);
+    let prune = |byte| remote::prune(&opened, &[plan_key(byte)], "npm/", &trusted);
+    let pruned = prune(2)?;
+    assert_eq!(
+        (pruned.plans, pruned.removed),
+        (1, 4),
+        "a plan, a manifest, a sidecar, and what was left"
+    );
+    assert!(pruned.removed_bytes > 0 && pruned.kept_bytes > 4 * 50_000);
+    assert_eq!(prune(2)?, Pruned { removed: 0, removed_bytes: 0, ..pruned });
+    // All that stays can be had.
+    let other = Store::open(&one.sandbox.path("other"))?;
+    assert!(plan::pull_plan(&opened, &other, plan_key(1), &trusted, &|_| {})?.is_none());
+    assert!(plan::pull_plan(&opened, &other, plan_key(2), &trusted, &|_| {})?.is_some());
+    assert_eq!(remote::pull(&opened, &other, "pushed", &trusted, &|_| {})?.tree, pushed);
+    // A plan that nobody trusts is as good as none.
+    let none = remote::prune(&opened, &[plan_key(2)], "npm/", &TrustedKeys::default())?;
+    assert_eq!(
+        (none.plans, below(&shared.join("refs"))?.len()),
+        (0, 1),
+        "the ref of its lineage goes with it"
+    );
+    send(2, second)?;
+    let of_pushed = noise(4, 16);
+    // A bit of its own data that is wrong, and then the pushed tree's.
+    for (what, refs) in [("npm", 1), ("pushed", 0)] {
+        for path in below(&shared.join("data"))? {
+            let mut bytes = fs::read(&path)?;
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+            let is_of_pushed = bytes.windows(16).any(|at| at == of_pushed);
+            if is_of_pushed == (what == "pushed") {
+                fs::write(&path, bytes)?;
+            }
+        }
+        let pruned = prune(2)?;
+        assert_eq!((pruned.plans, below(&shared.join("refs"))?.len()), (0, refs), "{what}");
+    }
+    assert_eq!(below(&shared)?, [shared.join("lock")]);
+    // Only folders are pruned, and outside of a job only when it is said which runs count.
+    let said = one.bad(&["remote", "prune", &url])?;
+    assert!(said.contains("no job of a CI system") && said.contains("--since"), "{said}");
+    let said = one.run(&["remote", "prune", "--since", "1h", &url])?.success()?.stderr;
+    assert!(said.contains("everything stays"), "{said}");
+    let server = Server::start()?;
+    let address = Address::parse(&format!("{}/bucket", server.endpoint()))?;
+    let remote = Remote::open(&address, &Options::default())?;
+    let said = remote::prune(&remote, &[plan_key(2)], "npm/", &trusted).unwrap_err().to_string();
+    assert!(said.contains("only a folder is pruned"), "{said}");
+    assert_eq!(server.asked(), []);
     Ok(())
 }

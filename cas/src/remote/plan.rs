@@ -137,7 +137,7 @@ fn message(statement: &PlanStatement, key: &PublicKey) -> String {
     text
 }
 
-fn object(plan: TreeHash) -> String {
+pub(super) fn object(plan: TreeHash) -> String {
     format!("plans/{plan}")
 }
 
@@ -178,7 +178,10 @@ pub enum Sent {
 
 impl Remote {
     /// Reads the plan of a key, with what tells whether it was replaced.
-    fn plan(&self, plan: TreeHash) -> Result<Option<(Result<SignedPlan>, super::Small)>> {
+    pub(super) fn plan(
+        &self,
+        plan: TreeHash,
+    ) -> Result<Option<(Result<SignedPlan>, super::Small)>> {
         let object = object(plan);
         let Some(found) = self.small(&object, BYTES_MAX)? else { return Ok(None) };
         let wrong = |reason: String| Error::Wrong { object: object.clone(), reason };
@@ -192,7 +195,7 @@ impl Remote {
 }
 
 /// Tells who has signed a plan, if that is somebody who is trusted.
-fn signer(signed: &SignedPlan, trusted: &TrustedKeys) -> Result<NamedKey> {
+pub(super) fn signer(signed: &SignedPlan, trusted: &TrustedKeys) -> Result<NamedKey> {
     let (name, key) = (signed.statement.plan.to_string(), signed.key);
     let Some(signer) = trusted.get(&key) else { return Err(Error::Untrusted { name, key }) };
     match signed.is_signed() {

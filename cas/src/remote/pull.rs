@@ -49,17 +49,17 @@ pub struct Pulled {
 
 /// A blob that is wanted of an object.
 #[derive(Debug, Clone, Copy)]
-struct Wanted {
-    offset: u64,
-    size: u64,
-    hash: BlobHash,
+pub(super) struct Wanted {
+    pub(super) offset: u64,
+    pub(super) size: u64,
+    pub(super) hash: BlobHash,
 }
 
 /// An object with what is wanted of it, in the order of the offsets.
-struct Job {
-    object: String,
-    size: u64,
-    wanted: Vec<Wanted>,
+pub(super) struct Job {
+    pub(super) object: String,
+    pub(super) size: u64,
+    pub(super) wanted: Vec<Wanted>,
 }
 
 /// Brings what ref `name` means into the store, and makes the store's ref of that name mean it.
@@ -125,7 +125,8 @@ pub(super) fn fetch_tree(
         }
         false => import,
     };
-    let jobs = jobs(&manifest, &places, &import)?;
+    let is_here = |hash, size| has(import.index(), store, hash, size);
+    let jobs = jobs(&manifest, &places, is_here)?;
     let blobs = jobs.iter().map(|job| job.wanted.len()).sum();
     let fetched = fetch(remote, &import, jobs, watch);
     // What arrived before a failure was checked, and need not come again.
@@ -218,8 +219,12 @@ impl Remote {
     }
 }
 
-/// Returns what has to be read of which objects.
-fn jobs(manifest: &[u8], places: &[u8], import: &Import<'_>) -> Result<Vec<Job>> {
+/// Returns what has to be read of which objects, beside the blobs that are here.
+pub(super) fn jobs(
+    manifest: &[u8],
+    places: &[u8],
+    is_here: impl Fn(BlobHash, u64) -> bool,
+) -> Result<Vec<Job>> {
     let wrong = |reason: &str| {
         let object = "places".to_owned();
         Error::Wrong { object, reason: reason.to_owned() }
@@ -237,7 +242,7 @@ fn jobs(manifest: &[u8], places: &[u8], import: &Import<'_>) -> Result<Vec<Job>>
         let (Some(hash), Some(location)) = (manifest.blob_hash(blob), places.location(blob)) else {
             return Err(wrong("it does not have all blobs"));
         };
-        if has(import.index(), import.store(), hash, size) {
+        if is_here(hash, size) {
             continue;
         }
         let Some(container) = places.container(location.container) else {

@@ -3,17 +3,20 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rift_cas::remote::address::Address;
-use rift_cas::remote::{Limits, Remote};
+use rift_cas::remote::{self, Limits, Remote};
+use rift_tree::TreeHash;
 
+use super::summary;
 use crate::config::{self, NamedRemote, PROJECT_FILE};
 use crate::context::Context;
+use crate::exec::shared::LINEAGE;
 use crate::hint::Hint as _;
 use crate::ui::Out;
-use crate::{remotes, ui};
+use crate::{keys, remotes, ui};
 
 /// Name the places where trees are shared
 #[derive(Debug, clap::Args)]
@@ -64,6 +67,23 @@ Examples:
         #[arg(long)]
         read_only: bool,
     },
+    /// Leave in a folder only what the runs of this job used
+    #[command(after_help = "\
+Kept are the results that these runs had or made, as far as they are whole, and
+the refs that somebody pushed, with their trees. Everything else is removed, so
+nobody else may be writing there. Only folders (file://) are pruned.
+
+Examples:
+  rift remote prune                    the last step of a job
+  rift remote prune --since 2h file:///mnt/share/rift")]
+    Prune {
+        /// An address, or a name of the settings
+        remote: Option<String>,
+
+        /// All runs of the last DURATION instead, such as 45s, 30m, 2h or 1d
+        #[arg(long, value_name = "DURATION", value_parser = summary::parse_duration)]
+        since: Option<Duration>,
+    },
     /// List the remotes of the settings
     #[command(after_help = "\
 In a namespace (RIFT_NAMESPACE) its address comes before that of the rest, each
@@ -82,6 +102,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             config::add_remote(&settings_file(context, *user)?, &remote)?;
         }
         Command::Check { remote, read_only } => check(remote.as_deref(), *read_only, context)?,
+        Command::Prune { remote, since } => prune(remote.as_deref(), *since, context)?,
         Command::List => {
             let mut out = Out::new();
             for remote in context.config.remotes() {
@@ -121,6 +142,40 @@ fn check(remote: Option<&str>, read_only: bool, context: &Context) -> anyhow::Re
         let what = if writes { "read and written" } else { "read" };
         let time = ui::duration(started.elapsed());
         context.ui.note(&format!("{address} can be {what} ({time})"));
+    }
+    Ok(())
+}
+
+fn prune(remote: Option<&str>, since: Option<Duration>, context: &Context) -> anyhow::Result<()> {
+    let address = address(remote, context)?;
+    let runs = summary::of_job(summary::existing_store(context)?.as_ref(), since)?;
+    let (runs, _) = runs
+        .ok_or_else(|| anyhow!("this is no job of a CI system"))
+        .hint("`--since 2h` takes the runs of that time")?;
+    let mut plans: Vec<TreeHash> = runs
+        .iter()
+        .filter_map(|run| TreeHash::from_hex(run.plan.as_ref()?.as_bytes()).ok())
+        .collect();
+    plans.sort();
+    plans.dedup();
+    if plans.is_empty() {
+        if !context.ui.is_quiet {
+            context.ui.note("no run says what it needs, so everything stays");
+        }
+        return Ok(());
+    }
+    let pruned = remote::prune(&open(&address, false)?, &plans, LINEAGE, &keys::trusted()?)
+        .with_context(|| format!("could not prune {address}"))?;
+    if !context.ui.is_quiet {
+        context.ui.note(&format!(
+            "{address} has {} result{} of {} ({}); {} objects are gone ({})",
+            pruned.plans,
+            if pruned.plans == 1 { "" } else { "s" },
+            plans.len(),
+            ui::size(pruned.kept_bytes),
+            ui::count(pruned.removed as u64),
+            ui::size(pruned.removed_bytes)
+        ));
     }
     Ok(())
 }

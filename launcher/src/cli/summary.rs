@@ -66,7 +66,7 @@ pub(crate) fn set_flags(args: &Args, config: &mut Config, cwd: &Path) -> anyhow:
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let units = [("s", 1), ("min", 60), ("m", 60), ("h", 3600), ("d", 86_400)];
     let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -123,35 +123,11 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// Returns the runs that were asked for, the first one first.
 fn runs(args: &Args, context: &Context) -> anyhow::Result<Vec<Run>> {
-    let store = match context.place() {
-        Place::Folder { path, .. } => Store::open_existing(path)
-            .with_context(|| format!("could not open the store `{}`", path.display()))?,
-        Place::Nowhere { .. } => None,
-    };
-    let Some(store) = store else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    let unreadable = if let Some(duration) = args.since {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let since = now.saturating_sub(duration).as_millis();
-        Run::visit(&store, |run| {
-            found.extend(Some(run).filter(|run| u128::from(run.started_ms) >= since));
-            true
-        })?
-    } else if let Some(job) = ci::here().and_then(|ci| ci.job) {
-        Run::visit(&store, |run| {
-            found.extend(Some(run).filter(|run| run.job.as_ref() == Some(&job)));
-            true
-        })?
-    } else {
-        // A command that rift left alone is not what somebody asks about who installed before it.
-        let is_left_alone = |run: &Run| run.summary.mode == Mode::Untouched && !run.is_missed;
-        Run::visit(&store, |run| {
-            let is_end = !is_left_alone(&run);
-            if is_end || found.is_empty() {
-                found = vec![run];
-            }
-            !is_end
-        })?
+    let store = existing_store(context)?;
+    let (mut found, unreadable) = match (of_job(store.as_ref(), args.since)?, &store) {
+        (Some(found), _) => found,
+        (None, Some(store)) => last(store)?,
+        (None, None) => return Ok(Vec::new()),
     };
     if unreadable > 0 {
         let plural = if unreadable == 1 { "" } else { "s" };
@@ -161,6 +137,54 @@ fn runs(args: &Args, context: &Context) -> anyhow::Result<Vec<Run>> {
     }
     found.reverse();
     Ok(found)
+}
+
+/// Opens the store, if there is one.
+pub(super) fn existing_store(context: &Context) -> anyhow::Result<Option<Store>> {
+    match context.place() {
+        Place::Folder { path, .. } => Store::open_existing(path)
+            .with_context(|| format!("could not open the store `{}`", path.display())),
+        Place::Nowhere { .. } => Ok(None),
+    }
+}
+
+/// Returns the runs of so long ago, or else those of this job, the last one first, and how many can't be read; `None` where this is no
+/// job and no time was given.
+pub(super) fn of_job(
+    store: Option<&Store>,
+    since: Option<Duration>,
+) -> anyhow::Result<Option<(Vec<Run>, u64)>> {
+    let job = ci::here().and_then(|ci| ci.job);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let begin = since.map(|duration| now.saturating_sub(duration).as_millis());
+    if begin.is_none() && job.is_none() {
+        return Ok(None);
+    }
+    let Some(store) = store else { return Ok(Some((Vec::new(), 0))) };
+    let is_wanted = |run: &Run| match begin {
+        Some(begin) => u128::from(run.started_ms) >= begin,
+        None => run.job == job,
+    };
+    let mut found = Vec::new();
+    let unreadable = Run::visit(store, |run| {
+        found.extend(Some(run).filter(is_wanted));
+        true
+    })?;
+    Ok(Some((found, unreadable)))
+}
+
+/// Returns the last run, before those after it that rift left alone: these are not what somebody asks about who installed before them.
+fn last(store: &Store) -> anyhow::Result<(Vec<Run>, u64)> {
+    let is_left_alone = |run: &Run| run.summary.mode == Mode::Untouched && !run.is_missed;
+    let mut found = Vec::new();
+    let unreadable = Run::visit(store, |run| {
+        let is_end = !is_left_alone(&run);
+        if is_end || found.is_empty() {
+            found = vec![run];
+        }
+        !is_end
+    })?;
+    Ok((found, unreadable))
 }
 
 /// Adds text to the end of a file, as a paragraph of its own.

@@ -6,7 +6,7 @@
 pub mod child;
 mod fetched;
 mod npm;
-mod shared;
+pub(crate) mod shared;
 
 use std::ffi::OsString;
 use std::io::Write as _;

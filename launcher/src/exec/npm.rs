@@ -11,7 +11,7 @@ use rift_cas::projection::ShownAs;
 use rift_cas::remote::Extent;
 use rift_cas::{Store, gc};
 
-use super::shared::Shared;
+use super::shared::{self, Shared};
 use super::{Ending, ExecOptions};
 use crate::context::Context;
 use crate::mount;
@@ -42,6 +42,8 @@ struct NpmRun<'a> {
     reasons: Vec<String>,
     /// How trees are shown.
     shown_as: ShownAs,
+    /// The key of the plan, where the settings name a remote.
+    plan: Option<String>,
 }
 
 /// Runs npm, or does what it would do.
@@ -56,7 +58,7 @@ pub(super) fn run(
 ) -> anyhow::Result<Ending> {
     let env = Env::current();
     let (reasons, shown_as) = (Vec::new(), ShownAs::Files);
-    let mut run = NpmRun { options, context, store, env, started, reasons, shown_as };
+    let mut run = NpmRun { options, context, store, env, started, reasons, shown_as, plan: None };
     let words = &options.command[1..];
     match npm::read(words, &context.cwd, &run.env)? {
         Recognized::Untouched(why) => {
@@ -154,8 +156,9 @@ impl NpmRun<'_> {
             && self.context.config.has_cache()
         {
             let key = self.describe(install, words, &|_| {}).key();
-            let how = shared.send(&key, &format!("npm/{}", install.name()))?;
+            let how = shared.send(&key, &format!("{}{}", shared::LINEAGE, install.name()))?;
             self.reasons.extend(how);
+            self.plan = Some(key);
         }
         Ok(())
     }
@@ -258,6 +261,7 @@ impl NpmRun<'_> {
     /// Records the run, with what became of the upkeep before it.
     fn record(&mut self, mut run: Run, upkeep: anyhow::Result<()>) {
         run.reasons = std::mem::take(&mut self.reasons);
+        run.plan = self.plan.take();
         if let Err(error) = run.save(self.store).and(upkeep) {
             // The project is as it has to be; what failed is bookkeeping.
             self.context.ui.warn(&format!("the run could not be recorded: {error:#}"));
@@ -431,7 +435,7 @@ pub(super) fn plan(
         ShownAs::Files
     };
     let (options, store, reasons) = (&options, &store, Vec::new());
-    let run = NpmRun { options, context, store, env, started, reasons, shown_as };
+    let run = NpmRun { options, context, store, env, started, reasons, shown_as, plan: None };
     let request = run.describe(&install, &command[1..], &|_| {});
     writeln!(out, "key        {}", request.key())?;
     for line in run::foresee(&request)? {

@@ -22,6 +22,8 @@ const HEEDED_FOR: Duration = Duration::from_secs(60);
 /// A result that is here waits no longer for the deny-list.
 const HEED_LIMITS: Limits =
     Limits { answer: Duration::from_secs(2), bytes_per_second: 256 << 10, retries: 0 };
+/// What the names of refs begin with that plans leave behind, for the next push of the same project.
+pub(crate) const LINEAGE: &str = "npm/";
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {

@@ -25,6 +25,7 @@ const COMMANDS: &[&[&str]] = &[
     &["remote"],
     &["remote", "add"],
     &["remote", "check"],
+    &["remote", "prune"],
     &["remote", "list"],
     &["key"],
     &["key", "new"],
