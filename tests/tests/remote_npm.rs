@@ -150,6 +150,11 @@ fn a_folder_carries_results() {
     consumer.ci().success().unwrap();
     consumer.assert_as_npm();
     assert_eq!(server.asked(), []);
+    // Another folder in its place has nothing, whatever was sent there before.
+    clear(&producer.sandbox.path("carried")).unwrap();
+    producer.ci().success().unwrap();
+    let plans = fs::read_dir(producer.sandbox.path("carried/plans")).unwrap();
+    assert_eq!(plans.count(), 1);
 }
 
 /// Returns a package of the fixture, as NAME@VERSION.

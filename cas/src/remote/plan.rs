@@ -14,8 +14,11 @@
 //! As in a signed ref there is one text per plan. A trusted key's plan is made where there is none, and never replaced by another one; what somebody
 //! else has put there is.
 
+use std::path::Path;
+
 use rift_tree::{FormatError, TreeHash};
 
+use super::address::{Address, Scheme};
 use super::error::{Error, Result};
 use super::keys::{NamedKey, PrivateKey, PublicKey, TrustedKeys};
 use super::pull::{Extent, fetch_tree};
@@ -202,6 +205,13 @@ pub(super) fn signer(signed: &SignedPlan, trusted: &TrustedKeys) -> Result<Named
         true => Ok(signer.clone()),
         false => Err(Error::Signature { name, key }),
     }
+}
+
+/// Tells whether a remote is a folder that has no plan of this key: what was sent there may be gone, because a folder can be pruned, or another
+/// one may be in its place.
+#[must_use]
+pub fn is_gone(address: &Address, key: &str) -> bool {
+    address.scheme() == Scheme::File && !Path::new(address.path()).join("plans").join(key).exists()
 }
 
 /// Tells whether the record of a plan means something here.

@@ -155,8 +155,11 @@ impl<'c> Shared<'c> {
         let trusted = keys::trusted()?;
         let is_there = |known: &String| {
             // One that nobody believes any more is as good as none.
-            let part = known.rsplit_once(' ').filter(|(_, key)| is_trusted(key, &trusted));
-            part.is_some_and(|(known, _)| parts.iter().any(|part| part.to_string() == known))
+            let part = known.rsplit_once(' ').filter(|(_, signer)| is_trusted(signer, &trusted));
+            let is_it = |part: &Address, known: &str| {
+                part.to_string() == known && !plan::is_gone(part, key)
+            };
+            part.is_some_and(|(known, _)| parts.iter().any(|part| is_it(part, known)))
         };
         if planned.shared.iter().any(is_there) || !planned.pending.is_empty() {
             return Ok(None);
