@@ -89,7 +89,7 @@ pub fn choose(config: &Config, cwd: &Path) -> Place {
         return Place::Folder { path: path.to_owned(), reason: Reason::Named };
     }
     let uid = rustix::process::geteuid().as_raw();
-    let build = if uid == 0 { machine::image_build(Path::new("/")) } else { None };
+    let build = image_build();
     let project = config::project_file(cwd).and_then(|file| Some(file.parent()?.to_owned()));
     choose_in(&Surroundings {
         project: project.as_deref().unwrap_or(cwd),
@@ -98,6 +98,12 @@ pub fn choose(config: &Config, cwd: &Path) -> Place {
         data: config::xdg(env_vars::XDG_DATA_HOME, ".local/share"),
         build,
     })
+}
+
+/// Tells what builds an image around this process, as root; `None` when nothing seems to.
+fn image_build() -> Option<&'static str> {
+    let is_root = rustix::process::geteuid().is_root();
+    is_root.then(|| machine::image_build(Path::new("/"))).flatten()
 }
 
 fn choose_in(around: &Surroundings<'_>) -> Place {
@@ -179,12 +185,13 @@ fn beside(around: &Surroundings<'_>, device: Option<u64>) -> Option<PathBuf> {
     places.into_iter().find(|path| can_be_made(path, around.uid))
 }
 
-/// Remembers a store that is not in the data folder, so that `self uninstall` finds it.
+/// Remembers a store that is not in the data folder, so that `self uninstall` finds it. Not in an image build, whose layer would get the list;
+/// and who has no home to write to, as users of containers often have none, does without.
 ///
 /// # Errors
 /// What the system says.
 pub fn remember(store: &Path) -> anyhow::Result<()> {
-    let Some(list) = list() else {
+    let Some(list) = list().filter(|_| image_build().is_none()) else {
         return Ok(());
     };
     let known = remembered();
@@ -193,7 +200,10 @@ pub fn remember(store: &Path) -> anyhow::Result<()> {
     }
     let action = || format!("could not remember the store in `{}`", list.display());
     if let Some(folder) = list.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(action)?;
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+            Err(error) if is_refused(&error) => return Ok(()),
+            made => made.with_context(action)?,
+        }
     }
     let mut options = fs::OpenOptions::new();
     let mut file =
@@ -201,6 +211,10 @@ pub fn remember(store: &Path) -> anyhow::Result<()> {
     // One write of one line: several processes may append at once.
     let line = [store.as_os_str().as_bytes(), b"\n"].concat();
     file.write_all(&line).with_context(action)
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Returns the file that stores are remembered in.
