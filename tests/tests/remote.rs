@@ -15,7 +15,7 @@ use rift_cas::Store;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::keys::{NamedKey, PrivateKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan};
-use rift_cas::remote::{self, Error, Limits, Options, Pruned, Remote};
+use rift_cas::remote::{self, Error, Extent, Limits, Options, Pruned, Remote};
 use rift_tests::need::skip;
 use rift_tests::sandbox::{self, Ran, Sandbox};
 use rift_tests::server::{Fault, Server, When};
@@ -564,8 +564,10 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     assert_eq!(prune(2)?, Pruned { removed: 0, removed_bytes: 0, ..pruned });
     // All that stays can be had.
     let other = Store::open(&one.sandbox.path("other"))?;
-    assert!(plan::pull_plan(&opened, &other, plan_key(1), &trusted, &|_| {})?.is_none());
-    assert!(plan::pull_plan(&opened, &other, plan_key(2), &trusted, &|_| {})?.is_some());
+    let signing: (&TrustedKeys, plan::Accepts<'_>) = (&trusted, &|_| true);
+    let pulled = |key| plan::pull_plan(&opened, &other, key, Extent::Whole, signing, &|_| {});
+    assert!(pulled(plan_key(1))?.is_none());
+    assert!(pulled(plan_key(2))?.is_some());
     assert_eq!(remote::pull(&opened, &other, "pushed", &trusted, &|_| {})?.tree, pushed);
     // A plan that nobody trusts is as good as none.
     let none = remote::prune(&opened, &[plan_key(2)], "npm/", &TrustedKeys::default())?;

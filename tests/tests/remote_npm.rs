@@ -27,7 +27,7 @@ fn what_one_machine_has_made_others_have() {
     assert_eq!(plans, 1, "{:?} after {made}", server.objects());
     // What is there is neither sent nor asked for again.
     let _earlier = server.asked();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     assert_eq!(server.asked(), [], "a repeat asks for nothing");
 
     let consumers: Vec<Runner> = ["first", "second", "third"]
@@ -55,7 +55,7 @@ fn what_one_machine_has_made_others_have() {
     let lock = producer.project.join("package-lock.json");
     let text = fs::read_to_string(&lock).unwrap();
     fs::write(&lock, format!("{text}\n")).unwrap();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let objects = server.objects();
     let new: Vec<_> = objects.iter().filter(|path| !before.contains(path)).collect();
     assert!(new.iter().all(|path| !path.contains("/data/")), "{new:?}");
@@ -69,7 +69,7 @@ fn what_a_stranger_has_signed_is_made_again() {
     let stranger = Runner::with_packages("stranger", &server);
     drop(stranger.key());
     // A tree of the stranger's own, under the key of this lockfile.
-    stranger.ci().success().unwrap();
+    drop(stranger.ci().success().unwrap());
     let victim = Runner::with_packages("victim", &server);
     let ran = victim.ci().success().unwrap();
     assert!(ran.stderr.contains("is not used") && ran.stderr.contains("not trusted here"), "{ran}");
@@ -81,7 +81,7 @@ fn what_a_stranger_has_signed_is_made_again() {
 
     let writer = Runner::with_packages("writer", &server);
     let (public, private) = writer.key();
-    writer.ci().success().unwrap();
+    drop(writer.ci().success().unwrap());
     let mut reader = Runner::new("reader", &server);
     reader.env.push(("RIFT_TRUSTED_KEYS", public));
     assert!(!reader.ci().stderr.contains("is not used"));
@@ -89,7 +89,7 @@ fn what_a_stranger_has_signed_is_made_again() {
     // The key can come from the secrets of a CI.
     let mut other = Runner::new("other", &server);
     other.env.push(("RIFT_KEY", private));
-    other.ci().success().unwrap();
+    drop(other.ci().success().unwrap());
     other.assert_as_npm();
     let plan = || server.objects().iter().find(|path| path.contains("/plans/")).cloned().unwrap();
     assert_eq!(plan(), plan());
@@ -101,7 +101,7 @@ fn a_remote_that_fails_leaves_the_run_to_npm() {
     let server = Server::start().unwrap();
     let producer = Runner::with_packages("fails", &server);
     let (public, _) = producer.key();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let runner = |name| {
         let mut runner = Runner::with_packages(name, &server);
         runner.env.push(("RIFT_TRUSTED_KEYS", public.clone()));
@@ -144,15 +144,15 @@ fn a_folder_carries_results() {
     let folder = format!("file://{}", producer.sandbox.path("carried").display());
     producer.env.push(("RIFT_REMOTE", folder.clone()));
     let (_, private) = producer.key();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let mut consumer = Runner::new("carried", &server);
     consumer.env.extend([("RIFT_REMOTE", folder), ("RIFT_KEY", private)]);
-    consumer.ci().success().unwrap();
+    drop(consumer.ci().success().unwrap());
     consumer.assert_as_npm();
     assert_eq!(server.asked(), []);
     // Another folder in its place has nothing, whatever was sent there before.
     clear(&producer.sandbox.path("carried")).unwrap();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let plans = fs::read_dir(producer.sandbox.path("carried/plans")).unwrap();
     assert_eq!(plans.count(), 1);
 }
@@ -190,7 +190,7 @@ fn a_purged_package_is_served_to_nobody() {
     let server = Server::start().unwrap();
     let producer = Runner::with_packages("purges", &server);
     let (public, _) = producer.key();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let consumers: Vec<Runner> = ["one", "two", "three"]
         .map(|name| {
             let mut runner = match name {
@@ -198,7 +198,7 @@ fn a_purged_package_is_served_to_nobody() {
                 _ => Runner::new(name, &server),
             };
             runner.env.push(("RIFT_TRUSTED_KEYS", public.clone()));
-            runner.ci().success().unwrap();
+            drop(runner.ci().success().unwrap());
             assert_eq!(plans(&runner), 1);
             runner
         })
@@ -228,7 +228,7 @@ fn a_purged_package_is_served_to_nobody() {
         assert_eq!(ran.status.success(), has_packages, "{ran}");
         assert_eq!(runner.project.join(&folder).exists(), has_packages);
         assert_eq!(plans(runner), 0, "it is not learnt either");
-        runner.good(&["store", "verify"]);
+        drop(runner.good(&["store", "verify"]));
     }
     // It stays so without a network.
     let mut alone = consumers.into_iter().next().unwrap();
@@ -251,15 +251,15 @@ fn a_purged_package_is_served_to_nobody() {
 fn a_known_result_asks_for_the_deny_list_now_and_then() {
     let server = Server::start().unwrap();
     let mut runner = Runner::with_packages("heeds", &server);
-    runner.ci().success().unwrap();
+    drop(runner.ci().success().unwrap());
     let _earlier = server.asked();
-    runner.ci().success().unwrap();
+    drop(runner.ci().success().unwrap());
     assert_eq!(server.asked(), []);
     let_time_pass(&runner);
-    runner.ci().success().unwrap();
+    drop(runner.ci().success().unwrap());
     let list = ("GET".to_owned(), "/bucket/team/denied/list".to_owned());
     assert_eq!(server.asked(), [list]);
-    runner.ci().success().unwrap();
+    drop(runner.ci().success().unwrap());
     assert_eq!(server.asked(), []);
     // Who has no network is told once, and has the result.
     let_time_pass(&runner);
@@ -277,7 +277,7 @@ fn a_pull_request_makes_its_own() {
     let server = Server::start().unwrap();
     let producer = Runner::with_packages("main", &server);
     let (public, _) = producer.key();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let before = server.objects();
     let change = |runner: &Runner| {
         let lock = runner.project.join("package-lock.json");
@@ -293,12 +293,12 @@ fn a_pull_request_makes_its_own() {
     let request = in_namespace(Runner::with_packages("request", &server), None);
     let (_, private) = request.key();
     // What the main part has is not made again, and nothing is written for it.
-    request.ci().success().unwrap();
+    drop(request.ci().success().unwrap());
     let why = request.good(&["why"]);
     assert!(why.contains("s3://bucket/team had the result, signed by ci@main"), "{why}");
     assert_eq!(server.objects(), before);
     change(&request);
-    request.ci().success().unwrap();
+    drop(request.ci().success().unwrap());
     let why = request.good(&["why"]);
     assert!(why.contains("shared at s3://bucket/team/ns/pr-7"), "{why}");
     let new: Vec<String> =
@@ -312,14 +312,14 @@ fn a_pull_request_makes_its_own() {
     // The next job of the pull request has it, with bytes of the main part.
     let next = in_namespace(Runner::new("next", &server), Some(&private));
     change(&next);
-    next.ci().success().unwrap();
+    drop(next.ci().success().unwrap());
     assert_same(&warm().project().join("node_modules"), &next.project.join("node_modules"));
     let why = next.good(&["why"]);
     assert!(why.contains("s3://bucket/team/ns/pr-7 had the result"), "{why}");
     // A trusted run of the same lockfile, once the pull request is merged, makes its own.
     let _earlier = server.asked();
     change(&producer);
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let why = producer.good(&["why"]);
     assert!(why.contains("has no result of this key") && why.contains("shared at"), "{why}");
     let asked = server.asked();
@@ -332,25 +332,25 @@ fn a_replaced_key_signs_again() {
     let server = Server::start().unwrap();
     let producer = Runner::with_packages("replaces", &server);
     let (old, _) = producer.key();
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     let tree = producer.project.join("node_modules");
     let kept = producer.good(&["ingest", &tree.display().to_string(), "--name", "kept"]);
-    producer.good(&["push", "kept"]);
+    drop(producer.good(&["push", "kept"]));
     let bad = producer.sandbox.path("bad");
     fs::create_dir(&bad).unwrap();
     fs::write(bad.join("a"), "bad").unwrap();
     let bad = producer.good(&["ingest", &bad.display().to_string()]);
-    producer.good(&["store", "purge", &bad]);
+    drop(producer.good(&["store", "purge", &bad]));
 
-    producer.good(&["key", "trust", &old]);
+    drop(producer.good(&["key", "trust", &old]));
     let new = producer.good(&["key", "new", "ci@new", "--replace"]);
-    producer.good(&["push", "kept"]);
-    producer.good(&["store", "purge", &bad]);
-    producer.good(&["key", "trust", "--remove", &old]);
-    producer.ci().success().unwrap();
+    drop(producer.good(&["push", "kept"]));
+    drop(producer.good(&["store", "purge", &bad]));
+    drop(producer.good(&["key", "trust", "--remove", &old]));
+    drop(producer.ci().success().unwrap());
     let why = producer.good(&["why"]);
     assert!(why.contains("shared at s3://bucket/team"), "{why}");
-    producer.ci().success().unwrap();
+    drop(producer.ci().success().unwrap());
     assert!(!producer.good(&["why"]).contains("shared at"), "once");
 
     let mut reader = Runner::new("reads-new", &server);

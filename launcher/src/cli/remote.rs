@@ -164,8 +164,9 @@ fn prune(remote: Option<&str>, since: Option<Duration>, context: &Context) -> an
         }
         return Ok(());
     }
-    let pruned = remote::prune(&open(&address, false)?, &plans, LINEAGE, &keys::trusted()?)
-        .with_context(|| format!("could not prune {address}"))?;
+    let pruned =
+        remote::prune(&open(&address, false, context)?, &plans, LINEAGE, &keys::trusted()?)
+            .with_context(|| format!("could not prune {address}"))?;
     if !context.ui.is_quiet {
         context.ui.note(&format!(
             "{address} has {} result{} of {} ({}); {} objects are gone ({})",
