@@ -236,10 +236,11 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Tells whether an entry's times say that it was not changed since the projection was finished.
+    /// Tells whether an entry's times say that it was not changed since the projection was finished. The clock of files stands
+    /// still for milliseconds, so that very moment says nothing.
     fn has_times(&self, id: EntryId, stat: &Stat) -> bool {
         mtime_ns(stat) == self.options.mtime_ns(&self.manifest, id)
-            && ctime_ns(stat) <= self.known.done_ns
+            && ctime_ns(stat) < self.known.done_ns
     }
 
     fn is_touched(&self, id: EntryId, stat: &Stat) -> bool {
@@ -266,7 +267,7 @@ impl Scan<'_> {
                     && mtime_ns(&stat) == self.options.mtime_ns(&self.manifest, id);
                 if !is_alike {
                     Look::Different
-                } else if ctime_ns(&stat) <= self.known.done_ns || is_linked {
+                } else if ctime_ns(&stat) < self.known.done_ns || is_linked {
                     Look::Same
                 } else {
                     Look::Suspect

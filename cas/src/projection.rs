@@ -106,7 +106,8 @@ pub fn born_ns(stat: &Metadata) -> Option<i64> {
 
 impl Projection {
     /// Seals the projection that was just finished at `directory`, which is absolute: sets the
-    /// directory's own mtime once more, so that no entry has a later ctime, and describes it.
+    /// directory's own mtime once more, so that no entry has a later ctime, and describes it. Where an edit may have the same
+    /// ctime, the entry is compared by content.
     ///
     /// # Errors
     /// As utimensat(2) and [`OpenTree::intact`](crate::tree::OpenTree::intact).
@@ -114,6 +115,8 @@ impl Projection {
         writer.tree().intact()?;
         let options = writer.options();
         let times = writer.times(EntryId::ROOT);
+        // Who was looked at gets a finer time with the next change, where the kernel has one (since Linux 6.13).
+        directory.symlink_metadata().map_err(Error::io("look at", directory))?;
         rustix::fs::utimensat(rustix::fs::CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(Error::io("set the time of", directory))?;
         let stat = directory.symlink_metadata().map_err(Error::io("look at", directory))?;

@@ -440,3 +440,24 @@ fn nothing_is_left_of_what_was_written_ahead_in_vain() {
     names.sort();
     assert_eq!(names, ["source", "store"]);
 }
+
+/// The clock of files stands still for milliseconds, so an edit may have the very ctime of the end of the projection.
+#[test]
+fn an_edit_in_the_moment_of_the_end_is_found() {
+    let scene = Scene::new();
+    scene.show();
+    let file = scene.target().join("package-1/package.json");
+    let content = fs::read(&file).unwrap();
+    let other = vec![b'x'; content.len()];
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let writer = Writer::new(&scene.tree, options());
+    for round in 0..300 {
+        let known = Projection::seal(&writer, &scene.target()).unwrap();
+        let mut opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        std::io::Write::write_all(&mut opened, &other).unwrap();
+        opened.set_modified(modified).unwrap();
+        let found = compare::compare(&scene.tree, &known, 1).unwrap();
+        assert_eq!(found.changed.len(), 1, "round {round}");
+        compare::repair(&writer, &scene.target(), &found).unwrap();
+    }
+}
