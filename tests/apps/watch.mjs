@@ -21,7 +21,8 @@ async function change(script, isAll = () => seen.size > 0) {
   seen.clear();
   const { status } = spawnSync('sh', ['-ec', script], { cwd: root, stdio: 'inherit' });
   if (status !== 0) throw new Error(`${script}: ${status}`);
-  const deadline = Date.now() + 20_000;
+  // A machine that is busy takes its time.
+  const deadline = Date.now() + 120_000;
   for (let count = -1; Date.now() < deadline && !(isAll() && count === seen.size); ) {
     count = seen.size;
     await sleep(200);

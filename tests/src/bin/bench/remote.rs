@@ -31,7 +31,7 @@ const CONNECTIONS: u64 = 8;
 /// As many as rift moves at once.
 const AT_ONCE: usize = 4;
 
-const RIFT_CI: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+const CI_BY_RIFT: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
 const TSC: &[&str] = &["npx", "tsc", "--noEmit"];
 
 const INSTALL: &str = "a machine with nothing: install";
@@ -181,12 +181,12 @@ impl Network<'_, '_> {
         let producer = self.project("producer")?;
         let mut key = suite.rift_in(&producer, "store-producer", &["key", "new", "bench"])?;
         suite.quietly(self.reached(&mut key))?;
-        let mut make = suite.rift(&producer, "store-producer", &[], RIFT_CI)?;
+        let mut make = suite.rift(&producer, "store-producer", &[], CI_BY_RIFT)?;
         suite.quietly(self.reached(&mut make))?;
         ensure!(!self.server.objects().is_empty(), "nothing was shared");
         // Somebody who may tell others has run tsc.
         let teller = self.project("teller")?;
-        let mut install = suite.rift(&teller, "store-teller", &["--as", "virtual"], RIFT_CI)?;
+        let mut install = suite.rift(&teller, "store-teller", &["--as", "virtual"], CI_BY_RIFT)?;
         suite.quietly(self.reached(&mut install))?;
         let mut check = suite.rift(&teller, "store-teller", &[], TSC)?;
         suite.quietly(self.reached(&mut check))?;
@@ -282,7 +282,7 @@ impl Network<'_, '_> {
         let suite = self.suite;
         let rift = rift_tests::sandbox::rift_binary()?;
         let rift = rift.display();
-        let (ci, tsc) = (RIFT_CI.join(" "), TSC.join(" "));
+        let (ci, tsc) = (CI_BY_RIFT.join(" "), TSC.join(" "));
         let line = match (group, name) {
             (INSTALL, _) => format!("{rift} exec --as virtual -- {ci}"),
             (_, RIFT | FIRST) => {
