@@ -28,18 +28,19 @@ const SECRET: &str = "s3cr3t-of-the-test";
 struct Machine {
     sandbox: Sandbox,
     endpoint: Option<String>,
+    secret: &'static str,
 }
 
 impl Machine {
     fn new(name: &str, endpoint: Option<String>) -> Result<Self> {
-        Ok(Self { sandbox: Sandbox::new(name)?, endpoint })
+        Ok(Self { sandbox: Sandbox::new(name)?, endpoint, secret: SECRET })
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Ran> {
         let mut command = self.sandbox.rift(&self.sandbox.home(), arguments)?;
         if let Some(endpoint) = &self.endpoint {
             command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_REGION", "us-east-1");
-            command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", SECRET);
+            command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", self.secret);
         }
         let ran = self.sandbox.run(&mut command)?;
         ensure!(!format!("{}{}", ran.stdout, ran.stderr).contains(SECRET), "{ran}");
@@ -234,7 +235,7 @@ fn who_is_second_replaces_nothing() -> Result<()> {
     let said = one.bad(&["push", "deps", "s3://bucket"])?;
     assert!(said.contains("somebody else changed the ref `deps`"), "{said}");
     let second = Server::start()?;
-    let one = Machine { sandbox: one.sandbox, endpoint: Some(second.endpoint()) };
+    let one = Machine { endpoint: Some(second.endpoint()), ..one };
     one.good(&["push", "deps", "s3://bucket"])?;
     one.write("source", &[("x", b"2".to_vec())])?;
     one.good(&["ingest", &source, "--name", "deps"])?;
@@ -501,6 +502,11 @@ fn s3_as_moto_has_it() -> Result<()> {
     let endpoint = Some(format!("http://127.0.0.1:{}", moto.1));
     let one = Machine::new("moto-push", endpoint.clone())?;
     let two = Machine::new("moto-pull", endpoint)?;
+    assert_shared(&one, &two)
+}
+
+/// One machine sends a tree and a changed one, another has it.
+fn assert_shared(one: &Machine, two: &Machine) -> Result<()> {
     let url = "s3://bucket/some/team";
     one.good(&["remote", "check", url])?;
     let source = one.write("source", &files())?;
@@ -604,5 +610,48 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     let said = remote::prune(&remote, &[plan_key(2)], "npm/", &trusted).unwrap_err().to_string();
     assert!(said.contains("only a folder is pruned"), "{said}");
     assert_eq!(server.asked(), []);
+    Ok(())
+}
+
+/// A running s3s-fs, which ends with the value.
+struct Signed(Child);
+
+impl Drop for Signed {
+    fn drop(&mut self) {
+        let _is_ended = self.0.kill().and_then(|()| self.0.wait()).is_ok();
+    }
+}
+
+/// `scripts/test` installs s3s-fs below the target directory. Unlike moto it looks at signatures.
+#[test]
+fn s3_that_checks_signatures() -> Result<()> {
+    let program = rift_tests::target_folder()?.join("s3s/bin/s3s-fs");
+    if !program.is_file() {
+        let why = "s3s-fs is not installed (scripts/test installs it from crates.io)";
+        skip("s3_that_checks_signatures", why);
+        return Ok(());
+    }
+    let folder = Sandbox::new("s3s")?;
+    fs::create_dir_all(folder.path("data/bucket"))?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut command = folder.command(&folder.home(), &program);
+    command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", "test"]);
+    command.args(["--secret-key", SECRET]).arg(folder.path("data"));
+    let log = fs::File::create(folder.home().join("s3s.log"))?;
+    let _server = Signed(command.stdout(log.try_clone()?).stderr(log).spawn()?);
+    let started = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        ensure!(started.elapsed() < Duration::from_secs(60), "s3s-fs does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let endpoint = Some(format!("http://127.0.0.1:{port}"));
+    let one = Machine::new("s3s-push", endpoint.clone())?;
+    let two = Machine::new("s3s-pull", endpoint.clone())?;
+    assert_shared(&one, &two)?;
+    let mut stranger = Machine::new("s3s-stranger", endpoint)?;
+    stranger.secret = "another-s3cr3t";
+    let refused = stranger.bad(&["pull", "@scope/Deps_1.0", "s3://bucket/some/team"])?;
+    assert!(!refused.contains(stranger.secret) && refused.contains("could not read"), "{refused}");
+    assert!(refused.contains("credentials"), "{refused}");
     Ok(())
 }
