@@ -189,6 +189,27 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
     let second_bytes = story.server.sent("");
     assert!(second_bytes < first_bytes * 5 / 4, "{second_bytes} bytes after {first_bytes}");
     assert_eq!(lists(), 1);
+    // Nobody waits for what was to come ahead from a remote that then failed.
+    story.server.fail([]);
+    let third = consumer("ahead-third");
+    story.server.fail([When {
+        method: "GET",
+        path: "/data/",
+        after: 1,
+        times: 10_000,
+        fault: Fault::Status(403),
+    }]);
+    let refused = std::thread::scope(|scope| {
+        let seen = scope.spawn(|| see(&third, &command));
+        while story.data_requests() == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Longer than a remote is left alone that has failed.
+        std::thread::sleep(Duration::from_secs(6));
+        fs::write(third.project.join("go"), "").unwrap();
+        seen.join().unwrap()
+    });
+    assert!(!refused.status.success() && refused.stderr.contains("had not come yet"), "{refused}");
 }
 
 /// A remote that dies, lies or refuses: who reads is told so at once, rift says why once, and the next install is npm's.

@@ -455,8 +455,9 @@ impl Shared {
         }
         if let Err(error) = brought {
             queue.down_until = Some(Instant::now() + PAUSE);
-            queue.ahead.clear();
-            let waiting: Vec<Range<u32>> = queue.now.drain(..).collect();
+            // Somebody may wait for what was to come ahead as well.
+            let mut waiting: Vec<Range<u32>> = queue.now.drain(..).collect();
+            waiting.extend(queue.ahead.drain(..));
             for place in waiting.iter().cloned().flatten() {
                 if let Some(is_on_way) = queue.on_way.get_mut(place as usize) {
                     *is_on_way = false;
