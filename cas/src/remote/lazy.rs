@@ -81,6 +81,12 @@ struct Queue {
     workers: usize,
 }
 
+impl Queue {
+    fn next(&mut self) -> Option<Range<u32>> {
+        self.now.pop_front().or_else(|| self.ahead.pop_front())
+    }
+}
+
 /// A blob and where it lies.
 #[derive(Debug, Clone, Copy)]
 struct Lying {
@@ -422,8 +428,7 @@ impl Shared {
     }
 
     fn next(&self) -> Option<Range<u32>> {
-        let mut queue = self.queue();
-        queue.now.pop_front().or_else(|| queue.ahead.pop_front())
+        self.queue().next()
     }
 
     /// Makes requests, one after the other, until the process ends.
@@ -432,7 +437,7 @@ impl Shared {
         loop {
             let mut queue = self.queue();
             let range = loop {
-                match queue.now.pop_front().or_else(|| queue.ahead.pop_front()) {
+                match queue.next() {
                     Some(range) => break range,
                     None => {
                         queue = self.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
