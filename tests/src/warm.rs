@@ -47,13 +47,18 @@ impl Warm {
     /// Returns the shared installation, after making it where it is missing.
     ///
     /// # Errors
-    /// When npm fails.
+    /// When npm fails; and when it is missing in a test that runs again as another user, who can't make what all share.
     pub fn of(fixture: Fixture, scripts: Scripts) -> Result<Self> {
         let shared = crate::target_folder()?.join("warm");
         let folder = folder_of(fixture, scripts, &shared)?;
         if folder.join("done").exists() {
             return Ok(Self { folder });
         }
+        anyhow::ensure!(
+            !crate::again::is_again(),
+            "{} has to be made before a test runs again as another user",
+            folder.display()
+        );
         fs::create_dir_all(&shared)?;
         let lock = File::create(shared.join("lock"))?;
         lock.lock()?;
