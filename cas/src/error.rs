@@ -83,6 +83,14 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// A store is not to grow over its size.
+    #[error("the store `{}` has no room left: it may have {} MB", path.display(), max_bytes / 1_000_000)]
+    Full {
+        /// The store.
+        path: PathBuf,
+        /// Its size, in bytes.
+        max_bytes: u64,
+    },
     /// Content that was purged is not taken in again.
     #[error("{what} was purged from this store")]
     Purged {
@@ -105,12 +113,23 @@ impl Error {
         move |source| Self::Damaged { path: path.to_owned(), source }
     }
 
+    /// Tells whether there was no room left in a store: by its size, or on its disk.
+    #[must_use]
+    pub fn is_out_of_room(&self, root: &Path) -> bool {
+        match self {
+            Self::Full { path, .. } => path == root,
+            Self::Io { path, source, .. } => path.starts_with(root) && is_full(source),
+            _ => false,
+        }
+    }
+
     /// Returns the errno(3) that describes the failure best.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::UnsafePlace { .. } => libc::EACCES,
+            Self::Full { .. } => libc::ENOSPC,
             Self::Refused { .. } | Self::Build { .. } | Self::Version { .. } => libc::EINVAL,
             Self::Damaged { .. }
             | Self::HashMismatch { .. }
@@ -118,4 +137,10 @@ impl Error {
             | Self::Purged { .. } => libc::EIO,
         }
     }
+}
+
+/// Tells whether a disk is full, or a user's part of it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

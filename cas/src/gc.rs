@@ -61,11 +61,13 @@ pub struct Options {
     pub grace: Duration,
     /// Waits until nobody imports; else a busy store is left alone.
     pub wait: bool,
+    /// Room is needed now: only what nothing names yet is kept for being young.
+    pub is_pressed: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_bytes: None, dry_run: false, grace: GRACE, wait: true }
+        Self { max_bytes: None, dry_run: false, grace: GRACE, wait: true, is_pressed: false }
     }
 }
 
@@ -96,6 +98,30 @@ pub struct Collected {
     pub bytes_before: u64,
     /// Size of the store after, in bytes; an estimate in a dry run.
     pub bytes_after: u64,
+}
+
+impl Collected {
+    /// Returns what this collection and the next have done together; one that found the store busy did nothing.
+    fn followed_by(mut self, next: Self) -> Self {
+        if next.is_busy {
+            return self;
+        }
+        self.plans.extend(next.plans);
+        Self {
+            is_busy: false,
+            plans: self.plans,
+            trees: self.trees + next.trees,
+            loose_blobs: self.loose_blobs + next.loose_blobs,
+            packs: self.packs + next.packs,
+            packs_rewritten: self.packs_rewritten + next.packs_rewritten,
+            log_records: self.log_records + next.log_records,
+            projections: self.projections + next.projections,
+            runs: self.runs + next.runs,
+            leftovers: self.leftovers + next.leftovers,
+            bytes_before: self.bytes_before,
+            bytes_after: next.bytes_after,
+        }
+    }
 }
 
 /// A manifest that is mapped, from its file or from a pack.
@@ -292,7 +318,7 @@ impl<'a> Survey<'a> {
             leased,
         };
         survey.mark_leased(store)?;
-        survey.mark_young(index, options.grace);
+        survey.mark_young(store, index, options)?;
         survey.mark_records(store)?;
         survey.mark_plans(store, options)?;
         survey.judge_log(store)?;
@@ -316,13 +342,15 @@ impl<'a> Survey<'a> {
     }
 
     /// Keeps what is so young that its writer may not have named it yet.
-    fn mark_young(&mut self, index: &BlobIndex, grace: Duration) {
-        let young = self.files.iter().filter(|file| is_younger(file.changed_secs(), grace));
+    fn mark_young(&mut self, store: &Store, index: &BlobIndex, options: &Options) -> Result<()> {
+        let is_young = |file: &&StoreFile| is_younger(file.changed_secs(), options.grace);
+        let young = self.files.iter().filter(is_young);
         let (mut trees, mut young_packs) = (Vec::new(), HashSet::new());
         for file in young {
             match file.item {
                 Item::Tree(tree) | Item::Partial(tree) => trees.push(tree),
-                Item::Loose(blob) => {
+                // Who is pressed for room goes by the trees.
+                Item::Loose(blob) if !options.is_pressed => {
                     self.marks.loose.insert(blob);
                 }
                 Item::Pack(pack) => {
@@ -335,10 +363,16 @@ impl<'a> Survey<'a> {
         let entries = packs.flat_map(|pack| pack.entries());
         let manifests = entries.filter(|entry| entry.kind == PackedKind::Manifest);
         trees.extend(manifests.map(|entry| TreeHash::from_bytes(entry.hash)));
-        self.pinned.extend(&young_packs);
+        if options.is_pressed {
+            let named = named_trees(store)?;
+            trees.retain(|tree| !named.contains(tree));
+        } else {
+            self.pinned.extend(&young_packs);
+        }
         for tree in trees {
             self.marks.mark_tree(tree, false);
         }
+        Ok(())
     }
 
     /// Marks what refs and projections name; finds projections that are gone, and old runs.
@@ -391,10 +425,12 @@ impl<'a> Survey<'a> {
                 Err(error) => return Err(error),
             };
             let used_secs = used.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let is_young = is_younger(i64::try_from(used_secs).unwrap_or(0), options.grace);
+            let is_young = !options.is_pressed
+                && is_younger(i64::try_from(used_secs).unwrap_or(0), options.grace);
             let trees = trees_of_plan(&payload);
             let cost: u64 = trees.iter().map(|tree| self.marks.mark_tree(*tree, true)).sum();
-            if !is_young && self.marks.bytes.saturating_add(cost) > limit {
+            // One whose trees stay anyway costs nothing.
+            if !is_young && cost > 0 && self.marks.bytes.saturating_add(cost) > limit {
                 self.evicted.push(name);
                 continue;
             }
@@ -509,6 +545,23 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// Returns the trees that plans and records name.
+fn named_trees(store: &Store) -> Result<HashSet<TreeHash>> {
+    let mut named = HashSet::new();
+    for (name, _) in store.records(Kind::Plan)? {
+        match store.record(Kind::Plan, &name) {
+            Ok(Some(payload)) => named.extend(trees_of_plan(&payload)),
+            Ok(None) | Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let log = store.log()?;
+    for topic in [Topic::Package, Topic::Scripts] {
+        named.extend(log.topic(topic).filter_map(|(_, payload)| tree_of(topic, payload)));
+    }
+    Ok(named)
+}
+
 /// Tells whether a file counts towards the size but is neither tree nor blob.
 fn is_small(file: &StoreFile) -> bool {
     !matches!(
@@ -554,7 +607,7 @@ pub fn collect(store: &Store, options: &Options) -> Result<Collected> {
         match rewrite(store, &survey, &sparse) {
             Ok(count) => (bytes_before, count),
             // First things first: what goes below makes room for the next time.
-            Err(Error::Io { source, .. }) if is_full(&source) => (bytes_before, 0),
+            Err(error) if is_full(&error) => (bytes_before, 0),
             Err(error) => return Err(error),
         }
     };
@@ -681,14 +734,17 @@ fn sweep(store: &Store, survey: &Survey<'_>) -> Result<Collected> {
 /// Does something else where writing failed because the disk is full: gc must be able to free it.
 fn unless_full(result: Result<()>, otherwise: impl FnOnce() -> Result<()>) -> Result<()> {
     match result {
-        Err(Error::Io { source, .. }) if is_full(&source) => otherwise(),
+        Err(error) if is_full(&error) => otherwise(),
         other => other,
     }
 }
 
-fn is_full(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
+fn is_full(error: &Error) -> bool {
+    match error {
+        Error::Full { .. } => true,
+        Error::Io { source, .. } => crate::error::is_full(source),
+        _ => false,
+    }
 }
 
 /// Writes the sidecars anew that point into packs which are about to go.
@@ -773,7 +829,8 @@ pub fn known_size(store: &Store) -> Option<u64> {
 ///
 /// Mostly this reads and writes one small file: the size is cached, and measured again when the cap
 /// seems to be passed or the figure is a day old. Then the least recently used plans go until a fifth
-/// of the cap is free. Nothing waits: a store that others use is collected by a later run.
+/// of the cap is free, young ones where the others are not enough. Nothing waits: a store that others
+/// use is collected by a later run.
 ///
 /// # Errors
 /// What the system says.
@@ -800,10 +857,15 @@ pub fn maybe(store: &Store, cap_bytes: u64, added_bytes: u64) -> Result<Option<C
     }
     let max_bytes = Some(cap_bytes / 5 * 4);
     let options = Options { max_bytes, wait: false, ..Options::default() };
-    let collected = collect(store, &options)?;
+    let mut collected = collect(store, &options)?;
+    if !collected.is_busy && collected.bytes_after > cap_bytes {
+        let pressed = Options { is_pressed: true, ..options };
+        collected = collected.followed_by(collect(store, &pressed)?);
+    }
     if !collected.is_busy {
         let bytes = collected.bytes_after;
-        Size { bytes, measured_secs: now, collected_secs: now }.write(store)?;
+        let collected_secs = if bytes > cap_bytes { now } else { 0 };
+        Size { bytes, measured_secs: now, collected_secs }.write(store)?;
     }
     Ok(Some(collected))
 }

@@ -125,6 +125,10 @@ impl Import<'_> {
 
     /// Writes a unit to the current pack; returns the pack and where the unit begins in it.
     fn write_unit(&self, buffer: &[u8], entries: &[Packed]) -> Result<(Arc<OpenPack>, u64)> {
+        if let Err(error) = self.store.ask(buffer.len() as u64) {
+            self.is_broken.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
         let (pack, offset) = self.reserve(buffer.len() as u64, entries)?;
         let file = &pack.temporary.file;
         if let Err(error) = file.write_all_at(buffer, offset) {
@@ -378,6 +382,7 @@ impl Unit<'_> {
 
     fn write_loose(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(loose) = &mut self.loose {
+            self.import.store.ask(bytes.len() as u64)?;
             loose.hasher.update(bytes);
             loose.length += bytes.len() as u64;
             let path = &loose.temporary.path;

@@ -25,6 +25,7 @@ pub mod purge;
 pub mod record;
 pub mod remote;
 pub mod remove;
+mod room;
 pub mod roots;
 pub mod secrets;
 pub mod state;

@@ -198,8 +198,9 @@ impl Store {
     /// What the system says.
     pub fn create_state(&self, directory: &Path, header: Header) -> Result<StateFile> {
         let path = self.state_path(directory);
-        let mut temporary = self.temporary()?;
         let length = header.file_bytes() as u64;
+        self.ask(length)?;
+        let mut temporary = self.temporary()?;
         rustix::fs::fallocate(&temporary.file, FallocateFlags::empty(), 0, length)
             .map_err(Error::io("make room for", &path))?;
         temporary.file.write_all(&header.encode()).map_err(Error::io("write", &path))?;

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::FlockOperation;
 
 use crate::error::{Error, Result};
+use crate::room::{ASK_FROM, Room};
 
 /// The version of the store's layout that this code reads and writes.
 pub const FORMAT: u32 = 1;
@@ -64,6 +65,8 @@ pub struct Store {
     root: PathBuf,
     lock: PathBuf,
     remote: crate::remote::Options,
+    /// How large it may be, where that is to be kept.
+    pub(crate) room: Option<Room>,
 }
 
 /// Keeps gc from deleting while it lives.
@@ -89,8 +92,8 @@ impl Store {
             .map_err(Error::io("make", root))?;
         let root = root.canonicalize().map_err(Error::io("resolve", root))?;
         check_place(&root)?;
-        let store =
-            Self { lock: root.join("lock"), root, remote: crate::remote::Options::default() };
+        let remote = crate::remote::Options::default();
+        let store = Self { lock: root.join("lock"), root, remote, room: None };
         for folder in FOLDERS {
             make_unsynced(&store.root.join(folder))?;
         }
@@ -125,7 +128,7 @@ impl Store {
         }
         check_folders(&root)?;
         let remote = crate::remote::Options::default();
-        Ok(Some(Self { lock: root.join("lock"), root, remote }))
+        Ok(Some(Self { lock: root.join("lock"), root, remote, room: None }))
     }
 
     /// Returns the store's folder, absolute and without symbolic links.
@@ -280,6 +283,10 @@ impl Store {
     }
 
     fn written(&self, bytes: &[u8]) -> Result<Temporary> {
+        let length = bytes.len() as u64;
+        if length >= ASK_FROM {
+            self.ask(length)?;
+        }
         let mut temporary = self.temporary()?;
         temporary.file.write_all(bytes).map_err(Error::io("write", &temporary.path))?;
         Ok(temporary)

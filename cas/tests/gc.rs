@@ -151,10 +151,95 @@ fn automatic_collection_keeps_the_cap_and_waits_for_nobody() {
     let import = store.import().unwrap();
     assert_eq!(gc::maybe(&store, size / 2, size).unwrap(), None, "an import is going on");
     drop(import);
-    // Packs and trees are younger than the grace period, so only plans go at first.
+    // Packs and trees are younger than the grace period, which does not count over the cap.
     let collected = gc::maybe(&store, size / 2, 0).unwrap().unwrap();
     assert!(!collected.is_busy && !collected.plans.is_empty(), "{collected:?}");
-    assert_eq!(gc::maybe(&store, size / 2, 0).unwrap(), None, "it pauses");
+    assert!(collected.bytes_after <= size / 2, "{collected:?}");
+    assert_eq!(gc::maybe(&store, size / 2, 0).unwrap(), None, "it fits");
+    // What a ref names stays, and that is not tried again soon.
+    let tree = publish(&store, "last", &some_files(9, 20, 10_000)).unwrap();
+    store.set_ref("kept", tree).unwrap();
+    let collected = gc::maybe(&store, 1000, size).unwrap().unwrap();
+    assert!(collected.bytes_after > 1000, "{collected:?}");
+    assert_eq!(gc::maybe(&store, 1000, 0).unwrap(), None, "it pauses");
+    assert!(store.open_tree(tree).unwrap().is_some());
+    let plans = store.records(Kind::Plan).unwrap();
+    let names: Vec<_> = plans.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["last"], "a plan whose tree stays anyway stays as well");
+}
+
+#[test]
+fn young_results_make_room_where_it_is_needed() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let files = some_files(7, 20, 10_000);
+    let unnamed = {
+        let import = store.import().unwrap();
+        let built = build(&import, &files).unwrap();
+        let (_, index) = import.finish(&[]).unwrap();
+        store.publish_located(&built, &index).unwrap();
+        built.hash
+    };
+    let all: Vec<Files> = (0..4).map(|seed| some_files(seed, 20, 10_000)).collect();
+    let trees = publish_all(&store, &all);
+    let lease = store.lease(trees[0]).unwrap();
+    let max_bytes = gc::measure(&store).unwrap() * 7 / 10;
+    let options = gc::Options { max_bytes: Some(max_bytes), ..gc::Options::default() };
+    assert_eq!(gc::collect(&store, &options).unwrap().trees, 0, "all of it is young");
+    let options = gc::Options { is_pressed: true, ..options };
+    let collected = gc::collect(&store, &options).unwrap();
+    assert!(collected.bytes_after <= max_bytes, "{collected:?}");
+    // The first is leased, and nothing names the one yet; of the others the last was used last.
+    let is_here = |tree: &TreeHash| store.open_tree(*tree).unwrap().is_some();
+    let here: Vec<bool> = trees.iter().map(is_here).collect();
+    assert_eq!(here, [true, false, false, true]);
+    let read = read_back(&store, unnamed, &folder.path().join("out")).unwrap();
+    assert_eq!(read, Some(files));
+    assert_eq!(verify(&store, false, &|_| ()).unwrap().findings, []);
+    drop(lease);
+}
+
+#[test]
+fn a_limited_store_does_not_grow_over_its_size() {
+    const LIMIT: u64 = 8_000_000;
+    let folder = folder();
+    let root = folder.path().join("store");
+    let open = || Store::open(&root).unwrap();
+    let used = || rift_cas::stats::stats(&open()).unwrap().disk_bytes;
+    let files = |seed| some_files(seed, 20, 50_000);
+    let store = open().limited(LIMIT);
+    assert_eq!(store.max_bytes(), Some(LIMIT));
+    let mut published = Vec::new();
+    let full = loop {
+        let seed = published.len() as u64;
+        match publish(&store, &format!("plan{seed}"), &files(seed)) {
+            Ok(tree) => published.push((tree, files(seed))),
+            Err(error) => break error,
+        }
+        assert!(used() <= LIMIT && seed < 50, "{}", used());
+    };
+    assert!(full.is_out_of_room(store.root()), "{full}");
+    assert!(published.len() >= 4 && used() <= LIMIT, "{} of {}", used(), published.len());
+    let large = Files::from([("large".to_owned(), vec![7; 9 << 20])]);
+    let error = publish(&store, "large", &large).unwrap_err();
+    assert!(error.is_out_of_room(store.root()), "{error}");
+    assert_eq!(verify(&store, false, &|_| ()).unwrap().findings, []);
+    let out = folder.path().join("out");
+    for (tree, files) in &published {
+        assert_eq!(read_back(&store, *tree, &out).unwrap().as_ref(), Some(files));
+    }
+    assert!(store.make_room().unwrap());
+    assert!(used() <= LIMIT / 2 + 1_000_000, "{}", used());
+    publish(&store, "again", &files(99)).unwrap();
+    let (last, files_of_last) = published.last().unwrap();
+    assert_eq!(read_back(&store, *last, &out).unwrap().as_ref(), Some(files_of_last));
+    // What others write counts, too.
+    let other = open();
+    for seed in 100..110 {
+        publish(&other, &format!("other{seed}"), &files(seed)).unwrap();
+    }
+    let error = publish(&open().limited(LIMIT), "more", &files(200)).unwrap_err();
+    assert!(error.is_out_of_room(store.root()), "{error}");
 }
 
 #[test]
