@@ -7,6 +7,10 @@
 pub const RIFT_STORE: &str = "RIFT_STORE";
 /// How large the store may grow before gc makes it smaller.
 pub const RIFT_MAX_SIZE: &str = "RIFT_MAX_SIZE";
+/// Whether the store is on a disk or in memory.
+pub const RIFT_TIER: &str = "RIFT_TIER";
+/// How much memory a store in memory may take.
+pub const RIFT_RAM_MAX: &str = "RIFT_RAM_MAX";
 /// How a tree is shown.
 pub const RIFT_AS: &str = "RIFT_AS";
 /// How files get their bytes.
@@ -35,6 +39,8 @@ pub const RIFT_SUMMARY_JSON: &str = "RIFT_SUMMARY_JSON";
 pub const RIFT_FLOOR: &str = "RIFT_FLOOR";
 /// Where trees are shared.
 pub const RIFT_REMOTE: &str = "RIFT_REMOTE";
+/// How many seconds `rift exec` may take to share a result.
+pub const RIFT_SHARE_SECONDS: &str = "RIFT_SHARE_SECONDS";
 /// The private key that signs what is shared, as its file has it: for CI, from its secrets.
 pub const RIFT_KEY: &str = "RIFT_KEY";
 /// Keys whose signatures count beside those that are listed, as `NAME:HEX` with commas or line feeds between them.
@@ -76,6 +82,19 @@ pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// Where programs remember things; rift lists stores in other places there.
 pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+/// A folder of the user's that is gone after a restart, mostly in memory.
+pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+/// Where temporary files are, see environ(7).
+pub const TMPDIR: &str = "TMPDIR";
+
+/// The profile of AWS's files whose credentials are used.
+pub const AWS_PROFILE: &str = "AWS_PROFILE";
+/// Where AWS's settings are, instead of `~/.aws/config`.
+pub const AWS_CONFIG_FILE: &str = "AWS_CONFIG_FILE";
+/// Where AWS's keys are, instead of `~/.aws/credentials`.
+pub const AWS_SHARED_CREDENTIALS_FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";
+/// `true` where endpoints in AWS's files do not count.
+pub const AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 
 /// Whether this is a job of GitHub Actions, or of a system that has its runner.
 pub const GITHUB_ACTIONS: &str = "GITHUB_ACTIONS";
@@ -167,9 +186,11 @@ pub const FORK_SIGNS: [ForkSign; 8] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 22] = [
+pub const OWN: [&str; 25] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
+    RIFT_TIER,
+    RIFT_RAM_MAX,
     RIFT_AS,
     RIFT_VIA,
     RIFT_CACHE,
@@ -184,6 +205,7 @@ pub const OWN: [&str; 22] = [
     RIFT_SUMMARY_JSON,
     RIFT_FLOOR,
     RIFT_REMOTE,
+    RIFT_SHARE_SECONDS,
     RIFT_KEY,
     RIFT_TRUSTED_KEYS,
     RIFT_NAMESPACE,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rift_cas::remote::address::Address;
+use rift_cas::remote::aws::Files;
 use rift_cas::remote::{Limits, Options, Remote};
 
 use crate::config::Config;
@@ -12,7 +13,7 @@ use crate::{ci, env_vars, keys};
 
 /// What a run does not wait longer for than this is done without.
 pub(crate) const OF_RUNS: Limits =
-    Limits { answer: Duration::from_secs(10), bytes_per_second: 256 << 10, retries: 2 };
+    Limits { answer: Duration::from_secs(10), bytes_per_second: 256 << 10, retries: 2, all: None };
 
 /// What the names of variables begin with that say how remotes are reached, and as whom. A key is for who sends.
 const OF_REMOTES: [&str; 9] = [
@@ -39,7 +40,24 @@ pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
 pub(crate) fn options(limits: Limits) -> Options {
     let certificates = env_vars::get(env_vars::SSL_CERT_FILE).map(PathBuf::from);
     let certificates = certificates.into_iter().collect();
-    Options { certificates, limits, makes_folder: false }
+    Options { certificates, limits, makes_folder: false, aws: aws_files() }
+}
+
+/// Returns where AWS's profiles are, and which one is asked for.
+fn aws_files() -> Files {
+    let home = env_vars::get(env_vars::HOME).map(PathBuf::from);
+    let file = |variable: &str, name: &str| {
+        let named = env_vars::get(variable).map(PathBuf::from);
+        named.or_else(|| Some(home.as_ref()?.join(".aws").join(name)))
+    };
+    let ignores = env_vars::get(env_vars::AWS_IGNORE_CONFIGURED_ENDPOINT_URLS);
+    Files {
+        profile: env_vars::get(env_vars::AWS_PROFILE)
+            .map(|name| name.to_string_lossy().into_owned()),
+        config: file(env_vars::AWS_CONFIG_FILE, "config"),
+        credentials: file(env_vars::AWS_SHARED_CREDENTIALS_FILE, "credentials"),
+        ignores_endpoints: ignores.is_some_and(|value| value.eq_ignore_ascii_case("true")),
+    }
 }
 
 /// Prepares a remote for requests: where the settings name a namespace, that part of it, which reads the rest as well. The folder of a

@@ -72,6 +72,9 @@ struct State {
     objects: Mutex<Objects>,
     faults: Mutex<Vec<When>>,
     asked: Mutex<Vec<(String, String)>>,
+    keys: Mutex<Vec<String>>,
+    /// How many requests are answered before the server falls silent.
+    left: Mutex<Option<usize>>,
     is_over: AtomicBool,
 }
 
@@ -133,6 +136,16 @@ impl Server {
         *lock(&self.state.faults) = faults.into_iter().collect();
     }
 
+    /// Makes the server answer so many requests more, and none after them until it is to [`speak`](Self::speak) again.
+    pub fn fall_silent_after(&self, requests: usize) {
+        *lock(&self.state.left) = Some(requests);
+    }
+
+    /// Makes the server answer new requests again.
+    pub fn speak(&self) {
+        *lock(&self.state.left) = None;
+    }
+
     /// Returns what was asked since the last call, as (method, path); a listing has its query behind the path.
     #[must_use]
     pub fn asked(&self) -> Vec<(String, String)> {
@@ -163,6 +176,14 @@ impl Server {
         let mut objects = lock(&self.state.objects);
         let wanted = objects.extract_if(.., |path, _| path.contains(part));
         wanted.map(|(path, (bytes, _))| (path, bytes)).collect()
+    }
+
+    /// Returns the ids of the access keys that requests since the last call were signed with, each once in a row.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys = std::mem::take(&mut *lock(&self.state.keys));
+        keys.dedup();
+        keys
     }
 
     /// Gives an object to the server, under a path with its bucket.
@@ -212,6 +233,8 @@ fn converse(state: &State, stream: &TcpStream) -> std::io::Result<()> {
             push(&mut asked, &format!("?{}", request.query));
         }
         lock(&state.asked).push((request.method.clone(), asked));
+        let signed = request.headers.get("authorization").and_then(|value| key_of(value));
+        lock(&state.keys).extend(signed.map(str::to_owned));
         let fault = fault(state, &request);
         if let Some(pace) = *lock(&state.pace) {
             std::thread::sleep(pace.wait + pace.time_of(request.body.len()));
@@ -221,6 +244,11 @@ fn converse(state: &State, stream: &TcpStream) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the id of the access key of a signature, see AWS's Signature Version 4.
+fn key_of(authorization: &str) -> Option<&str> {
+    authorization.split("Credential=").nth(1)?.split('/').next()
 }
 
 fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
@@ -247,6 +275,11 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
 }
 
 fn fault(state: &State, request: &Request) -> Option<Fault> {
+    match lock(&state.left).as_mut() {
+        Some(0) => return Some(Fault::Silent),
+        Some(left) => *left -= 1,
+        None => {}
+    }
     let mut faults = lock(&state.faults);
     let meant = |when: &&mut When| {
         when.times > 0 && when.method == request.method && request.path.contains(when.path)

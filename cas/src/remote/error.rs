@@ -57,6 +57,12 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
+    /// The time was over that all requests together had.
+    #[error("not done in the {} s that it was to take", limit.as_secs())]
+    OutOfTime {
+        /// How long that was.
+        limit: Duration,
+    },
     /// The remote does not have an object that it should.
     #[error("the remote lacks `{object}`")]
     Missing {
@@ -132,7 +138,7 @@ impl Error {
             Self::Address { .. } | Self::Setup { .. } => libc::EINVAL,
             Self::ReadOnly { .. } => libc::EROFS,
             Self::Request { is_denied: true, .. } => libc::EACCES,
-            Self::Slow { .. } => libc::ETIMEDOUT,
+            Self::Slow { .. } | Self::OutOfTime { .. } => libc::ETIMEDOUT,
             Self::NoRef { .. } | Self::Missing { .. } => libc::ENOENT,
             Self::Untrusted { .. } | Self::Signature { .. } | Self::Rollback { .. } => libc::EPERM,
             Self::Changed { .. } => libc::EAGAIN,

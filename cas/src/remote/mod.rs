@@ -21,6 +21,7 @@
 
 pub mod access;
 pub mod address;
+pub mod aws;
 pub mod denied;
 mod error;
 mod http;
@@ -41,7 +42,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -77,6 +78,8 @@ const ASKED_MAX: usize = 2;
 /// Objects from this size on are sent in parts.
 const PARTS_FROM: u64 = 96 << 20;
 const PART_BYTES: usize = 16 << 20;
+/// How long a remote may take to forget the parts that it has; it is over anyway.
+const ABORT_MAX: Duration = Duration::from_secs(2);
 
 /// How long a remote may take.
 #[derive(Debug, Clone, Copy)]
@@ -87,11 +90,13 @@ pub struct Limits {
     pub bytes_per_second: u64,
     /// How often a request is made again after a failure that may pass.
     pub retries: usize,
+    /// For all requests together, from when the remote was opened; `None` where each has its own time.
+    pub all: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { answer: Duration::from_secs(30), bytes_per_second: 64 << 10, retries: 4 }
+        Self { answer: Duration::from_secs(30), bytes_per_second: 64 << 10, retries: 4, all: None }
     }
 }
 
@@ -116,6 +121,8 @@ pub struct Options {
     pub limits: Limits,
     /// Makes the folder of a `file://` remote where it is missing.
     pub makes_folder: bool,
+    /// Where AWS has its profiles.
+    pub aws: aws::Files,
 }
 
 /// What a remote was asked, and how much went back and forth.
@@ -160,7 +167,7 @@ pub struct Remote {
     address: Address,
     objects: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
-    runtime: Arc<tokio::runtime::Runtime>,
+    runtime: Arc<Threads>,
     meter: Arc<Meter>,
     limits: Limits,
     /// The server sends whole objects only.
@@ -168,6 +175,26 @@ pub struct Remote {
     /// What a namespace lies in.
     main: Option<Box<Main>>,
     remarks: Mutex<Vec<String>>,
+    /// When the time for all requests is over.
+    end: Option<Instant>,
+}
+
+/// The threads of a remote. What still waits when it goes, such as a request for a name, ends by itself.
+struct Threads(Option<tokio::runtime::Runtime>);
+
+impl Threads {
+    #[allow(clippy::expect_used, reason = "only drop takes it")]
+    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("it is there until drop").block_on(work)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A small object, and what tells whether it was replaced.
@@ -188,7 +215,6 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|error| failed("start threads")(error.to_string()))?;
-        let runtime = Arc::new(runtime);
         let meter = Arc::new(Meter::default());
         let objects = objects(address, options, &meter)
             .map_err(|error| failed("set up the remote")(error))?;
@@ -200,8 +226,21 @@ impl Remote {
             .map_err(|error| failed("set up the remote")(error.to_string()))?;
         let (address, limits) = (address.clone(), options.limits);
         let lacks_ranges = AtomicBool::new(false);
+        let runtime = Arc::new(Threads(Some(runtime)));
+        let end = limits.all.map(|all| Instant::now() + all);
         let (main, remarks) = (None, Mutex::default());
-        Ok(Self { address, objects, prefix, runtime, meter, limits, lacks_ranges, main, remarks })
+        Ok(Self {
+            address,
+            objects,
+            prefix,
+            runtime,
+            meter,
+            limits,
+            lacks_ranges,
+            end,
+            main,
+            remarks,
+        })
     }
 
     /// Returns the address.
@@ -288,6 +327,19 @@ impl Remote {
         self.meter.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Returns how much there is left of the time for all requests.
+    fn left(&self) -> Result<Duration> {
+        let left = self.end.map(|end| end.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(self.out_of_time()),
+            left => Ok(left.unwrap_or(Duration::MAX)),
+        }
+    }
+
+    fn out_of_time(&self) -> Error {
+        Error::OutOfTime { limit: self.limits.all.unwrap_or_default() }
+    }
+
     /// Waits for a request and its retries, and no longer than `limit`.
     fn wait<T>(
         &self,
@@ -296,9 +348,12 @@ impl Remote {
         limit: Duration,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T> {
+        let left = self.left()?;
+        let limit = limit.min(left);
         let limited = async { tokio::time::timeout(limit, request).await };
         match self.runtime.block_on(limited) {
             Ok(answer) => answer.map_err(|error| Error::of_request(action, object, &error)),
+            Err(_) if limit == left => Err(self.out_of_time()),
             Err(_) => Err(Error::Slow { action, object: object.to_owned(), limit }),
         }
     }
@@ -414,12 +469,14 @@ impl Remote {
         let slow = |limit| Error::Slow { action: ACTION, object: object.to_owned(), limit };
         let whole_limit =
             self.limits.of_bytes((passed + max).min(found.range.end - found.range.start));
-        let end = std::time::Instant::now() + whole_limit;
+        let end = Instant::now() + whole_limit;
         loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            let limit = self.limits.answer.min(left);
+            let left = end.saturating_duration_since(Instant::now());
+            let all_left = self.left()?;
+            let limit = self.limits.answer.min(left).min(all_left);
             let next = async { tokio::time::timeout(limit, stream.next()).await };
             match self.runtime.block_on(next) {
+                Err(_) if limit == all_left => return Err(self.out_of_time()),
                 Err(_) if limit == left => return Err(slow(whole_limit)),
                 Err(_) => return Err(slow(limit)),
                 Ok(None) => return Ok(version),
@@ -532,7 +589,8 @@ impl Remote {
             let sent = self.wait("write", object, limit, upload.put_part(payload));
             if let Err(error) = sent {
                 // What is left of it costs room; the first error is the one to tell.
-                let _is_gone = self.wait("drop", object, limit, upload.abort()).is_ok();
+                let abort = async { tokio::time::timeout(ABORT_MAX, upload.abort()).await };
+                let _is_gone = self.runtime.block_on(abort).is_ok();
                 return Err(error);
             }
             moved(part.len() as u64);
@@ -663,7 +721,7 @@ fn read_file(
     Ok(())
 }
 
-/// Makes what talks to the server; credentials come from the environment.
+/// Makes what talks to the server; credentials come from the environment, and from AWS's files.
 fn objects(
     address: &Address,
     options: &Options,
@@ -695,7 +753,7 @@ fn objects(
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(match address.scheme() {
         Scheme::S3 => {
-            let builder = AmazonS3Builder::from_env();
+            let builder = options.aws.apply(AmazonS3Builder::from_env(), limits.answer * 3)?;
             let key = object_store::aws::AmazonS3ConfigKey::Endpoint;
             let endpoint = builder.get_config_value(&key).unwrap_or_default();
             let is_here = endpoint

@@ -37,6 +37,7 @@ impl Remote {
             runtime: Arc::clone(&self.runtime),
             meter: Arc::clone(&self.meter),
             limits: self.limits,
+            end: self.end,
             lacks_ranges: AtomicBool::new(self.lacks_ranges.load(Ordering::Relaxed)),
             main: Some(Box::new(Main { remote: self, trusted })),
             remarks: Mutex::default(),
