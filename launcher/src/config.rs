@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use rift_cas::remote::address::{Address, is_namespace};
@@ -59,6 +60,12 @@ pub enum Id {
     Remote,
     /// Which part of the remotes is the run's own.
     Namespace,
+    /// Whether the store is on a disk or in memory.
+    Tier,
+    /// How much memory a store in memory may take.
+    RamMax,
+    /// How long sharing a result may take.
+    ShareSeconds,
 }
 
 /// Who may set a key in a file.
@@ -133,7 +140,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 20] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -286,6 +293,33 @@ pub const KEYS: [Key; 17] = [
         default: "",
         scope: Scope::Anywhere,
         doc: "the part of the remotes that is read first and alone written to, as for pull requests; empty: none",
+    },
+    Key {
+        id: Id::Tier,
+        name: "tier",
+        env: env_vars::RIFT_TIER,
+        kind: Kind::Choice(&["disk", "ram"]),
+        default: "disk",
+        scope: Scope::User,
+        doc: "where the store is: on a disk, or in memory until the next restart (ram)",
+    },
+    Key {
+        id: Id::RamMax,
+        name: "ram_max",
+        env: env_vars::RIFT_RAM_MAX,
+        kind: Kind::Bytes,
+        default: "0",
+        scope: Scope::User,
+        doc: "how much memory a store in memory may take; 0: a quarter of what there is",
+    },
+    Key {
+        id: Id::ShareSeconds,
+        name: "share_seconds",
+        env: env_vars::RIFT_SHARE_SECONDS,
+        kind: Kind::Count,
+        default: "120",
+        scope: Scope::Anywhere,
+        doc: "how many seconds `rift exec` may take to share a result; the next run goes on. 0: no limit",
     },
 ];
 
@@ -568,6 +602,30 @@ impl Config {
         match self.value(Id::MaxSize) {
             Value::Bytes(0) => None,
             Value::Bytes(bytes) => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the store is in memory.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.is_word(Id::Tier, "ram")
+    }
+
+    /// Returns how many bytes a store in memory may take; `None` where nobody says.
+    #[must_use]
+    pub fn ram_max(&self) -> Option<u64> {
+        match self.value(Id::RamMax) {
+            Value::Bytes(bytes) if *bytes > 0 => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    /// Returns how long sharing a result may take; `None` when there is no limit.
+    #[must_use]
+    pub fn share_limit(&self) -> Option<Duration> {
+        match self.value(Id::ShareSeconds) {
+            Value::Count(seconds) if *seconds > 0 => Some(Duration::from_secs((*seconds).into())),
             _ => None,
         }
     }

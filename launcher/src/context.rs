@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use rift_cas::Store;
+use rift_cas::{Store, remote};
 
 use crate::config::{Config, Via};
 use crate::hint::Hint as _;
@@ -22,6 +22,7 @@ pub struct Context {
     /// The working directory, absolute.
     pub cwd: PathBuf,
     place: OnceCell<Place>,
+    disk_place: OnceCell<Place>,
 }
 
 impl Context {
@@ -29,13 +30,22 @@ impl Context {
     #[must_use]
     pub fn new(config: Config, cwd: PathBuf) -> Self {
         let ui = Ui::new(config.color(), config.is_quiet());
-        Self { config, ui, cwd, place: OnceCell::new() }
+        Self { config, ui, cwd, place: OnceCell::new(), disk_place: OnceCell::new() }
     }
 
     /// Returns where the store is, or would be.
     #[must_use]
     pub fn place(&self) -> &Place {
-        self.place.get_or_init(|| place::choose(&self.config, &self.cwd))
+        match self.config.is_in_memory() {
+            true => self.place.get_or_init(place::choose_memory),
+            false => self.disk_place(),
+        }
+    }
+
+    /// Returns where the store on the disk is, or would be.
+    #[must_use]
+    pub fn disk_place(&self) -> &Place {
+        self.disk_place.get_or_init(|| place::choose(&self.config, &self.cwd))
     }
 
     /// Returns the store's folder, which need not be there.
@@ -43,13 +53,11 @@ impl Context {
     /// # Errors
     /// There is no place for one.
     pub fn store_path(&self) -> anyhow::Result<&Path> {
-        match self.place() {
-            Place::Folder { path, .. } => Ok(path),
-            Place::Nowhere { reason } => {
-                let none: anyhow::Result<_> = Err(anyhow!("there is no store here: {reason}"));
-                none.hint("name a folder with RIFT_STORE")
-            }
-        }
+        let hint = match self.config.is_in_memory() {
+            true => "`--tier disk` has a store on the disk",
+            false => "name a folder with RIFT_STORE",
+        };
+        folder_of(self.place()).hint(hint)
     }
 
     /// Opens the store, making it if there is none.
@@ -58,16 +66,40 @@ impl Context {
     /// There is no place for one, it is not safe, or what the system says.
     pub fn store(&self) -> anyhow::Result<Store> {
         let path = self.store_path()?;
-        let opened = || format!("could not open the store `{}`", path.display());
-        let reach = || remotes::options(remotes::OF_RUNS);
-        if let Some(store) = Store::open_existing(path).with_context(opened)? {
-            return Ok(store.reaching(reach()));
+        made(path, self.place()).map(|store| self.limited(store))
+    }
+
+    /// Opens the store on the disk, making it if there is none: for what a store in memory has no room for.
+    ///
+    /// # Errors
+    /// As [`Context::store`].
+    pub fn disk_store(&self) -> anyhow::Result<Store> {
+        made(folder_of(self.disk_place())?, self.disk_place())
+    }
+
+    /// Opens the store on the disk, if there is one.
+    #[must_use]
+    pub fn existing_disk_store(&self) -> Option<Store> {
+        let found = Store::open_existing(folder_of(self.disk_place()).ok()?).ok()?;
+        found.map(|store| store.reaching(remotes::options(remotes::OF_RUNS)))
+    }
+
+    /// Keeps a store in memory from taking more than it may.
+    fn limited(&self, store: Store) -> Store {
+        match self.config.is_in_memory() {
+            true => {
+                let max_bytes = place::memory_limit(&self.config, store.root());
+                store.limited(max_bytes)
+            }
+            false => store,
         }
-        let store = Store::open(path).with_context(opened)?.reaching(reach());
-        if !matches!(self.place(), Place::Folder { reason: Reason::DataFolder, .. }) {
-            place::remember(store.root())?;
-        }
-        Ok(store)
+    }
+
+    /// Returns the size that a store is kept below after a command that brought something, if there is one.
+    #[must_use]
+    pub fn cap(&self, store: &Store) -> Option<u64> {
+        // What runs next finds room in memory.
+        store.max_bytes().map(|max_bytes| max_bytes / 5 * 4).or(self.config.max_size())
     }
 
     /// Opens the store for who only looks.
@@ -78,13 +110,15 @@ impl Context {
         let path = self.store_path()?;
         let found = Store::open_existing(path)
             .with_context(|| format!("could not open the store `{}`", path.display()))?;
-        let found = found.map(|store| store.reaching(remotes::options(remotes::OF_RUNS)));
+        let reach = || remotes::options(remotes::OF_RUNS);
+        let found = found.map(|store| self.limited(store.reaching(reach())));
         found.ok_or_else(|| anyhow!("there is no store at `{}`", path.display())).hint(
             "`rift ingest DIR` or `rift exec -- npm ci` makes one; RIFT_STORE names another place",
         )
     }
 
-    /// Opens the store for a run; `None`, said once, when it has to do without.
+    /// Opens the store for a run, the one on the disk where there can be none in memory; `None` when it has to do
+    /// without. Either is said once.
     ///
     /// # Errors
     /// It can't be opened and `strict` is set.
@@ -92,6 +126,10 @@ impl Context {
         match self.store() {
             Ok(store) => Ok(Some(store)),
             Err(error) if self.config.is_strict() => Err(error),
+            Err(error) if self.config.is_in_memory() && self.disk_store().is_ok() => {
+                self.ui.warn(&format!("the store on the disk is used: {error:#}"));
+                self.disk_store().map(Some)
+            }
             Err(error) => {
                 let hint = crate::hint::of(&error);
                 let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -119,9 +157,43 @@ impl Context {
         self.config.threads()
     }
 
-    /// Tells whether files are hard links into the store.
+    /// Tells whether files are hard links into the store; into memory there are none.
     #[must_use]
     pub fn links(&self) -> bool {
-        self.config.via() == Via::HardLink
+        self.config.via() == Via::HardLink && !self.config.is_in_memory()
     }
+}
+
+/// Tells whether an error is that a store has no room.
+#[must_use]
+pub fn is_out_of_room(error: &anyhow::Error, store: &Store) -> bool {
+    error.chain().any(|cause| {
+        let of_remote = match cause.downcast_ref::<remote::Error>() {
+            Some(remote::Error::Store(error)) => Some(error),
+            _ => None,
+        };
+        let error = cause.downcast_ref::<rift_cas::Error>().or(of_remote);
+        error.is_some_and(|error| error.is_out_of_room(store.root()))
+    })
+}
+
+fn folder_of(place: &Place) -> anyhow::Result<&Path> {
+    match place {
+        Place::Folder { path, .. } => Ok(path),
+        Place::Nowhere { reason } => Err(anyhow!("there is no store here: {reason}")),
+    }
+}
+
+/// Opens the store at a place, making it if there is none.
+fn made(path: &Path, place: &Place) -> anyhow::Result<Store> {
+    let opened = || format!("could not open the store `{}`", path.display());
+    let reach = || remotes::options(remotes::OF_RUNS);
+    if let Some(store) = Store::open_existing(path).with_context(opened)? {
+        return Ok(store.reaching(reach()));
+    }
+    let store = Store::open(path).with_context(opened)?.reaching(reach());
+    if !matches!(place, Place::Folder { reason: Reason::DataFolder, .. }) {
+        place::remember(store.root())?;
+    }
+    Ok(store)
 }

@@ -114,6 +114,34 @@ pub fn restricts_namespaces(root: &Path) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
 
+/// Returns how much memory there is for this process: the machine's, or its control group's where that is less; see
+/// proc_meminfo(5) and cgroups(7).
+#[must_use]
+pub fn memory_bytes(root: &Path) -> Option<u64> {
+    let read = |path: &Path| std::fs::read_to_string(root.join(path)).ok();
+    let machine = read(Path::new("proc/meminfo")).and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let groups = read(Path::new("proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().flat_map(|line| {
+        let mut words = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let (top, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return Vec::new(),
+        };
+        // In a container the group's own folder is the top one, whatever it is called outside.
+        let folders = Path::new(group.trim_start_matches('/')).ancestors();
+        folders.map(|folder| Path::new(top).join(folder).join(file)).collect()
+    });
+    let limits = limits.filter_map(|path| read(&path)?.trim().parse::<u64>().ok());
+    machine.into_iter().chain(limits).min()
+}
+
 fn hostname(root: &Path) -> String {
     let text = std::fs::read_to_string(root.join("proc/sys/kernel/hostname")).unwrap_or_default();
     text.trim_end().to_owned()
@@ -154,6 +182,26 @@ mod tests {
         assert_eq!(kind("/mnt/with space/project"), Some("xfs"));
         assert_eq!(kind("/mnt/with"), Some("ext4"));
         assert_eq!(mount_of(&[], Path::new("/")), None);
+    }
+
+    #[test]
+    fn memory_is_the_machines_or_the_groups() {
+        let memory = |files: &[(&str, &str)]| memory_bytes(machine(files).path());
+        let total = ("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         100 kB\n");
+        assert_eq!(memory(&[]), None);
+        assert_eq!(memory(&[total]), Some(1_024_000));
+        let new = ("proc/self/cgroup", "0::/user/job\n");
+        let none = ("sys/fs/cgroup/user/job/memory.max", "max\n");
+        let above = ("sys/fs/cgroup/user/memory.max", "500000\n");
+        assert_eq!(memory(&[total, new, none]), Some(1_024_000));
+        assert_eq!(memory(&[total, new, none, above]), Some(500_000));
+        let inside = ("sys/fs/cgroup/memory.max", "400000\n");
+        assert_eq!(memory(&[total, new, inside]), Some(400_000));
+        let old = ("proc/self/cgroup", "5:cpu,memory:/job\n0::/\n");
+        let limit = ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "300000\n");
+        let unlimited = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory(&[total, old, limit, unlimited]), Some(300_000));
+        assert_eq!(memory(&[total, old, unlimited]), Some(1_024_000));
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //!
 //! If none is, the first that can be used. As root in an image build there is no store unless it was
 //! named: nobody wants gigabytes in an image layer by accident.
+//!
+//! A store in memory is the folder `rift-ram-UID`, for this user alone, on a tmpfs (tmpfs(5)): where one
+//! is already, else on the roomiest of `/dev/shm`, the temporary folder and `$XDG_RUNTIME_DIR`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,10 +24,12 @@ use anyhow::Context as _;
 use rustix::fs::Access;
 
 use crate::config::{self, Config, PROJECT_FILE};
-use crate::{env_vars, machine};
+use crate::{env_vars, machine, probe};
 
 /// The administrator's place.
 const SHARED: &str = "/var/cas";
+/// What statfs(2) calls a file system in memory.
+const TMPFS: u64 = 0x0102_1994;
 
 /// What was chosen, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub enum Reason {
     BesideProject,
     /// Nothing on the project's file system can be used.
     OtherFileSystem,
+    /// The user wants it in memory.
+    Memory,
 }
 
 impl Reason {
@@ -68,6 +75,7 @@ impl Reason {
             Self::DataFolder => "your data folder",
             Self::BesideProject => "on the project's file system",
             Self::OtherFileSystem => "not on the project's file system, where nothing can be used",
+            Self::Memory => "in memory, as you asked",
         }
     }
 }
@@ -104,6 +112,81 @@ pub fn choose(config: &Config, cwd: &Path) -> Place {
 fn image_build() -> Option<&'static str> {
     let is_root = rustix::process::geteuid().is_root();
     is_root.then(|| machine::image_build(Path::new("/"))).flatten()
+}
+
+/// Chooses the place of a store in memory.
+#[must_use]
+pub fn choose_memory() -> Place {
+    memory_in(&memory_folders(), rustix::process::geteuid().as_raw())
+}
+
+/// Returns the places that a store in memory may have, the first choice first.
+#[must_use]
+pub fn memory_places() -> Vec<PathBuf> {
+    let name = memory_name(rustix::process::geteuid().as_raw());
+    memory_folders().iter().map(|folder| folder.join(&name)).collect()
+}
+
+fn memory_name(uid: u32) -> String {
+    format!("rift-ram-{uid}")
+}
+
+fn memory_folders() -> Vec<PathBuf> {
+    let named = |name| env_vars::get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let temporary = named(env_vars::TMPDIR).unwrap_or_else(|| PathBuf::from("/tmp"));
+    let mut folders = vec![PathBuf::from("/dev/shm"), temporary];
+    folders.extend(named(env_vars::XDG_RUNTIME_DIR));
+    folders
+}
+
+fn memory_in(folders: &[PathBuf], uid: u32) -> Place {
+    let mut best: Option<(u64, PathBuf)> = None;
+    for folder in folders {
+        let Some(free_bytes) = memory_free(folder) else { continue };
+        let path = folder.join(memory_name(uid));
+        match fs::symlink_metadata(&path) {
+            Ok(stat) if is_own(&stat, uid) => {
+                return Place::Folder { path, reason: Reason::Memory };
+            }
+            // Somebody else's, or a link to who knows where.
+            Ok(_) => continue,
+            Err(_) if !is_writable(folder) => continue,
+            Err(_) => {}
+        }
+        if best.as_ref().is_none_or(|(most, _)| free_bytes > *most) {
+            best = Some((free_bytes, path));
+        }
+    }
+    match best {
+        Some((_, path)) => Place::Folder { path, reason: Reason::Memory },
+        None => {
+            let reason = "no file system in memory can be written to";
+            Place::Nowhere { reason: reason.to_owned() }
+        }
+    }
+}
+
+/// Returns how much is free in a folder in memory; `None` when it is not in memory.
+fn memory_free(folder: &Path) -> Option<u64> {
+    let kind = rustix::fs::statfs(folder).ok()?.f_type;
+    let is_memory = u64::try_from(kind).is_ok_and(|kind| kind == TMPFS);
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    is_memory.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Returns how much a store in memory may take: what the user says, else a quarter of the memory that
+/// there is for this process, and never more than half of its file system, which others use too.
+#[must_use]
+pub fn memory_limit(config: &Config, path: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(probe::nearest_folder(path));
+    let size = stat.map_or(u64::MAX, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
+    match config.ram_max() {
+        Some(bytes) => bytes.min(size),
+        None => {
+            let memory = machine::memory_bytes(Path::new("/"));
+            (size / 2).min(memory.map_or(u64::MAX, |bytes| bytes / 4))
+        }
+    }
 }
 
 fn choose_in(around: &Surroundings<'_>) -> Place {
@@ -274,6 +357,32 @@ mod tests {
         assert!(path.ends_with(format!(".rift-store-{}", uid())), "{}", path.display());
         assert_eq!(device_of(&path), device_of(&project));
         assert!(!path.starts_with(&project));
+    }
+
+    #[test]
+    fn a_store_in_memory_is_the_users_own_and_in_memory() {
+        let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (Ok(one), Ok(two)) =
+            (tempfile::tempdir_in("/dev/shm"), tempfile::tempdir_in("/dev/shm"))
+        else {
+            return;
+        };
+        let name = memory_name(uid());
+        let folders: Vec<PathBuf> =
+            [&disk, &one, &two].map(|folder| folder.path().to_owned()).into();
+        let chosen = |folders: &[PathBuf]| match memory_in(folders, uid()) {
+            Place::Folder { path, reason: Reason::Memory } => Some(path),
+            _ => None,
+        };
+        if memory_free(disk.path()).is_none() {
+            assert_eq!(chosen(&folders[..1]), None);
+            assert_eq!(chosen(&folders), Some(one.path().join(&name)));
+        }
+        fs::create_dir(two.path().join(&name)).unwrap();
+        assert_eq!(chosen(&folders), Some(two.path().join(&name)), "where one is already");
+        fs::remove_dir(two.path().join(&name)).unwrap();
+        std::os::unix::fs::symlink(disk.path(), one.path().join(&name)).unwrap();
+        assert_eq!(chosen(&folders[1..]), Some(two.path().join(&name)), "no link is followed");
     }
 
     #[test]

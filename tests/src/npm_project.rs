@@ -89,3 +89,18 @@ pub fn add_package(
         Ok(())
     })
 }
+
+/// Makes `folder` the project of [`prepare_mini`] with one package more, `large-NAME`, of about so many bytes that no
+/// other name has.
+///
+/// # Errors
+/// As [`add_package`].
+pub fn prepare_large(sandbox: &Sandbox, folder: &Path, name: &str, bytes: usize) -> Result<()> {
+    prepare_mini(folder)?;
+    let mut dice =
+        crate::fault::Dice::new(name.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte)));
+    let line = |_| format!("{:016x}{:016x}\n", dice.below(u64::MAX), dice.below(u64::MAX));
+    let text: String = (0..bytes / 33).map(line).collect();
+    let name = format!("large-{name}");
+    add_package(sandbox, folder, &name, json!({}), &[("noise.txt", &text)])
+}

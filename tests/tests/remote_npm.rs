@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use rift_cas::remote::denied::SignedDenyList;
-use rift_tests::runner::{Runner, assert_same, warm};
+use rift_tests::runner::{Runner, URL, assert_same, warm};
 use rift_tests::sandbox::clear;
 use rift_tests::server::{Fault, Server, When};
 
@@ -366,4 +366,150 @@ fn a_replaced_key_signs_again() {
     let mut late = Runner::new("reads-old", &server);
     late.env.push(("RIFT_TRUSTED_KEYS", old));
     assert!(late.rift(&["pull", "kept"]).stderr.contains("not trusted here"));
+}
+
+/// Returns the paths of data that were written.
+fn sent_data(asked: &[(String, String)]) -> Vec<String> {
+    let data = asked.iter().filter(|(method, path)| method == "PUT" && path.contains("/data/"));
+    data.map(|(_, path)| path.clone()).collect()
+}
+
+/// Sharing ends when its time is over, wherever it is then; the next run goes on with what is missing.
+#[test]
+fn sharing_is_bounded_and_goes_on() {
+    let server = Server::start().unwrap();
+    let mut producer = Runner::with_packages("bounded", &server);
+    let (public, _) = producer.key();
+    producer.env.push(("RIFT_SHARE_SECONDS", "2".to_owned()));
+    // With a remote of its own for each, so that nothing is there.
+    for (number, path) in ["/data/", "/trees/", "/places/", "/plans/"].into_iter().enumerate() {
+        let url = format!("s3://bucket/team-{number}");
+        producer.env.push(("RIFT_REMOTE", url.clone()));
+        server.fail([When { method: "PUT", path, after: 0, times: 10_000, fault: Fault::Silent }]);
+        let _earlier = server.asked();
+        let ran = producer.ci().success().unwrap();
+        assert_eq!(ran.stderr.matches("the next run goes on").count(), 1, "{path}: {ran}");
+        assert_eq!(ran.stderr.matches("warning").count(), 1, "{path}: {ran}");
+        assert!(ran.elapsed.as_secs() < 25, "{path}: {:?}", ran.elapsed);
+        let plans = format!("team-{number}/plans/");
+        assert!(!server.objects().iter().any(|path| path.contains(&plans)), "{path}");
+        let there: Vec<String> = server.objects();
+        server.fail([]);
+        let _earlier = server.asked();
+        let ran = producer.ci().success().unwrap();
+        assert!(!ran.stderr.contains("warning"), "{ran}");
+        let sent = sent_data(&server.asked());
+        assert_eq!(sent.is_empty(), path != "/data/", "{path}: {sent:?}");
+        assert!(sent.iter().all(|path| !there.contains(path)), "{path}: {sent:?}");
+        let mut consumer = Runner::new("bounded-consumer", &server);
+        consumer.env.extend([("RIFT_TRUSTED_KEYS", public.clone()), ("RIFT_REMOTE", url)]);
+        assert!(!consumer.ci().success().unwrap().stderr.contains("warning"));
+        consumer.assert_as_npm();
+    }
+}
+
+/// Ctrl-C ends a run at once at each request of its sharing; what is there is whole, and the next run goes on.
+#[test]
+fn an_interrupted_run_leaves_a_remote_that_is_right() {
+    use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+    let server = Server::start().unwrap();
+    let mut producer = Runner::with_packages("ctrl-c", &server);
+    let (public, _) = producer.key();
+    // What is known already: only sharing is left to do.
+    producer.env.push(("RIFT_REMOTE", String::new()));
+    producer.ci().success().unwrap();
+    producer.env.push(("RIFT_REMOTE", URL.to_owned()));
+    let mut consumer = Runner::with_packages("ctrl-c-consumer", &server);
+    consumer.env.push(("RIFT_TRUSTED_KEYS", public));
+    let (mut is_done, mut interrupted) = (false, 0);
+    for after in 0..20 {
+        server.fall_silent_after(after);
+        let _earlier = server.asked();
+        let mut command = producer
+            .sandbox
+            .rift(&producer.project, &["exec", "--", "npm", "ci", "--ignore-scripts"])
+            .unwrap();
+        command.envs(producer.env.iter().map(|(name, value)| (name, value)));
+        let mut child = command
+            .env("npm_config_offline", "true")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        let mut asked = 0;
+        while asked <= after && child.try_wait().unwrap().is_none() {
+            asked += server.asked().len();
+            assert!(started.elapsed() < Duration::from_secs(60), "{after}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let group = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+        let interrupt = rustix::process::Signal::INT;
+        // It may have ended just now.
+        let _is_gone = rustix::process::kill_process_group(group, interrupt).is_err();
+        let stopped = Instant::now();
+        let status = child.wait().unwrap();
+        assert!(stopped.elapsed() < Duration::from_secs(3), "{after}: {:?}", stopped.elapsed());
+        server.speak();
+        is_done = status.success();
+        if is_done {
+            break;
+        }
+        assert!(status.signal() == Some(2) || status.code() == Some(130), "{after}: {status:?}");
+        interrupted += 1;
+        clear(&consumer.sandbox.store()).unwrap();
+        clear(&consumer.project.join("node_modules")).unwrap();
+        let ran = consumer.ci().success().unwrap();
+        assert!(!ran.stderr.contains("warning"), "{after}: {ran}");
+        consumer.assert_as_npm();
+    }
+    assert!(is_done && interrupted >= 5, "sharing took {interrupted} requests");
+    producer.assert_as_npm();
+}
+
+/// A store that caches a remote stays below its cap: what was used last stays, and the rest is fetched again.
+#[test]
+fn a_cache_of_a_remote_stays_below_its_cap() {
+    let server = Server::start().unwrap();
+    let mut producer = Runner::with_packages("caches", &server);
+    let (public, _) = producer.key();
+    let projects = ["one", "two"].map(|name| {
+        let project = producer.sandbox.path(name);
+        rift_tests::npm_project::prepare_large(&producer.sandbox, &project, name, 6 << 20).unwrap();
+        producer.project.clone_from(&project);
+        producer.ci().success().unwrap();
+        project
+    });
+    const CAP: u64 = 10_000_000;
+    let mut consumer = Runner::new("caches-consumer", &server);
+    consumer.env.push(("RIFT_TRUSTED_KEYS", public));
+    consumer.env.push(("RIFT_MAX_SIZE", CAP.to_string()));
+    for round in 0..3 {
+        for made in &projects {
+            let project = consumer.sandbox.path("work");
+            clear(&project).unwrap();
+            fs::create_dir(&project).unwrap();
+            for file in ["package.json", "package-lock.json"] {
+                fs::copy(made.join(file), project.join(file)).unwrap();
+            }
+            consumer.project.clone_from(&project);
+            let _earlier = server.asked();
+            consumer.ci().success().unwrap();
+            let asked = server.asked();
+            let is_fetched = asked.iter().any(|(_, path)| path.contains("/data/"));
+            assert!(is_fetched, "round {round}: the other one was evicted: {asked:?}");
+            assert_same(made, &project);
+            let stats = consumer.good(&["store", "stats", "--json"]);
+            let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+            let size = stats["disk_bytes"].as_u64().unwrap();
+            assert!(size <= CAP, "round {round}: {size}");
+            // What this run used is here: it is looked at, and nothing is asked for.
+            consumer.ci().success().unwrap();
+            assert_eq!(server.asked(), [], "round {round}");
+            drop(consumer.good(&["store", "verify"]));
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::hook::shims::{self, OnPath};
 use crate::place::Place;
 use crate::shim::{self, Which};
 use crate::ui::{self, Out, Style};
-use crate::{config, env_vars, hint, hook, machine, mount, plan, probe, sys};
+use crate::{config, env_vars, hint, hook, machine, mount, place, plan, probe, sys};
 
 /// Show what this machine permits, and what to do about it
 #[derive(Debug, clap::Args)]
@@ -63,10 +63,17 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
             temporary if temporary.is_dir() => temporary,
             _ => probe::nearest_folder(path).to_owned(),
         };
-        checks.push(file_system(&folder));
+        let is_in_memory = context.config.is_in_memory();
+        checks.push(file_system(&folder, is_in_memory));
+        if is_in_memory {
+            checks.push(spill(context));
+        }
         checks.push(reflinks(&folder, &context.cwd));
-        checks.push(hard_links(&folder, &context.cwd));
-        checks.push(space(&folder));
+        checks.push(hard_links(&folder, &context.cwd, is_in_memory));
+        checks.push(match is_in_memory {
+            true => memory(&folder, context),
+            false => space(&folder),
+        });
         checks.push(clock(&folder));
     }
     checks.extend(mounts());
@@ -219,6 +226,9 @@ fn settings(context: &Context) -> Check {
 fn store(context: &Context) -> Check {
     let (path, reason) = match context.place() {
         Place::Folder { path, reason } => (path, reason),
+        Place::Nowhere { reason } if context.config.is_in_memory() => {
+            return warn("store", format!("none: {reason}"), "`--tier disk` has one on the disk");
+        }
         Place::Nowhere { reason } => {
             return warn("store", format!("none: {reason}"), "name a folder with RIFT_STORE");
         }
@@ -236,7 +246,35 @@ fn store(context: &Context) -> Check {
     }
 }
 
-fn file_system(folder: &Path) -> Check {
+/// What takes what a store in memory has no room for.
+fn spill(context: &Context) -> Check {
+    match context.disk_place() {
+        Place::Folder { path, .. } => {
+            ok("spill", format!("{} takes what memory has no room for", path.display()))
+        }
+        Place::Nowhere { reason } => {
+            let found = format!("what memory has no room for runs by itself: {reason}");
+            warn("spill", found, "name a folder on a disk with RIFT_STORE")
+        }
+    }
+}
+
+/// How much a store in memory may take.
+fn memory(folder: &Path, context: &Context) -> Check {
+    let limit = place::memory_limit(&context.config, folder);
+    let free = rustix::fs::statvfs(folder).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let found = format!("{} of it for the store", ui::size(limit));
+    match free {
+        Ok(free) if free < limit / 4 => warn(
+            "memory",
+            format!("{found}, but only {} are free", ui::size(free)),
+            "others fill this file system: what finds no room goes to the disk",
+        ),
+        _ => ok("memory", found),
+    }
+}
+
+fn file_system(folder: &Path, is_in_memory: bool) -> Check {
     const REMOTE: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs", "ceph"];
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let mounts = machine::mounts(Path::new("/"));
@@ -248,7 +286,9 @@ fn file_system(folder: &Path) -> Check {
         kind if REMOTE.contains(&kind) => {
             warn("file system", found, "a store on a local disk is faster, and its locks are surer")
         }
-        "tmpfs" => warn("file system", found, "a store in memory is gone after a restart"),
+        "tmpfs" if !is_in_memory => {
+            warn("file system", found, "a store in memory is gone after a restart")
+        }
         _ => ok("file system", found),
     }
 }
@@ -264,7 +304,10 @@ fn reflinks(folder: &Path, project: &Path) -> Check {
     }
 }
 
-fn hard_links(folder: &Path, project: &Path) -> Check {
+fn hard_links(folder: &Path, project: &Path, is_in_memory: bool) -> Check {
+    if is_in_memory {
+        return ok("hard links", "none into memory: files are private copies");
+    }
     match probe::can_link(folder, project) {
         Ok(true) => ok("hard links", "possible (`via = \"hardlink\"` uses them)"),
         Ok(false) => warn(

@@ -64,7 +64,6 @@ const STYLES: Styles = Styles::styled()
     after_help = "\
 Examples:
   rift exec -- npm ci           node_modules from the store, without npm
-  rift plan -- npm ci           what that would do, and why
   rift ingest dist --name site  keep a tree; `rift materialize site DIR`: back
 
 `rift COMMAND --help` has examples of each. Exit status: the child's for exec;
@@ -79,6 +78,12 @@ pub struct Cli {
     /// Leaves out the summary and progress.
     #[arg(short, long, global = true, help = "Leave out summary and progress")]
     quiet: bool,
+
+    /// Where the store is.
+    #[arg(long, global = true, value_name = "TIER", value_parser = ["disk", "ram"])]
+    #[arg(hide_possible_values = true)]
+    #[arg(help = "Use the store on disk, or one in memory: disk or ram")]
+    tier: Option<String>,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -197,6 +202,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     if cli.quiet {
         config.set_flag(Id::Quiet, "--quiet", OsStr::new("true"), &cwd)?;
+    }
+    if let Some(tier) = &cli.tier {
+        config.set_flag(Id::Tier, "--tier", OsStr::new(tier), &cwd)?;
     }
     if let Command::Exec(args) = &command {
         exec::set_flags(args, &mut config, &cwd)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use rift_cas::remote;
+use rift_cas::{gc, remote};
 
 use crate::cli::{remote as remotes, tree};
 use crate::context::Context;
@@ -52,11 +52,19 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let pulled =
         pulled.with_context(|| format!("could not pull `{}` from {address}", args.name))?;
+    let received_bytes = opened.traffic().received_bytes;
+    if let Some(cap) = context.cap(&store)
+        && !pulled.was_here
+        && let Err(error) = gc::maybe(&store, cap, received_bytes)
+    {
+        // The tree is here; what failed is upkeep.
+        context.ui.warn(&format!("the store could not be made smaller: {error:#}"));
+    }
     let mut out = Out::new();
     writeln!(out, "{}", pulled.tree)?;
     out.finish()?;
     if !context.ui.is_quiet {
-        let received = ui::size(opened.traffic().received_bytes);
+        let received = ui::size(received_bytes);
         let time = ui::duration(started.elapsed());
         let signer = pulled.signer.name;
         context.ui.note(&match pulled.was_here {

@@ -108,7 +108,7 @@ Examples:
     #[command(after_help = "\
 RIFT_STORE names another place. Without it, the store is on the project's file
 system: in your data folder when that is there, else in a folder of yours
-beside the project.
+beside the project. With `--tier ram` it is in a folder of yours in memory.
 
 Example:
   du -sh \"$(rift store path)\"")]
@@ -148,6 +148,7 @@ fn path(context: &Context) -> anyhow::Result<ExitCode> {
 fn count(json: bool, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
     let stats = stats::stats(&store).context("could not count what is in the store")?;
+    let max_bytes = store.max_bytes().or(context.config.max_size());
     // Each figure once: its name in JSON, and its words.
     let bytes = [
         ("disk_bytes", "on the disk", stats.disk_bytes),
@@ -176,12 +177,23 @@ fn count(json: bool, context: &Context) -> anyhow::Result<ExitCode> {
         let mut answer = serde_json::Map::new();
         answer.insert("schema".to_owned(), 1.into());
         answer.insert("store".to_owned(), store.root().to_string_lossy().into());
+        let tier = if context.config.is_in_memory() { "ram" } else { "disk" };
+        answer.insert("tier".to_owned(), tier.into());
+        answer.insert("max_bytes".to_owned(), max_bytes.into());
         for (name, _, value) in bytes.into_iter().chain(counts) {
             answer.insert(name.to_owned(), value.into());
         }
         writeln!(out, "{:#}", serde_json::Value::Object(answer))?;
     } else {
+        if let Some(max_bytes) = max_bytes {
+            let tier = if context.config.is_in_memory() { "memory" } else { "the disk" };
+            writeln!(out, "{:>12}  of {tier} may be used", ui::size(max_bytes))?;
+        }
         for (_, words, value) in bytes {
+            let words = match (words, context.config.is_in_memory()) {
+                ("on the disk", true) => "in memory",
+                (words, _) => words,
+            };
             writeln!(out, "{:>12}  {words}", ui::size(value))?;
         }
         for (_, words, value) in counts {
@@ -239,7 +251,7 @@ fn check(repair: bool, context: &Context) -> anyhow::Result<ExitCode> {
 
 fn collect(max_size: Option<u64>, dry_run: bool, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.existing_store()?;
-    let max_bytes = max_size.or(context.config.max_size());
+    let max_bytes = max_size.or_else(|| context.cap(&store));
     let options = gc::Options { max_bytes, dry_run, ..gc::Options::default() };
     let collected = gc::collect(&store, &options).context("could not make the store smaller")?;
     let mut out = Out::new();

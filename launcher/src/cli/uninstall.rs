@@ -147,11 +147,14 @@ fn items(context: &Context) -> anyhow::Result<(Vec<Item>, Vec<Kept>)> {
 /// those at the top of file systems.
 fn stores(context: &Context) -> Vec<PathBuf> {
     let mut candidates = place::remembered();
-    if let Place::Folder { path, .. } = context.place() {
-        candidates.push(path.clone());
+    for place in [context.place(), context.disk_place()] {
+        if let Place::Folder { path, .. } = place {
+            candidates.push(path.clone());
+        }
     }
     let data = config::xdg(crate::env_vars::XDG_DATA_HOME, ".local/share");
     candidates.extend(data.map(|folder| folder.join("rift")));
+    candidates.extend(place::memory_places());
     let name = format!(".rift-store-{}", rustix::process::geteuid().as_raw());
     let mounts = machine::mounts(Path::new("/"));
     candidates.extend(mounts.into_iter().map(|mount| mount.place.join(&name)));

@@ -1,6 +1,7 @@
 //! `npm ci` and `npm install` under `rift exec`: done from the store where that is certain, else by npm
 //! itself, whose result is then learnt where that is sound.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rift_cas::projection::ShownAs;
 use rift_cas::remote::Extent;
-use rift_cas::{Store, gc};
+use rift_cas::{Lease, Store, gc};
 
 use super::shared::{self, Shared};
 use super::{Ending, ExecOptions};
@@ -36,6 +37,8 @@ struct NpmRun<'a> {
     options: &'a ExecOptions,
     context: &'a Context,
     store: &'a Store,
+    /// The store that the run began with: who asks about runs looks there.
+    home: &'a Store,
     env: Env,
     started: Instant,
     /// Why things were decided, for `rift why`.
@@ -44,6 +47,14 @@ struct NpmRun<'a> {
     shown_as: ShownAs,
     /// The key of the plan, where the settings name a remote.
     plan: Option<String>,
+    /// The store on the disk, once it serves because one in memory has no room, or cannot.
+    disk: &'a OnceCell<Store>,
+    /// Whether it was said that there is no room.
+    has_said_full: bool,
+    /// What came from a remote stays in the store until the run is over.
+    leases: Vec<Lease>,
+    /// Bytes that came from a remote.
+    received_bytes: u64,
 }
 
 /// Runs npm, or does what it would do.
@@ -56,9 +67,8 @@ pub(super) fn run(
     store: &Store,
     started: Instant,
 ) -> anyhow::Result<Ending> {
-    let env = Env::current();
-    let (reasons, shown_as) = (Vec::new(), ShownAs::Files);
-    let mut run = NpmRun { options, context, store, env, started, reasons, shown_as, plan: None };
+    let disk = OnceCell::new();
+    let mut run = NpmRun::new(options, context, store, started, &disk);
     let words = &options.command[1..];
     match npm::read(words, &context.cwd, &run.env)? {
         Recognized::Untouched(why) => {
@@ -76,9 +86,37 @@ pub(super) fn run(
     }
 }
 
-impl NpmRun<'_> {
+impl<'a> NpmRun<'a> {
+    fn new(
+        options: &'a ExecOptions,
+        context: &'a Context,
+        store: &'a Store,
+        started: Instant,
+        disk: &'a OnceCell<Store>,
+    ) -> Self {
+        Self {
+            options,
+            context,
+            store,
+            home: store,
+            env: Env::current(),
+            started,
+            reasons: Vec::new(),
+            shown_as: ShownAs::Files,
+            disk,
+            has_said_full: false,
+            leases: Vec::new(),
+            received_bytes: 0,
+            plan: None,
+        }
+    }
+
     /// Tells how trees are shown, and says why they are not mounted where that was asked for.
     fn how_to_show(&mut self) -> anyhow::Result<ShownAs> {
+        if self.context.config.is_in_memory() && self.store.max_bytes().is_none() {
+            // Later commands look for projections in the store in memory.
+            return Ok(ShownAs::Files);
+        }
         if self.options.is_virtual {
             return Ok(ShownAs::Virtual);
         }
@@ -100,13 +138,17 @@ impl NpmRun<'_> {
     }
 
     fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {
-        self.bring(install)?;
-        let bar = self.context.ui.progress("packages");
-        let outcome = self.request(install, &|progress| {
-            bar.set_length(progress.total as u64);
-            bar.set_position(progress.done as u64);
-        });
-        bar.finish_and_clear();
+        if let Some(disk) = self.known_on_disk(install)? {
+            self.reasons.push("the store on the disk has the result".to_owned());
+            self.turn_to(disk, &install.root)?;
+        }
+        let mut outcome = self.attempt(install);
+        if self.has_no_room(&outcome) && self.makes_room() {
+            outcome = self.attempt(install);
+        }
+        if self.has_no_room(&outcome) && self.spill(&install.root)? {
+            outcome = self.attempt(install);
+        }
         match outcome {
             Ok(Outcome::Done(report)) => self.finish(install, &report),
             Ok(Outcome::Native(why)) => {
@@ -115,6 +157,7 @@ impl NpmRun<'_> {
             }
             Err(error) if self.context.config.is_strict() => Err(error),
             Err(error) => {
+                self.has_said_full |= self.is_out_of_room(&error);
                 self.context.ui.warn(&format!("npm runs itself, because rift failed: {error:#}"));
                 self.reasons.push(format!("rift failed: {error:#}"));
                 let ending = super::run_command(self.options, self.context)?;
@@ -122,6 +165,87 @@ impl NpmRun<'_> {
                 Ok(ending)
             }
         }
+    }
+
+    /// Does an install with the store as it is.
+    fn attempt(&mut self, install: &Install) -> anyhow::Result<Outcome> {
+        self.bring(install)?;
+        let bar = self.context.ui.progress("packages");
+        let outcome = self.request(install, &|progress| {
+            bar.set_length(progress.total as u64);
+            bar.set_position(progress.done as u64);
+        });
+        bar.finish_and_clear();
+        outcome
+    }
+
+    /// Opens the store on the disk where it has a result that the one in memory does not have, and may serve it: what it
+    /// serves is files.
+    fn known_on_disk(&self, install: &Install) -> anyhow::Result<Option<Store>> {
+        if self.store.max_bytes().is_none() || !self.context.config.has_cache() {
+            return Ok(None);
+        }
+        let request = self.describe(install, &self.options.command[1..], &|_| {});
+        let key = request.key();
+        if run::is_known(&request, &key)? {
+            return Ok(None);
+        }
+        let Some(disk) = self.context.existing_disk_store() else { return Ok(None) };
+        let serves = match self.shown_as {
+            ShownAs::Files => true,
+            // It did the last time, for want of room.
+            _ => disk
+                .projection(&install.root.join("node_modules"))
+                .is_ok_and(|known| known.is_some_and(|known| known.is_in_place())),
+        };
+        let is_known = serves && run::is_known(&Request { store: &disk, ..request }, &key)?;
+        Ok(is_known.then_some(disk))
+    }
+
+    fn is_out_of_room(&self, error: &anyhow::Error) -> bool {
+        self.store.max_bytes().is_some() && crate::context::is_out_of_room(error, self.store)
+    }
+
+    fn has_no_room<T>(&self, outcome: &anyhow::Result<T>) -> bool {
+        outcome.as_ref().is_err_and(|error| self.is_out_of_room(error))
+    }
+
+    /// Makes room in a store in memory; what can't be made room in is full.
+    fn makes_room(&mut self) -> bool {
+        self.leases.clear();
+        self.store.make_room().unwrap_or(false)
+    }
+
+    /// Goes on with the store on the disk, because the one in memory has no room; `false` where there can be none.
+    fn spill(&mut self, project: &Path) -> anyhow::Result<bool> {
+        if self.context.config.is_strict() {
+            return Ok(false);
+        }
+        let Ok(disk) = self.context.disk_store() else { return Ok(false) };
+        if disk.root() == self.store.root() {
+            return Ok(false);
+        }
+        let limit = crate::ui::size(self.store.max_bytes().unwrap_or(0));
+        let why =
+            format!("the store on the disk takes what the one in memory has no room for ({limit})");
+        self.has_said_full = true;
+        self.context.ui.warn(&why);
+        self.reasons.push(why);
+        self.turn_to(disk, project)?;
+        Ok(true)
+    }
+
+    /// Goes on with the store on the disk. What the one in memory shows in this project becomes files.
+    fn turn_to(&mut self, disk: Store, project: &Path) -> anyhow::Result<()> {
+        for projection in self.store.projections()? {
+            let is_here = projection.directory.starts_with(project);
+            if is_here && projection.shown_as.has_state() && projection.is_in_place() {
+                mount::close(self.store, &projection)?;
+            }
+        }
+        self.shown_as = ShownAs::Files;
+        self.store = self.disk.get_or_init(|| disk);
+        Ok(())
     }
 
     /// Brings the result of an install from a remote, where the store does not know it.
@@ -140,11 +264,15 @@ impl NpmRun<'_> {
             is_known = reasons.is_empty() || run::is_known(&request, &key)?;
         }
         if !is_known {
-            let extent = match self.shown_as.has_state() {
-                true => Extent::Partial,
-                false => Extent::Whole,
-            };
+            // What comes later asks nobody for room.
+            let is_partial = self.shown_as.has_state() && self.store.max_bytes().is_none();
+            let extent = if is_partial { Extent::Partial } else { Extent::Whole };
             reasons.extend(shared.bring(&key, extent)?);
+            self.received_bytes += shared.received_bytes();
+            // What was collected by now is missing when it is opened.
+            for tree in run::trees_of(self.store, &key)? {
+                self.leases.push(self.store.lease(tree)?);
+            }
         }
         self.reasons.extend(reasons);
         Ok(())
@@ -245,8 +373,11 @@ impl NpmRun<'_> {
 
     /// Records the run, makes room in the store, prints the summary.
     fn keep(&mut self, mut summary: Summary, stored_bytes: u64) -> anyhow::Result<()> {
-        let upkeep = match self.context.config.max_size() {
-            Some(cap) if stored_bytes > 0 => gc::maybe(self.store, cap, stored_bytes).map(drop),
+        // What was shown is kept by that, and its packs may go.
+        self.leases.clear();
+        let added_bytes = stored_bytes + self.received_bytes;
+        let upkeep = match self.context.cap(self.store) {
+            Some(cap) if added_bytes > 0 => gc::maybe(self.store, cap, added_bytes).map(drop),
             _ => Ok(()),
         };
         summary.store_bytes = gc::known_size(self.store);
@@ -262,7 +393,15 @@ impl NpmRun<'_> {
     fn record(&mut self, mut run: Run, upkeep: anyhow::Result<()>) {
         run.reasons = std::mem::take(&mut self.reasons);
         run.plan = self.plan.take();
-        if let Err(error) = run.save(self.store).and(upkeep) {
+        let saved =
+            run.save(self.home).or_else(|error| match std::ptr::eq(self.home, self.store) {
+                true => Err(error),
+                false => run.save(self.store),
+            });
+        if let Err(error) = saved.and(upkeep) {
+            if self.has_said_full && self.is_out_of_room(&error) {
+                return;
+            }
             // The project is as it has to be; what failed is bookkeeping.
             self.context.ui.warn(&format!("the run could not be recorded: {error:#}"));
         }
@@ -288,7 +427,15 @@ impl NpmRun<'_> {
         if !ending.is_success() || !self.context.config.has_cache() {
             return Ok(ending);
         }
-        match self.learn(install, took) {
+        let mut learnt = self.learn(install, took);
+        if self.has_no_room(&learnt) && self.makes_room() {
+            learnt = self.learn(install, took);
+        }
+        let project = install.map_or(&self.context.cwd, |install| &install.root);
+        if self.has_no_room(&learnt) && !self.has_said_full && self.spill(project)? {
+            learnt = self.learn(install, took);
+        }
+        match learnt {
             Ok(Some(report)) => {
                 let mut summary = Summary::new(Mode::Learned, &self.options.command);
                 summary.reused = Tally { count: report.reused, bytes: report.reused_bytes };
@@ -303,6 +450,7 @@ impl NpmRun<'_> {
             Ok(None) => {}
             Err(error) if self.context.config.is_strict() => return Err(error),
             Err(error) => {
+                self.has_said_full |= self.is_out_of_room(&error);
                 self.context.ui.warn(&format!("the run could not be learnt: {error:#}"));
                 self.reasons.push(format!("not learnt: {error:#}"));
                 self.record_missed(ending);
@@ -405,8 +553,7 @@ pub(super) fn plan(
     context: &Context,
     out: &mut impl std::io::Write,
 ) -> anyhow::Result<()> {
-    let env = Env::current();
-    let install = match npm::read(&command[1..], &context.cwd, &env)? {
+    let install = match npm::read(&command[1..], &context.cwd, &Env::current())? {
         Recognized::Untouched(why) => {
             writeln!(out, "npm runs untouched: {why}")?;
             return Ok(());
@@ -434,8 +581,8 @@ pub(super) fn plan(
     } else {
         ShownAs::Files
     };
-    let (options, store, reasons) = (&options, &store, Vec::new());
-    let run = NpmRun { options, context, store, env, started, reasons, shown_as, plan: None };
+    let disk = OnceCell::new();
+    let run = NpmRun { shown_as, ..NpmRun::new(&options, context, &store, started, &disk) };
     let request = run.describe(&install, &command[1..], &|_| {});
     writeln!(out, "key        {}", request.key())?;
     for line in run::foresee(&request)? {

@@ -2,6 +2,7 @@
 //!
 //! A remote only saves time. Whatever is wrong with it is said once, and the run goes on without it.
 
+use std::cell::Cell;
 use std::path::{Component, Path};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rift_cas::remote::plan::{self, Plan, Sent};
 use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
 use rift_tree::TreeHash;
 
-use crate::context::Context;
+use crate::context::{Context, is_out_of_room};
 use crate::plan::npm::planned::Planned;
 use crate::{keys, remotes, ui};
 
@@ -21,7 +22,7 @@ use crate::{keys, remotes, ui};
 const HEEDED_FOR: Duration = Duration::from_secs(60);
 /// A result that is here waits no longer for the deny-list.
 const HEED_LIMITS: Limits =
-    Limits { answer: Duration::from_secs(2), bytes_per_second: 256 << 10, retries: 0 };
+    Limits { answer: Duration::from_secs(2), bytes_per_second: 256 << 10, retries: 0, all: None };
 /// What the names of refs begin with that plans leave behind, for the next push of the same project.
 pub(crate) const LINEAGE: &str = "npm/";
 
@@ -29,12 +30,20 @@ pub(crate) const LINEAGE: &str = "npm/";
 pub(super) struct Shared<'c> {
     context: &'c Context,
     store: &'c Store,
+    received_bytes: Cell<u64>,
 }
 
 impl<'c> Shared<'c> {
     /// Returns the remotes of the settings; `None` when there are none.
     pub(super) fn new(context: &'c Context, store: &'c Store) -> Option<Self> {
-        (!context.config.remotes().is_empty()).then_some(Self { context, store })
+        let received_bytes = Cell::new(0);
+        let shared = Self { context, store, received_bytes };
+        (!context.config.remotes().is_empty()).then_some(shared)
+    }
+
+    /// Returns how many bytes came from remotes.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes.get()
     }
 
     /// Brings a plan and so much of its trees from the first remote that has it into the store; returns what came of it, for `rift why`.
@@ -51,6 +60,12 @@ impl<'c> Shared<'c> {
                     return Ok(reasons);
                 }
                 Ok(None) => reasons.push(format!("{address} has no result of this key")),
+                // That is not the remote's fault.
+                Err(error)
+                    if self.store.max_bytes().is_some() && is_out_of_room(&error, self.store) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => reasons.push(self.refuse(address, &error)?),
             }
         }
@@ -93,10 +108,10 @@ impl<'c> Shared<'c> {
         remarks
     }
 
-    fn open(&self, address: &Address) -> anyhow::Result<Remote> {
+    fn open(&self, address: &Address, limits: Limits) -> anyhow::Result<Remote> {
         let config = &self.context.config;
         let makes_folder = !address.is_read_only() && remotes::refusal(config).is_none();
-        remotes::open(address, makes_folder, remotes::OF_RUNS, config)
+        remotes::open(address, makes_folder, limits, config)
     }
 
     fn refuse(&self, address: &Address, error: &anyhow::Error) -> anyhow::Result<String> {
@@ -111,7 +126,7 @@ impl<'c> Shared<'c> {
         key: &str,
         extent: Extent,
     ) -> anyhow::Result<Option<String>> {
-        let remote = self.open(address)?;
+        let remote = self.open(address, remotes::OF_RUNS)?;
         let trusted = keys::trusted()?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
         let read = |record: &[u8]| Planned::decode(record).filter(stays_in_project);
@@ -120,6 +135,7 @@ impl<'c> Shared<'c> {
             plan::pull_plan(&remote, self.store, hash, extent, (&trusted, accepts), watch)
         });
         self.say(&remote);
+        self.received_bytes.set(self.received_bytes.get() + remote.traffic().received_bytes);
         let Some(pulled) = pulled? else { return Ok(None) };
         let mut planned = read(&pulled.record).context("it has a plan that means nothing here")?;
         planned.shared.push(format!("{} {}", pulled.from, pulled.signer.key));
@@ -140,6 +156,15 @@ impl<'c> Shared<'c> {
         };
         match self.send_to(address, key, lineage) {
             Ok(sent) => Ok(sent),
+            Err(error) if is_out_of_time(&error) => {
+                let seconds = self.context.config.share_limit().map_or(0, |limit| limit.as_secs());
+                let why = format!(
+                    "the result is not all at {address} after {seconds} s (`share_seconds`): the \
+                     next run goes on"
+                );
+                self.context.ui.warn(&why);
+                Ok(Some(why))
+            }
             Err(error) => self.refuse(address, &error).map(Some),
         }
     }
@@ -176,7 +201,8 @@ impl<'c> Shared<'c> {
             self.context.ui.warn(&why);
             return Ok(Some(why));
         }
-        let remote = self.open(address)?;
+        let limits = Limits { all: self.context.config.share_limit(), ..remotes::OF_RUNS };
+        let remote = self.open(address, limits)?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
         planned.shared.clear();
         let record = planned.record()?;
@@ -218,6 +244,11 @@ impl<'c> Shared<'c> {
 
 fn is_trusted(key: &str, trusted: &TrustedKeys) -> bool {
     PublicKey::from_hex(key).is_ok_and(|key| trusted.get(&key).is_some())
+}
+
+fn is_out_of_time(error: &anyhow::Error) -> bool {
+    let is_it = |error: &remote::Error| matches!(error, remote::Error::OutOfTime { .. });
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_it))
 }
 
 pub(super) fn traffic(traffic: &Traffic) -> String {

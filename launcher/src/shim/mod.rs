@@ -132,6 +132,12 @@ impl Prepared {
     pub fn new(store: &Store, projections: &[Projection], which: Which) -> Result<Self> {
         let library =
             store.publish_tool("librift.so", LIBRARY).context("could not keep the shim")?;
+        // The loader would leave the library out, and programs see an empty directory.
+        let mounted = rustix::fs::statvfs(&library).context("could not look at the shim")?;
+        anyhow::ensure!(
+            !mounted.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC),
+            "the store's file system lets nothing be executed (noexec, see mount(8))"
+        );
         let mut writer = run::Writer::default();
         let mut held = Vec::new();
         for (number, projection) in (1..).zip(projections) {

@@ -29,6 +29,7 @@ use super::layout::{Layout, Owner, Placed};
 use super::machine;
 use super::network;
 use super::package;
+use super::package::error::PackageError;
 use super::package::facts::Original as OriginalFile;
 use super::package::fetch::{self, Fetched, Got, Progress, Source, Wanted, Watch};
 use super::planned::{Original, Planned, PlannedRoot, hardware};
@@ -200,6 +201,15 @@ pub fn is_known(request: &Request<'_>, key: &str) -> Result<bool> {
     let planned = Planned::find(request.store, key)?;
     let complete = planned.filter(|planned| planned.pending.is_empty());
     Ok(complete.is_some_and(|planned| open_all(request, &planned.roots).is_some()))
+}
+
+/// Returns the trees of an install's result, as far as the store knows it.
+///
+/// # Errors
+/// What the system says.
+pub fn trees_of(store: &Store, key: &str) -> Result<Vec<TreeHash>> {
+    let planned = Planned::find(store, key)?;
+    Ok(planned.iter().flat_map(|planned| &planned.roots).filter_map(PlannedRoot::tree).collect())
 }
 
 /// Trees, each with the folder of the project that it is shown at.
@@ -448,10 +458,10 @@ fn take_in<'s>(
     let watch = Watch { progress: request.progress, taken: (!ahead.is_empty()).then_some(&write) };
     let Fetched { packages, records, downloaded_bytes } =
         fetch::fetch_all(&wanted, &import, &find, &settings, cache, watch)
-            .map_err(|failure| Stop::Native(describe(&failure)))?;
+            .map_err(|failure| unfetched(request.store, &failure))?;
     let mut fetched = BTreeMap::new();
     for (number, got) in numbers.iter().zip(packages) {
-        fetched.insert(*number, got.map_err(|failure| Stop::Native(describe(&failure)))?);
+        fetched.insert(*number, got.map_err(|failure| unfetched(request.store, &failure))?);
     }
     check(layout, &fetched, install.settings.ignore_scripts)?;
     let scripted = match install.settings.ignore_scripts {
@@ -469,6 +479,18 @@ fn take_in<'s>(
         }
     }
     Ok(Packages { import, fetched, records, downloaded_bytes, scripted, known })
+}
+
+/// Why a package can't be had is npm's to say, but for a store that may not grow: others than it may have room.
+fn unfetched(store: &Store, failure: &fetch::Failure) -> Stop {
+    match &*failure.cause {
+        fetch::Cause::Package(PackageError::Store(error))
+            if store.max_bytes().is_some() && error.is_out_of_room(store.root()) =>
+        {
+            Stop::Failed(store.full().into())
+        }
+        _ => Stop::Native(describe(failure)),
+    }
 }
 
 fn describe(failure: &fetch::Failure) -> String {
