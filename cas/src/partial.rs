@@ -136,7 +136,6 @@ impl Partial {
         let word = arrivals.word_of(blob).ok_or_else(missing)?;
         arrivals.want(blob);
         ring(&arrivals);
-        let patience = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         loop {
             let seen = word.load(std::sync::atomic::Ordering::Acquire);
             if arrivals.has(blob) {
@@ -145,8 +144,7 @@ impl Partial {
             if arrivals.has_failed(blob) {
                 return Err(missing());
             }
-            // Woken, or late, or by a signal: it looks again.
-            let _woken = futex::wait(word, futex::Flags::empty(), seen, Some(&patience));
+            sleep_on(word, seen);
         }
     }
 
