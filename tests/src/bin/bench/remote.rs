@@ -182,16 +182,17 @@ impl Network<'_, '_> {
         let mut key = suite.rift_in(&producer, "store-producer", &["key", "new", "bench"])?;
         suite.quietly(self.reached(&mut key))?;
         let mut make = suite.rift(&producer, "store-producer", &[], CI_BY_RIFT)?;
-        suite.quietly(self.reached(&mut make))?;
-        ensure!(!self.server.objects().is_empty(), "nothing was shared");
+        let made = suite.sandbox.run(&mut self.reached(&mut make))?.success()?;
+        let is_shared = self.server.objects().iter().any(|path| path.contains("/plans/"));
+        ensure!(is_shared, "nothing was shared: {made}");
         // Somebody who may tell others has run tsc.
         let teller = self.project("teller")?;
         let mut install = suite.rift(&teller, "store-teller", &["--as", "virtual"], CI_BY_RIFT)?;
-        suite.quietly(self.reached(&mut install))?;
+        let installed = suite.sandbox.run(&mut self.reached(&mut install))?.success()?;
         let mut check = suite.rift(&teller, "store-teller", &[], TSC)?;
-        suite.quietly(self.reached(&mut check))?;
+        let checked = suite.sandbox.run(&mut self.reached(&mut check))?.success()?;
         *self.lists.borrow_mut() = self.server.take("/access/");
-        ensure!(!self.lists.borrow().is_empty(), "nothing was told of tsc");
+        ensure!(!self.lists.borrow().is_empty(), "nothing was told of tsc: {installed}\n{checked}");
         let archive = suite.folder("archive.tzst");
         let mut pack = suite.sandbox.command(&reference, "tar");
         pack.args(["--use-compress-program", "zstd -3 -T0", "-cf"]).arg(&archive);
