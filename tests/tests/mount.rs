@@ -637,3 +637,25 @@ fn a_manifest_that_is_cut_under_close_gives_an_error() {
     assert!(touch.arg("-r").arg(&source).arg(".").status().unwrap().success());
     assert_same(&source, &mount);
 }
+
+/// What was removed right before stays until the kernel has forgotten it, which the end of the mount waits for.
+#[test]
+fn closing_leaves_nothing_of_what_was_removed() {
+    let name = "closing_leaves_nothing_of_what_was_removed";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("removed");
+    for round in 0..10 {
+        let mount = open(&sandbox, "mount");
+        let names: Vec<PathBuf> = (0..500).map(|number| mount.join(number.to_string())).collect();
+        names.iter().for_each(|path| fs::write(path, "removed").unwrap());
+        names.iter().for_each(|path| fs::remove_file(path).unwrap());
+        rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+        let listed = fs::read_dir(&mount).unwrap();
+        let mut shown: Vec<_> = listed.map(|entry| entry.unwrap().file_name()).collect();
+        shown.sort();
+        assert_eq!(shown, ["a", "bin", "d e", "empty", "lib", "shut"], "round {round}");
+        clear(&mount).unwrap();
+    }
+}

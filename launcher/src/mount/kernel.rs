@@ -124,6 +124,16 @@ pub(super) fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)
     Ok((bytes, descriptor))
 }
 
+/// Unmounts what is uppermost at `directory`; `false` when somebody uses it, or there is nothing to unmount.
+pub(super) fn unmount_idle(directory: &Path) -> bool {
+    match rustix::mount::unmount(directory, UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => {}
+        unmounted => return unmounted.is_ok(),
+    }
+    let output = Command::new(HELPER).args(["-u", "--"]).arg(directory).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Takes the uppermost mount at `directory` out of sight at once; who still uses it goes on with it.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ mod view;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -32,7 +32,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rift_cas::Store;
@@ -60,6 +60,9 @@ const PRIVATE: &str = "--private";
 const READY: &str = "ready";
 /// The attribute of a mount's root that tells its server to make everything real.
 const MAKE_REAL: &str = "user.rift.make-real";
+
+/// How long a server takes to end at most, on a busy machine, once nobody uses its mount.
+const SERVER_ENDS: Duration = Duration::from_secs(10);
 
 /// How a projection without files is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -356,6 +359,7 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
         with_view(store, projection, |view| Ok(view.make_all_real()?))
             .with_context(|| format!("could not write all of `{}`", directory.display()))?;
     }
+    let is_idle = found == Condition::Served && kernel::unmount_idle(directory);
     unmount_all(directory)?;
     // What the state tells must be on the disk before the state goes, which may be on another one.
     File::open(directory)
@@ -366,8 +370,15 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
     // Before the state goes: without it, what was removed would be the tree's again.
     store.set_projection(&files)?;
     store.forget_state(directory)?;
-    // What is still open keeps it until then.
-    drop(std::fs::remove_dir(directory.join(OsStr::from_bytes(nodes::ORPHANS))));
+    // The server takes orphans away when it ends, soon where nobody keeps it. What is still open keeps them until then.
+    let limit = if is_idle { SERVER_ENDS } else { Duration::ZERO };
+    let (started, orphans) = (Instant::now(), directory.join(OsStr::from_bytes(nodes::ORPHANS)));
+    while std::fs::remove_dir(&orphans)
+        .is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty)
+        && started.elapsed() < limit
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     Ok(())
 }
 
