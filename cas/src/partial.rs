@@ -165,25 +165,28 @@ impl Partial {
         Ok(())
     }
 
-    /// Drops what was read of a blob that is not what it has to be.
-    fn check_all(&self, manifest: &Manifest<'_>, own: &Sidecar<'_>) -> Result<()> {
-        let Some(arrivals) = self.arrivals() else { return Ok(()) };
+    /// Returns the blobs that are here and not what they should be: the disk may have lost some of them.
+    pub(crate) fn damaged(&self, manifest: &Manifest<'_>, own: &Sidecar<'_>) -> Vec<u32> {
+        let Some(arrivals) = self.arrivals() else { return Vec::new() };
         let mut bytes = Vec::new();
-        for (blob, size) in (0..).zip(sizes(manifest)) {
-            if !arrivals.has(blob) {
-                continue;
-            }
+        let mut is_damaged = |blob: u32, size: u64| {
             let (Some(hash), Some(location)) = (manifest.blob_hash(blob), own.location(blob))
             else {
-                continue;
+                return false;
             };
             bytes.resize(usize::try_from(size).unwrap_or(0), 0);
             let read = self.data.read_exact_at(&mut bytes, location.offset);
-            if read.is_err() || blake3::hash(&bytes).as_bytes() != hash.as_bytes() {
-                arrivals.withdraw(blob);
-            }
+            read.is_err() || blake3::hash(&bytes).as_bytes() != hash.as_bytes()
+        };
+        let here = (0..).zip(sizes(manifest)).filter(|(blob, _)| arrivals.has(*blob));
+        here.filter(|(blob, size)| is_damaged(*blob, *size)).map(|(blob, _)| blob).collect()
+    }
+
+    /// Makes blobs come again when somebody needs them.
+    pub(crate) fn withdraw(&self, blobs: &[u32]) {
+        if let Some(arrivals) = self.arrivals() {
+            blobs.iter().for_each(|blob| arrivals.withdraw(*blob));
         }
-        Ok(())
     }
 }
 
@@ -324,7 +327,7 @@ impl Store {
                 if check_manifest(&manifest, tree.as_bytes()).is_err() {
                     return Ok(None);
                 }
-                partial.check_all(&header, &read)?;
+                partial.withdraw(&partial.damaged(&header, &read));
                 let written = partial.file.write_all_at(&boot, BOOT_OFFSET as u64);
                 written.map_err(Error::io("write", &partial.path_of("arrivals")))?;
             }

@@ -151,6 +151,12 @@ impl OpenTree {
         }
     }
 
+    /// Returns the blobs that have come, where not all have, and are not what they should be.
+    pub(crate) fn damaged_arrivals(&self) -> Vec<u32> {
+        let (manifest, sidecar) = (self.manifest(), self.sidecar());
+        self.partial().map(|partial| partial.damaged(&manifest, &sidecar)).unwrap_or_default()
+    }
+
     /// Returns what brings the blobs that are not here; `None` for a tree that is whole.
     #[must_use]
     pub fn partial(&self) -> Option<&Arc<Partial>> {

@@ -1,7 +1,7 @@
 //! Verifies a store byte by byte, and repairs what can be.
 //!
 //! Everything that a store holds is read: packs with every blob and gap, loose blobs, manifests,
-//! sidecars, loose forms, records, the log, the caches, and whatever strayed in. A repair salvages the
+//! sidecars, loose forms, what has come of partial trees, records, the log, the caches, and whatever strayed in. A repair salvages the
 //! whole blobs of a damaged pack, rebuilds caches and sidecars, and removes what can't be whole any
 //! more together with the plans and records that name it, so that the next run takes it for a miss and
 //! fetches it anew. Originals of what was damaged go to `quarantine`. After a repair a store verifies.
@@ -166,6 +166,11 @@ pub fn verify(store: &Store, repair: bool, progress: &(dyn Fn(Progress) + Sync))
         }
     }
     check.log(&index)?;
+    for file in &files {
+        if let Item::Partial(tree) = file.item {
+            check.partial(&file.path, tree)?;
+        }
+    }
     for file in &files {
         if let Item::Record(kind, name) = &file.item {
             check.record(&file.path, *kind, name)?;
@@ -641,6 +646,24 @@ impl Check<'_> {
         }
         // Runs that link to it go on; the next one makes it again from the packs.
         if self.repair { self.quarantine(path) } else { Ok(()) }
+    }
+
+    /// Checks what has come of a tree that is fetched as it is read.
+    fn partial(&self, path: &Path, tree: TreeHash) -> Result<()> {
+        let Ok(Some(opened)) = self.store.open_partial(tree) else {
+            self.damage(path, "nothing of it can be used".to_owned(), FETCHED_AGAIN);
+            return if self.repair { crate::materialize::remove(path, 1) } else { Ok(()) };
+        };
+        let damaged = opened.damaged_arrivals();
+        if !damaged.is_empty() {
+            let what = format!("{} of the blobs that have come are damaged", damaged.len());
+            self.damage(path, what, FETCHED_AGAIN);
+            if let Some(partial) = opened.partial().filter(|_| self.repair) {
+                partial.withdraw(&damaged);
+            }
+        }
+        lock(&self.whole_trees).insert(tree);
+        Ok(())
     }
 
     /// Tells whether a tree that the log names can be used.
