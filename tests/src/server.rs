@@ -70,6 +70,8 @@ struct State {
     sent: Mutex<Vec<(String, u64)>>,
     received: AtomicU64,
     objects: Mutex<Objects>,
+    /// Objects that come in parts, by the id of the upload.
+    uploads: Mutex<BTreeMap<String, BTreeMap<u32, Vec<u8>>>>,
     faults: Mutex<Vec<When>>,
     asked: Mutex<Vec<(String, String)>>,
     keys: Mutex<Vec<String>>,
@@ -202,6 +204,12 @@ impl Server {
         lock(&self.state.objects).remove(path);
     }
 
+    /// Returns how many objects are on their way in parts.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        lock(&self.state.uploads).len()
+    }
+
     /// Returns the paths of all objects.
     #[must_use]
     pub fn objects(&self) -> Vec<String> {
@@ -315,10 +323,20 @@ fn answer(
         }
         _ => {}
     }
+    if request.method == "POST" {
+        return upload(state, request, stream);
+    }
+    if let Some(number) = value(request, "partNumber").and_then(|number| number.parse().ok()) {
+        return put_part(state, request, number, stream);
+    }
     if request.method == "PUT" {
         return put(state, request, fault == Some(Fault::Careless), stream);
     }
     if request.method == "DELETE" {
+        if let Some(id) = value(request, "uploadId") {
+            lock(&state.uploads).remove(id);
+            return respond(stream, 204, "", b"");
+        }
         lock(&state.objects).remove(&request.path);
         return respond(stream, 204, "", b"");
     }
@@ -410,6 +428,49 @@ fn put(
     let version = store(&mut objects, &request.path, request.body.clone());
     drop(objects);
     respond(stream, 200, &format!("ETag: \"v{version}\"\r\n"), b"")
+}
+
+/// Returns what a query says of `name`.
+fn value<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    let mut pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+/// Begins to take an object in parts, or makes it of them.
+fn upload(state: &State, request: &Request, stream: &TcpStream) -> std::io::Result<bool> {
+    let mut uploads = lock(&state.uploads);
+    let Some(id) = value(request, "uploadId") else {
+        let id = uploads.keys().last().map_or(0, |last| last.parse().unwrap_or(0)) + 1;
+        uploads.insert(format!("{id:08}"), BTreeMap::new());
+        let text = format!(
+            "<InitiateMultipartUploadResult><UploadId>{id:08}</UploadId></InitiateMultipartUploadResult>"
+        );
+        return respond(stream, 200, "Content-Type: application/xml\r\n", text.as_bytes());
+    };
+    let Some(parts) = uploads.remove(id) else {
+        return respond(stream, 404, "", b"");
+    };
+    let bytes = parts.into_values().flatten().collect();
+    let version = store(&mut lock(&state.objects), &request.path, bytes);
+    let text = format!(
+        "<CompleteMultipartUploadResult><ETag>v{version}</ETag></CompleteMultipartUploadResult>"
+    );
+    respond(stream, 200, "Content-Type: application/xml\r\n", text.as_bytes())
+}
+
+fn put_part(
+    state: &State,
+    request: &Request,
+    number: u32,
+    stream: &TcpStream,
+) -> std::io::Result<bool> {
+    let mut uploads = lock(&state.uploads);
+    let Some(parts) = value(request, "uploadId").and_then(|id| uploads.get_mut(id)) else {
+        return respond(stream, 404, "", b"");
+    };
+    state.received.fetch_add(request.body.len() as u64, Ordering::Relaxed);
+    parts.insert(number, request.body.clone());
+    respond(stream, 200, &format!("ETag: \"p{number}\"\r\n"), b"")
 }
 
 fn list(state: &State, request: &Request, stream: &TcpStream) -> std::io::Result<bool> {

@@ -280,6 +280,31 @@ fn an_interrupted_push_goes_on_where_it_was() -> Result<()> {
     Ok(())
 }
 
+/// Where the last part is refused nothing of it is left, and the next push sends it anew.
+#[test]
+fn a_very_large_file_goes_in_parts() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("parts", Some(server.endpoint()))?;
+    let source = one.write("source", &[("image", noise(5, 100 << 20))])?;
+    let tree = one.good(&["ingest", &source, "--name", "deps"])?;
+    let key = one.good(&["key", "new"])?;
+    let push = ["push", "deps", "s3://bucket/team"];
+    let refused = Fault::Status(403);
+    server.fail([When { method: "PUT", path: "/data/", after: 2, times: 1, fault: refused }]);
+    one.bad(&push)?;
+    ensure!(server.unfinished() == 0 && server.objects().is_empty(), "{:?}", server.objects());
+    let _earlier = server.asked();
+    one.good(&push)?;
+    let is_part = |(method, path): &&(String, String)| method == "PUT" && path.contains("/data/");
+    ensure!(server.asked().iter().filter(is_part).count() > 2);
+    let two = Machine::new("parts-2", Some(server.endpoint()))?;
+    two.good(&["key", "trust", &key])?;
+    two.good(&["pull", "deps", "s3://bucket/team"])?;
+    two.good(&["materialize", "deps", &two.path("made")])?;
+    assert_eq!(two.good(&["ingest", &two.path("made")])?, tree);
+    Ok(())
+}
+
 #[test]
 fn what_was_tampered_with_is_refused() -> Result<()> {
     let (one, two) = (Machine::new("tamper", None)?, Machine::new("tamper-pull", None)?);
@@ -330,7 +355,7 @@ fn pull_impatiently(
     let opened = Remote::open(&address, &options)?;
     let store = Store::open(store)?;
     let started = Instant::now();
-    let pulled = remote::pull(&opened, &store, "deps", trusted, &|_| {});
+    let pulled = remote::pull(&opened, &store, ("deps", Extent::Whole), trusted, &|_| {});
     Ok((pulled, started.elapsed()))
 }
 
@@ -786,7 +811,10 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     let pulled = |key| plan::pull_plan(&opened, &other, key, Extent::Whole, signing, &|_| {});
     assert!(pulled(plan_key(1))?.is_none());
     assert!(pulled(plan_key(2))?.is_some());
-    assert_eq!(remote::pull(&opened, &other, "pushed", &trusted, &|_| {})?.tree, pushed);
+    assert_eq!(
+        remote::pull(&opened, &other, ("pushed", Extent::Whole), &trusted, &|_| {})?.tree,
+        pushed
+    );
     // A plan that nobody trusts is as good as none.
     let none = remote::prune(&opened, &[plan_key(2)], "npm/", &TrustedKeys::default())?;
     assert_eq!(
