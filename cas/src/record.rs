@@ -201,7 +201,7 @@ impl Store {
     /// [`Error::Refused`] when the store does not have the tree; else as [`Store::set_record`].
     pub fn set_ref(&self, name: &str, tree: TreeHash) -> Result<()> {
         let _guard = self.guard()?;
-        if !self.has_tree(tree) {
+        if !self.has_tree(tree) && !self.is_partial(tree) {
             let path = self.record_path(Kind::Ref, name);
             return Err(Error::Refused { path, reason: "the store does not have its tree" });
         }

@@ -62,7 +62,7 @@ pub(super) struct Job {
     pub(super) wanted: Vec<Wanted>,
 }
 
-/// Brings what ref `name` means into the store, and makes the store's ref of that name mean it.
+/// Brings what ref `name` means into the store, as much of it as `extent` says, and makes the store's ref of that name mean it.
 ///
 /// # Errors
 /// [`Error::NoRef`]; [`Error::Untrusted`] and [`Error::Signature`] where the ref is not to be believed; [`Error::Wrong`] for other bytes
@@ -70,7 +70,7 @@ pub(super) struct Job {
 pub fn pull(
     remote: &Remote,
     store: &Store,
-    name: &str,
+    (name, extent): (&str, Extent),
     trusted: &TrustedKeys,
     watch: Watch<'_>,
 ) -> Result<Pulled> {
@@ -80,7 +80,7 @@ pub fn pull(
         remote.first(answers)?.ok_or_else(|| Error::NoRef { name: name.to_owned() })?;
     let statement = signed.statement;
     let (tree, time_secs) = (statement.at.tree, statement.time_secs);
-    let fetched = fetch_tree(remote, store, &statement.at, Extent::Whole, watch)?;
+    let fetched = fetch_tree(remote, store, &statement.at, extent, watch)?;
     if fetched.is_some() || store.get_ref(name)? != Some(tree) {
         store.set_ref(name, tree)?;
     }

@@ -16,6 +16,7 @@ use rift_tree::{BlobHash, Manifest, TreeHash};
 use super::error::{Error, Result};
 use super::keys::{PrivateKey, TrustedKeys};
 use super::reference::{Located, SignedRef, Statement};
+use super::share::open_whole;
 use super::{AT_ONCE, PARTS_FROM, Progress, Remote, Watch, data_object, places_object};
 use crate::blobs::LOOSE_FROM;
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
@@ -127,11 +128,7 @@ pub(super) fn send_tree(
     before: Option<&Located>,
     watch: Watch<'_>,
 ) -> Result<(Located, Pushed)> {
-    let opened = store.open_leased(tree)?.ok_or_else(|| crate::Error::Refused {
-        path: store.tree_path(tree),
-        reason: "the store does not have this tree",
-    })?;
-    opened.intact()?;
+    let opened = open_whole(store, tree)?;
     let blobs = blobs(&opened)?;
     let known = match before {
         Some(before) => known(remote, store, before)?,

@@ -17,16 +17,25 @@ pub struct Shareable {
     pub left_out: Vec<(Vec<u8>, &'static str)>,
 }
 
+/// Opens a tree that is to leave the machine: all of it has to be here, and intact.
+pub(super) fn open_whole(store: &Store, tree: TreeHash) -> Result<OpenTree> {
+    let opened = store.open_leased(tree)?.ok_or_else(|| crate::Error::Refused {
+        path: store.tree_path(tree),
+        reason: match store.is_partial(tree) {
+            true => "not all of this tree has come: `rift pull` brings the rest",
+            false => "the store does not have this tree",
+        },
+    })?;
+    opened.intact()?;
+    Ok(opened)
+}
+
 /// Returns a tree without its secrets. Where it has some, the store gets the tree without them.
 ///
 /// # Errors
 /// [`crate::Error::Refused`] when the store does not have the tree, or what it says otherwise.
 pub fn without_secrets(store: &Store, tree: TreeHash) -> Result<Shareable> {
-    let opened = store.open_leased(tree)?.ok_or_else(|| crate::Error::Refused {
-        path: store.tree_path(tree),
-        reason: "the store does not have this tree",
-    })?;
-    opened.intact()?;
+    let opened = open_whole(store, tree)?;
     let paths = paths(&opened);
     let secrets: Vec<Option<&'static str>> = paths
         .iter()

@@ -156,8 +156,8 @@ fn show_tree(spec: &str, is_private: bool, context: &Context) -> anyhow::Result<
         .split_once('=')
         .filter(|(source, directory)| !source.is_empty() && !directory.is_empty())
         .with_context(|| format!("`--tree {spec}` is not of the form TREE=DIR"))?;
-    let store = context.existing_store()?;
-    let hash = tree::resolve(&store, source)?;
+    let store = tree::store(context)?;
+    let hash = tree::resolve_or_pull(&store, source, context)?;
     let place = plan::show::place(&context.cwd.join(directory))?;
     let is_for_all = context.config.shows_mounts() && !is_private;
     let _lock = plan::show::lock_project(place.parent().unwrap_or(&context.cwd))?;

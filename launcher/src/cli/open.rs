@@ -13,7 +13,9 @@ use crate::mount;
 /// Mount a tree, writable, until `rift close`
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Changes lie in DIR itself, below the mount; `rift close DIR` keeps them.
+Changes lie in DIR itself, below the mount; `rift close DIR` keeps them. A ref
+that the store does not know is looked for on the first remote of the settings:
+then it is there after four requests, and each file comes when it is read.
 
 Examples:
   rift open site dist          the tree that the ref `site` names
@@ -29,7 +31,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
+    let store = tree::store(context)?;
     let directory = target::target(&args.directory, false)?;
     let shown = args.directory.display();
     if mount::is_at(&store, &directory)? {
@@ -40,7 +42,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         let refused: anyhow::Result<()> = Err(anyhow!("nothing can be mounted here: {why}"));
         refused.hint(format!("`rift materialize {} {shown}` writes files", args.source))?;
     }
-    let opened = tree::open_hash(&store, tree::resolve(&store, &args.source)?)?;
+    let opened = tree::open_hash(&store, tree::resolve_or_pull(&store, &args.source, context)?)?;
     mount::show(&store, &opened, &directory, target::options(context))
         .with_context(|| format!("could not open `{shown}`"))?;
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,8 @@ use rift_cas::tree::OpenTree;
 use rift_tree::builder::Built;
 use rift_tree::{EntryId, Kind, Manifest, TreeHash};
 
+use crate::cli::{pull, remote};
+use crate::context::Context;
 use crate::hint::Hint as _;
 
 /// How many digits of a hash name it at least.
@@ -80,6 +82,34 @@ pub(crate) fn resolve(store: &Store, text: &str) -> anyhow::Result<TreeHash> {
             ambiguous.hint(format!("give at least {digits} digits: {one} or {two}"))
         }
     }
+}
+
+/// Opens the store for who shows a tree, which may be one of a remote.
+pub(crate) fn store(context: &Context) -> anyhow::Result<Store> {
+    match context.config.remotes().is_empty() {
+        true => context.existing_store(),
+        false => context.store(),
+    }
+}
+
+/// As [`resolve`]; a ref that the store does not know is that of the first remote, and its files come when they are read.
+pub(crate) fn resolve_or_pull(
+    store: &Store,
+    text: &str,
+    context: &Context,
+) -> anyhow::Result<TreeHash> {
+    let has_remote = !context.config.remotes().is_empty();
+    if !has_remote || check_name(text).is_err() || store.get_ref(text)?.is_some() {
+        return resolve(store, text);
+    }
+    // The beginning of a hash may look like a name.
+    if is_hex(text)
+        && let Ok(tree) = resolve(store, text)
+    {
+        return Ok(tree);
+    }
+    let remote = remote::open(&remote::address(None, context)?, false, context)?;
+    Ok(pull::bring(&remote, store, (text, pull::lazy(store)), context)?.tree)
 }
 
 /// Returns the trees of the store whose hash begins so, also those that lie in packs.
