@@ -200,7 +200,10 @@ fn what_memory_has_no_room_for_goes_to_the_disk() {
                 .unwrap();
         }
         let verified = memory.rift(&project, &["store", "verify"], &all);
-        let has_none = verified.stderr.contains("there is no store");
+        // There may be room for the beginning of a store, and for none of what it keeps.
+        let has_none = ["there is no store", "No space left on device"]
+            .iter()
+            .any(|says| verified.stderr.contains(says));
         assert!(verified.status.success() || has_none, "{what}: {verified}");
         // What is on the disk is served from there, in silence where there is a store in memory at all.
         clear(&project.join("node_modules")).unwrap();
