@@ -113,16 +113,6 @@ impl Error {
         move |source| Self::Damaged { path: path.to_owned(), source }
     }
 
-    /// Tells whether there was no room left in a store: by its size, or on its disk.
-    #[must_use]
-    pub fn is_out_of_room(&self, root: &Path) -> bool {
-        match self {
-            Self::Full { path, .. } => path == root,
-            Self::Io { path, source, .. } => path.starts_with(root) && is_full(source),
-            _ => false,
-        }
-    }
-
     /// Returns the errno(3) that describes the failure best.
     #[must_use]
     pub fn errno(&self) -> i32 {

@@ -6,9 +6,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 use crate::gc;
 use crate::inventory::{StoreFile, inventory};
+use crate::remote::Extent;
 use crate::store::Store;
 
 /// The store is measured again after so many bytes.
@@ -76,6 +77,23 @@ impl Store {
     #[must_use]
     pub fn max_bytes(&self) -> Option<u64> {
         self.room.as_ref().map(|room| room.max_bytes)
+    }
+
+    /// Returns how much of a tree comes that is to be shown without files: what comes later asks nobody for room.
+    #[must_use]
+    pub fn extent_shown(&self) -> Extent {
+        if self.room.is_none() { Extent::Partial } else { Extent::Whole }
+    }
+
+    /// Tells whether an error is that this store, which has a limit, has no room left: by that, or on its disk.
+    #[must_use]
+    pub fn is_out_of_room(&self, error: &Error) -> bool {
+        let is_here = match error {
+            Error::Full { path, .. } => path == self.root(),
+            Error::Io { path, source, .. } => path.starts_with(self.root()) && is_full(source),
+            _ => false,
+        };
+        self.room.is_some() && is_here
     }
 
     /// Returns the error that says that there is no more room.

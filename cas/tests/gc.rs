@@ -218,11 +218,11 @@ fn a_limited_store_does_not_grow_over_its_size() {
         }
         assert!(used() <= LIMIT && seed < 50, "{}", used());
     };
-    assert!(full.is_out_of_room(store.root()), "{full}");
+    assert!(store.is_out_of_room(&full), "{full}");
     assert!(published.len() >= 4 && used() <= LIMIT, "{} of {}", used(), published.len());
     let large = Files::from([("large".to_owned(), vec![7; 9 << 20])]);
     let error = publish(&store, "large", &large).unwrap_err();
-    assert!(error.is_out_of_room(store.root()), "{error}");
+    assert!(store.is_out_of_room(&error), "{error}");
     assert_eq!(verify(&store, false, &|_| ()).unwrap().findings, []);
     let out = folder.path().join("out");
     for (tree, files) in &published {
@@ -239,7 +239,7 @@ fn a_limited_store_does_not_grow_over_its_size() {
         publish(&other, &format!("other{seed}"), &files(seed)).unwrap();
     }
     let error = publish(&open().limited(LIMIT), "more", &files(200)).unwrap_err();
-    assert!(error.is_out_of_room(store.root()), "{error}");
+    assert!(store.is_out_of_room(&error), "{error}");
 }
 
 #[test]

@@ -599,9 +599,21 @@ impl Config {
     /// Returns how many bytes the store may have; `None` when there is no limit.
     #[must_use]
     pub fn max_size(&self) -> Option<u64> {
-        match self.value(Id::MaxSize) {
-            Value::Bytes(0) => None,
-            Value::Bytes(bytes) => Some(*bytes),
+        self.bytes(Id::MaxSize)
+    }
+
+    /// Returns a number of bytes that is not 0.
+    fn bytes(&self, id: Id) -> Option<u64> {
+        match self.value(id) {
+            Value::Bytes(bytes) if *bytes > 0 => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    /// Returns a count that is not 0.
+    fn count(&self, id: Id) -> Option<u32> {
+        match self.value(id) {
+            Value::Count(count) if *count > 0 => Some(*count),
             _ => None,
         }
     }
@@ -615,19 +627,13 @@ impl Config {
     /// Returns how many bytes a store in memory may take; `None` where nobody says.
     #[must_use]
     pub fn ram_max(&self) -> Option<u64> {
-        match self.value(Id::RamMax) {
-            Value::Bytes(bytes) if *bytes > 0 => Some(*bytes),
-            _ => None,
-        }
+        self.bytes(Id::RamMax)
     }
 
     /// Returns how long sharing a result may take; `None` when there is no limit.
     #[must_use]
     pub fn share_limit(&self) -> Option<Duration> {
-        match self.value(Id::ShareSeconds) {
-            Value::Count(seconds) if *seconds > 0 => Some(Duration::from_secs((*seconds).into())),
-            _ => None,
-        }
+        self.count(Id::ShareSeconds).map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// Tells whether trees are mounted where the machine permits it.
@@ -739,10 +745,7 @@ impl Config {
     /// Returns the hit rate in percent that a job has to reach; `None` when none is asked for.
     #[must_use]
     pub fn floor(&self) -> Option<u32> {
-        match self.value(Id::Floor) {
-            Value::Count(percent) if *percent > 0 => Some(*percent),
-            _ => None,
-        }
+        self.count(Id::Floor)
     }
 }
 

@@ -80,8 +80,7 @@ impl Context {
     /// Opens the store on the disk, if there is one.
     #[must_use]
     pub fn existing_disk_store(&self) -> Option<Store> {
-        let found = Store::open_existing(folder_of(self.disk_place()).ok()?).ok()?;
-        found.map(|store| store.reaching(remotes::options(remotes::OF_RUNS)))
+        existing(folder_of(self.disk_place()).ok()?).ok()?
     }
 
     /// Keeps a store in memory from taking more than it may.
@@ -108,10 +107,7 @@ impl Context {
     /// There is none, it is not safe, or what the system says.
     pub fn existing_store(&self) -> anyhow::Result<Store> {
         let path = self.store_path()?;
-        let found = Store::open_existing(path)
-            .with_context(|| format!("could not open the store `{}`", path.display()))?;
-        let reach = || remotes::options(remotes::OF_RUNS);
-        let found = found.map(|store| self.limited(store.reaching(reach())));
+        let found = existing(path)?.map(|store| self.limited(store));
         found.ok_or_else(|| anyhow!("there is no store at `{}`", path.display())).hint(
             "`rift ingest DIR` or `rift exec -- npm ci` makes one; RIFT_STORE names another place",
         )
@@ -164,7 +160,7 @@ impl Context {
     }
 }
 
-/// Tells whether an error is that a store has no room.
+/// Tells whether an error is that a store with a limit has no room.
 #[must_use]
 pub fn is_out_of_room(error: &anyhow::Error, store: &Store) -> bool {
     error.chain().any(|cause| {
@@ -173,7 +169,7 @@ pub fn is_out_of_room(error: &anyhow::Error, store: &Store) -> bool {
             _ => None,
         };
         let error = cause.downcast_ref::<rift_cas::Error>().or(of_remote);
-        error.is_some_and(|error| error.is_out_of_room(store.root()))
+        error.is_some_and(|error| store.is_out_of_room(error))
     })
 }
 
@@ -184,14 +180,23 @@ fn folder_of(place: &Place) -> anyhow::Result<&Path> {
     }
 }
 
+fn unopened(path: &Path) -> String {
+    format!("could not open the store `{}`", path.display())
+}
+
+/// Opens the store in a folder, if there is one.
+fn existing(path: &Path) -> anyhow::Result<Option<Store>> {
+    let found = Store::open_existing(path).with_context(|| unopened(path))?;
+    Ok(found.map(|store| store.reaching(remotes::options(remotes::OF_RUNS))))
+}
+
 /// Opens the store at a place, making it if there is none.
 fn made(path: &Path, place: &Place) -> anyhow::Result<Store> {
-    let opened = || format!("could not open the store `{}`", path.display());
-    let reach = || remotes::options(remotes::OF_RUNS);
-    if let Some(store) = Store::open_existing(path).with_context(opened)? {
-        return Ok(store.reaching(reach()));
+    if let Some(store) = existing(path)? {
+        return Ok(store);
     }
-    let store = Store::open(path).with_context(opened)?.reaching(reach());
+    let store = Store::open(path).with_context(|| unopened(path))?;
+    let store = store.reaching(remotes::options(remotes::OF_RUNS));
     if !matches!(place, Place::Folder { reason: Reason::DataFolder, .. }) {
         place::remember(store.root())?;
     }

@@ -170,8 +170,7 @@ fn memory_in(folders: &[PathBuf], uid: u32) -> Place {
 fn memory_free(folder: &Path) -> Option<u64> {
     let kind = rustix::fs::statfs(folder).ok()?.f_type;
     let is_memory = u64::try_from(kind).is_ok_and(|kind| kind == TMPFS);
-    let stat = rustix::fs::statvfs(folder).ok()?;
-    is_memory.then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+    if is_memory { probe::free_bytes(folder).ok() } else { None }
 }
 
 /// Returns how much a store in memory may take: what the user says, else a quarter of the memory that

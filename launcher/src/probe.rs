@@ -43,6 +43,15 @@ pub fn nearest_folder(path: &Path) -> &Path {
     path.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"))
 }
 
+/// Returns how many bytes a user may still write to the file system of a folder.
+///
+/// # Errors
+/// As statvfs(3).
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Tells whether files in `from` can share their blocks with files in `to`, see ioctl_ficlone(2).
 ///
 /// # Errors

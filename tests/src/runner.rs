@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::differ::{Options, compare};
 use crate::fixture::Fixture;
@@ -53,14 +54,20 @@ impl Runner {
         runner
     }
 
-    /// Runs rift; nothing that it says holds a secret.
+    /// Returns a command that runs rift.
     #[must_use]
-    pub fn rift(&self, words: &[&str]) -> Ran {
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.sandbox.rift(&self.project, words).unwrap();
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         // Packages come from npm's cache or from nowhere.
         command.env("npm_config_offline", "true");
-        let ran = self.sandbox.run(&mut command).unwrap();
+        command
+    }
+
+    /// Runs rift; nothing that it says holds a secret.
+    #[must_use]
+    pub fn rift(&self, words: &[&str]) -> Ran {
+        let ran = self.sandbox.run(&mut self.command(words)).unwrap();
         let said = format!("{}{}", ran.stdout, ran.stderr);
         assert!(!said.contains("s3cr3t") && !said.contains("panicked"), "{ran}");
         ran

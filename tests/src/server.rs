@@ -474,8 +474,8 @@ fn put_part(
 }
 
 fn list(state: &State, request: &Request, stream: &TcpStream) -> std::io::Result<bool> {
-    let prefix = request.query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
-    let (bucket, prefix) = (request.path.trim_end_matches('/'), prefix.unwrap_or_default());
+    let prefix = value(request, "prefix").unwrap_or_default();
+    let bucket = request.path.trim_end_matches('/');
     let mut text = String::from("<ListBucketResult><IsTruncated>false</IsTruncated>");
     for (path, (bytes, version)) in lock(&state.objects).iter() {
         let key = path.strip_prefix(bucket).and_then(|path| path.strip_prefix('/'));

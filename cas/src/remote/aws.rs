@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use chrono::DateTime;
 use object_store::CredentialProvider;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, AwsCredential};
 
@@ -366,31 +367,7 @@ fn read(bytes: &[u8], asked: Instant) -> Result<Known, String> {
 
 /// Reads a time as RFC 3339 has it.
 fn parse_time(text: &str) -> Option<SystemTime> {
-    let number = |range: std::ops::Range<usize>| {
-        let digits = text.get(range)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
-    };
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let rest =
-        text.get(19..)?.trim_start_matches(|letter: char| letter == '.' || letter.is_ascii_digit());
-    let offset_secs = match rest {
-        "Z" | "z" => 0,
-        _ => {
-            let sign = if rest.starts_with('-') { -1 } else { 1 };
-            let (hours, minutes) = rest.get(1..)?.split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
-        }
-    };
-    if !(1..=12).contains(&month) {
-        return None;
-    }
-    // Years begin in March here, so that a leap day is the last of one.
-    let (from_march, year) = ((month + 9) % 12, if month < 3 { year - 1 } else { year });
-    let days =
-        year * 365 + year / 4 - year / 100 + year / 400 + (from_march * 306 + 5) / 10 + day - 1;
-    let secs = (days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second - offset_secs;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(secs).ok()?))
+    DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from)
 }
 
 #[cfg(test)]

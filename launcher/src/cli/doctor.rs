@@ -262,9 +262,8 @@ fn spill(context: &Context) -> Check {
 /// How much a store in memory may take.
 fn memory(folder: &Path, context: &Context) -> Check {
     let limit = place::memory_limit(&context.config, folder);
-    let free = rustix::fs::statvfs(folder).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let found = format!("{} of it for the store", ui::size(limit));
-    match free {
+    match probe::free_bytes(folder) {
         Ok(free) if free < limit / 4 => warn(
             "memory",
             format!("{found}, but only {} are free", ui::size(free)),

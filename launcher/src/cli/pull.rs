@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     tree::check_name(&args.name)?;
     let address = remotes::address(args.remote.as_deref(), context)?;
     let store = context.store()?;
-    let extent = if args.lazy { lazy(&store) } else { Extent::Whole };
+    let extent = if args.lazy { store.extent_shown() } else { Extent::Whole };
     let opened = remotes::open(&address, false, context)?;
     let pulled = bring(&opened, &store, (&args.name, extent), context);
     if args.verbose {
@@ -73,12 +73,6 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         });
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// How much of a tree comes that is to be shown at once.
-pub(crate) fn lazy(store: &Store) -> Extent {
-    // What comes later asks nobody for room.
-    if store.max_bytes().is_none() { Extent::Partial } else { Extent::Whole }
 }
 
 /// Brings what a ref of a remote means into the store, and keeps that below its cap.

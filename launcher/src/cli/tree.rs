@@ -109,7 +109,7 @@ pub(crate) fn resolve_or_pull(
         return Ok(tree);
     }
     let remote = remote::open(&remote::address(None, context)?, false, context)?;
-    Ok(pull::bring(&remote, store, (text, pull::lazy(store)), context)?.tree)
+    Ok(pull::bring(&remote, store, (text, store.extent_shown()), context)?.tree)
 }
 
 /// Returns the trees of the store whose hash begins so, also those that lie in packs.

@@ -203,7 +203,7 @@ impl<'a> NpmRun<'a> {
     }
 
     fn is_out_of_room(&self, error: &anyhow::Error) -> bool {
-        self.store.max_bytes().is_some() && crate::context::is_out_of_room(error, self.store)
+        crate::context::is_out_of_room(error, self.store)
     }
 
     fn has_no_room<T>(&self, outcome: &anyhow::Result<T>) -> bool {
@@ -264,9 +264,10 @@ impl<'a> NpmRun<'a> {
             is_known = reasons.is_empty() || run::is_known(&request, &key)?;
         }
         if !is_known {
-            // What comes later asks nobody for room.
-            let is_partial = self.shown_as.has_state() && self.store.max_bytes().is_none();
-            let extent = if is_partial { Extent::Partial } else { Extent::Whole };
+            let extent = match self.shown_as.has_state() {
+                true => self.store.extent_shown(),
+                false => Extent::Whole,
+            };
             reasons.extend(shared.bring(&key, extent)?);
             self.received_bytes += shared.received_bytes();
             // What was collected by now is missing when it is opened.

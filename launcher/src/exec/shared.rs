@@ -61,11 +61,7 @@ impl<'c> Shared<'c> {
                 }
                 Ok(None) => reasons.push(format!("{address} has no result of this key")),
                 // That is not the remote's fault.
-                Err(error)
-                    if self.store.max_bytes().is_some() && is_out_of_room(&error, self.store) =>
-                {
-                    return Err(error);
-                }
+                Err(error) if is_out_of_room(&error, self.store) => return Err(error),
                 Err(error) => reasons.push(self.refuse(address, &error)?),
             }
         }

@@ -130,8 +130,7 @@ pub(super) fn unmount_idle(directory: &Path) -> bool {
         Err(Errno::PERM) => {}
         unmounted => return unmounted.is_ok(),
     }
-    let output = Command::new(HELPER).args(["-u", "--"]).arg(directory).output();
-    output.is_ok_and(|output| output.status.success())
+    unmount_by_helper(directory, &["-u"]).is_ok()
 }
 
 /// Takes the uppermost mount at `directory` out of sight at once; who still uses it goes on with it.
@@ -148,7 +147,11 @@ pub(super) fn unmount(directory: &Path) -> Result<()> {
                 .with_context(|| format!("could not unmount `{}`", directory.display()));
         }
     }
-    let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(directory).output();
+    unmount_by_helper(directory, &["-u", "-z"])
+}
+
+fn unmount_by_helper(directory: &Path, options: &[&str]) -> Result<()> {
+    let output = Command::new(HELPER).args(options).arg("--").arg(directory).output();
     let output = output.with_context(|| format!("could not run `{HELPER}`"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -484,9 +484,7 @@ fn take_in<'s>(
 /// Why a package can't be had is npm's to say, but for a store that may not grow: others than it may have room.
 fn unfetched(store: &Store, failure: &fetch::Failure) -> Stop {
     match &*failure.cause {
-        fetch::Cause::Package(PackageError::Store(error))
-            if store.max_bytes().is_some() && error.is_out_of_room(store.root()) =>
-        {
+        fetch::Cause::Package(PackageError::Store(error)) if store.is_out_of_room(error) => {
             Stop::Failed(store.full().into())
         }
         _ => Stop::Native(describe(failure)),
