@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! partial/HEX/manifest   as of any tree
-//! partial/HEX/places     the remote's sidecar: in which of its objects the blobs are
+//! partial/HEX/places     the remote's places: in which of its objects the blobs are
 //! partial/HEX/sidecar    the store's own, with one container: `data`
-//! partial/HEX/data       those objects one behind the other, each at a multiple of 4 KiB; holes where nothing has arrived
+//! partial/HEX/data       what those objects hold, one behind the other, each at a multiple of 4 KiB; holes where nothing has arrived
 //! partial/HEX/arrivals   which blobs are here, see `rift_tree::arrival`
 //! partial/HEX/origin     the address of the remote
 //! ```
@@ -30,6 +30,7 @@ use crate::blobs::LOOSE_FROM;
 use crate::error::{Error, Result};
 use crate::remote::address::Address;
 use crate::remote::lazy::Fetching;
+use crate::remote::places::Places;
 use crate::store::{Store, lock_open, make_folder};
 use crate::sys::{self, Mapped, Shared};
 use crate::tree::{OpenTree, check_header, check_manifest, checked_sidecar, map_if_there, sizes};
@@ -66,8 +67,8 @@ impl Partial {
     }
 
     /// Returns in which objects of the remote the blobs are.
-    pub(crate) fn places(&self) -> Option<Sidecar<'_>> {
-        Sidecar::parse(&self.places).ok()
+    pub(crate) fn places(&self) -> Option<Places<'_>> {
+        Places::parse(&self.places).ok()
     }
 
     /// Returns where one of its files is.
@@ -237,7 +238,7 @@ fn locations(
         let place = places.location(blob)?;
         let container = places.container(place.container)?;
         let is_inside = place.offset.checked_add(size)? <= container.stamp.size;
-        let is_of_kind = (container.kind == ContainerKind::Loose) == (size >= LOOSE_FROM);
+        let is_of_kind = container.kind.is_loose() == (size >= LOOSE_FROM);
         let base = bases.starts.get(place.container as usize)?;
         let offset = base + place.offset;
         (is_inside && is_of_kind).then_some(Location { container: 0, offset })
@@ -345,7 +346,7 @@ impl Store {
     /// Opens the files of a partial tree that change; tells whether nobody else shows it.
     fn open_parts(&self, tree: TreeHash, folder: &Path) -> Result<Option<(Partial, bool)>> {
         let Some(places) = map_if_there(&folder.join("places"))? else { return Ok(None) };
-        if checked_sidecar(&places).is_none_or(|places| places.tree() != tree) {
+        if !Places::parse(&places).is_ok_and(|places| places.sidecar.tree() == tree) {
             return Ok(None);
         }
         let Ok(origin) = fs::read_to_string(folder.join("origin")) else { return Ok(None) };
@@ -414,7 +415,7 @@ fn fill(
         move || Error::damaged(&path)(FormatError::Rule { rule, index: 0 })
     };
     let read = Manifest::parse(manifest).map_err(Error::damaged(&folder.join("manifest")))?;
-    let remote = Sidecar::parse(places).map_err(Error::damaged(&folder.join("places")))?;
+    let remote = Places::parse(places).map_err(Error::damaged(&folder.join("places")))?.sidecar;
     let bases = Bases::new(&remote).ok_or_else(wrong("objects have 16 TiB at most"))?;
     let locations = locations(&read, &remote, &bases)
         .ok_or_else(wrong("all blobs lie in objects of their kind"))?;

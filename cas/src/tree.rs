@@ -126,7 +126,9 @@ impl OpenTree {
         };
         let read = tree.sidecar();
         let listed = (0..read.container_count()).filter_map(|number| read.container(number));
-        tree.container_paths = listed.map(|container| store.container_path(&container)).collect();
+        // Opened by these paths, so each has one.
+        let paths = listed.filter_map(|container| store.container_path(&container));
+        tree.container_paths = paths.collect();
         tree
     }
 
@@ -434,7 +436,9 @@ impl Store {
             let Some(container) = read.container(number) else {
                 return Ok(None);
             };
-            match map_if_there(&self.container_path(&container))? {
+            // What only a remote has is no file of a store.
+            let Some(path) = self.container_path(&container) else { return Ok(None) };
+            match map_if_there(&path)? {
                 Some(map) if map.stamp == container.stamp => containers.push(map),
                 // Gone, moved or touched: the index looks again, and verifies what was touched.
                 _ => return Ok(None),
@@ -443,13 +447,14 @@ impl Store {
         Ok(Some((mapped, containers)))
     }
 
-    fn container_path(&self, container: &Container) -> PathBuf {
+    fn container_path(&self, container: &Container) -> Option<PathBuf> {
         match container.kind {
-            ContainerKind::Pack => self.pack_path(PackId::from_bytes(container.name)),
-            ContainerKind::Loose => self.loose_path(BlobHash::from_bytes(container.name)),
+            ContainerKind::Pack => Some(self.pack_path(PackId::from_bytes(container.name))),
+            ContainerKind::Loose => Some(self.loose_path(BlobHash::from_bytes(container.name))),
             ContainerKind::Partial => {
-                self.partial_path(TreeHash::from_bytes(container.name)).join("data")
+                Some(self.partial_path(TreeHash::from_bytes(container.name)).join("data"))
             }
+            ContainerKind::PackInFrames | ContainerKind::LooseInFrames => None,
         }
     }
 

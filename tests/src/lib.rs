@@ -58,3 +58,18 @@ pub fn target_folder() -> anyhow::Result<PathBuf> {
     })?;
     Ok(target.join("rift-tests"))
 }
+
+/// Returns bytes that no other seed has, and that do not compress.
+#[must_use]
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

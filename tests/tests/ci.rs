@@ -503,9 +503,14 @@ fn assert_as_npm(runners: &Runners) {
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 }
 
-/// Returns every byte that a remote's data has.
+/// Returns every byte that a remote's data has, unpacked.
 fn data(runners: &Runners) -> Vec<u8> {
-    runners.objects("data").iter().flat_map(|path| fs::read(path).unwrap()).collect()
+    let unpacked = |path: &PathBuf| {
+        let bytes = fs::read(path).unwrap();
+        let is_compressed = path.extension().is_some_and(|extension| extension == "zst");
+        if is_compressed { zstd::decode_all(&bytes[..]).unwrap() } else { bytes }
+    };
+    runners.objects("data").iter().flat_map(unpacked).collect()
 }
 
 fn has(bytes: &[u8], word: &str) -> bool {

@@ -17,6 +17,7 @@ use rift_cas::remote::keys::{NamedKey, PrivateKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan};
 use rift_cas::remote::{self, Error, Extent, Limits, Options, Pruned, Remote};
 use rift_tests::need::skip;
+use rift_tests::noise;
 use rift_tests::sandbox::{self, Ran, Sandbox};
 use rift_tests::server::{Fault, Server, When};
 use rift_tree::TreeHash;
@@ -72,20 +73,6 @@ impl Machine {
         }
         Ok(self.path(folder))
     }
-}
-
-/// Returns bytes that no other seed has.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 /// Returns a tree of packages, small files and a large one.
@@ -364,6 +351,8 @@ fn a_remote_that_misbehaves_ends_in_a_clear_error() -> Result<()> {
     let server = Server::start()?;
     let one = Machine::new("misbehaves", None)?;
     let source = one.write("source", &files())?;
+    // What is sent in frames.
+    one.write("source", &[("big/text", b"a line of text, and ".repeat(450_000))])?;
     one.good(&["ingest", &source, "--name", "deps"])?;
     let key = NamedKey::parse(&one.good(&["key", "new"])?)?;
     let url = format!("file://{}", one.path("shared"));
@@ -393,7 +382,7 @@ fn a_remote_that_misbehaves_ends_in_a_clear_error() -> Result<()> {
     let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let stores = memory.path();
     for (fault, passes) in faults {
-        for path in ["/refs/", "/trees/", "/places/", ".pack", ".blob"] {
+        for path in ["/refs/", "/trees/", "/places/", ".pack", ".blob", ".zst"] {
             count += 1;
             // Each pair waits for its limits.
             if !rift_tests::full() && count % 3 != 0 {

@@ -1,4 +1,4 @@
-//! Any bytes as a pack, a log segment, a record, a plan, a signed ref, a signed plan or a deny-list: no reader panics.
+//! Any bytes as a pack, a log segment, a record, a plan, a signed ref, a signed plan, a deny-list or places: no reader panics.
 
 #![no_main]
 
@@ -7,15 +7,18 @@ use std::path::PathBuf;
 use libfuzzer_sys::fuzz_target;
 use rift_cas::pack::Pack;
 use rift_cas::remote::denied::SignedDenyList;
+use rift_cas::remote::frames::Frames;
+use rift_cas::remote::places::Places;
 use rift_cas::remote::plan::SignedPlan;
 use rift_cas::remote::reference::SignedRef;
 use rift_cas::{log, record, roots};
+use rift_tree::sidecar::Sidecar;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((which, bytes)) = bytes.split_first() else {
         return;
     };
-    match which % 7 {
+    match which % 8 {
         0 => pack(bytes),
         1 => {
             let check = log::check_segment(bytes);
@@ -40,13 +43,32 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(signed.encode(), bytes);
             }
         }
-        _ => {
+        6 => {
             if let Ok(signed) = SignedDenyList::decode(bytes) {
                 assert_eq!(signed.encode(), bytes);
             }
         }
+        _ => places(bytes),
     }
 });
+
+/// The checksum is put right, so that what is behind it is read.
+fn places(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    if let Ok((sidecar, _)) = Sidecar::split(&bytes) {
+        let length = sidecar.len();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes[..96]).update(&bytes[128..length]);
+        bytes[96..128].copy_from_slice(hasher.finalize().as_bytes());
+    }
+    if let Ok(places) = Places::parse(&bytes) {
+        assert!(places.sidecar.container_count() as usize <= bytes.len() / 64);
+    }
+    if let Ok((frames, rest)) = Frames::decode(&bytes) {
+        assert_eq!([&frames.encode(), rest].concat(), bytes);
+        assert!(frames.plain_bytes() <= (bytes.len() as u64) << 17);
+    }
+}
 
 fn pack(bytes: &[u8]) {
     let path = PathBuf::from(format!("/dev/shm/rift-fuzz-{}", std::process::id()));

@@ -41,6 +41,8 @@ pub(crate) struct Meter {
     pub(crate) others: AtomicU64,
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) received_bytes: AtomicU64,
+    /// How many bytes more came out of frames than were in them.
+    pub(crate) gained_bytes: AtomicU64,
 }
 
 impl Meter {

@@ -3,7 +3,8 @@
 //! One thread looks at what is wanted and makes requests of it; a few others make them. What lies close together in one object
 //! comes with one request, as far as the bytes between are few beside what was wanted, and these are kept as well. Blobs that
 //! lie behind a wanted one come along as long as most of what came that way was needed: most trees are read package by package,
-//! in the order that packs have. A blob that is on its way is not asked for again.
+//! in the order that packs have. Of an object in frames all that lies in a frame comes with it, and nothing else does. A blob that is
+//! on its way is not asked for again.
 //!
 //! A remote that fails is asked once more, and then not for a while: who waits is told so at once.
 
@@ -15,13 +16,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rift_tree::arrival::Arrivals;
-use rift_tree::sidecar::Sidecar;
 use rift_tree::{BlobHash, Manifest};
 
 use super::access::AccessKey;
 use super::error::{Error, Result};
 use super::keys::TrustedKeys;
-use super::{Remote, Traffic, data_object};
+use super::places::{Object, Places};
+use super::{Remote, Traffic};
 use crate::blobs::BlobIndex;
 use crate::pack::PackedKind;
 use crate::partial::{Bases, Partial, ring, sleep_on, wake};
@@ -106,21 +107,21 @@ struct Lie {
     places: Vec<Option<u32>>,
     /// Where each object begins in the data file.
     starts: Vec<u64>,
-    objects: Vec<(String, u64)>,
+    objects: Vec<Object>,
 }
 
 impl Lie {
-    fn new(manifest: &Manifest<'_>, places: &Sidecar<'_>) -> Option<Self> {
-        let starts = Bases::new(places)?.starts;
-        let numbers = 0..places.container_count();
+    fn new(manifest: &Manifest<'_>, places: &Places<'_>) -> Option<Self> {
+        let starts = Bases::new(&places.sidecar)?.starts;
+        let numbers = 0..places.sidecar.container_count();
         let objects = numbers.map(|number| {
-            let container = places.container(number)?;
-            Some((data_object(&container.name, container.kind), container.stamp.size))
+            let container = places.sidecar.container(number)?;
+            Some(places.object(number, &container))
         });
         let objects = objects.collect::<Option<Vec<_>>>()?;
         let sized = (0..).zip(sizes(manifest)).filter(|(_, size)| *size > 0);
         let lying = sized.map(|(blob, size)| {
-            let location = places.location(blob)?;
+            let location = places.sidecar.location(blob)?;
             let hash = manifest.blob_hash(blob)?;
             Some(Lying { blob, object: location.container, offset: location.offset, size, hash })
         });
@@ -140,36 +141,90 @@ impl Lie {
     fn slice(&self, range: &Range<u32>) -> &[Lying] {
         self.list.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
+
+    /// Returns what comes with a blob: the places that lie whole in the frames that hold it, and the bytes of the object that are read.
+    fn unit(&self, place: u32) -> Option<(Range<u32>, Range<u64>)> {
+        let one = self.at(place)?;
+        let object = self.objects.get(one.object as usize)?;
+        let bytes = one.bytes();
+        let (around, sent) = (object.around(&bytes), object.sent(&bytes));
+        let mut unit = place..place + 1;
+        let (mut first, mut last) = (one, one);
+        while let Some(before) = unit.start.checked_sub(1).and_then(|before| self.at(before))
+            && before.object == one.object
+            && around.start <= before.offset
+            && before.bytes().end <= first.offset
+        {
+            first = before;
+            unit.start -= 1;
+        }
+        while let Some(next) = self.at(unit.end)
+            && next.object == one.object
+            && last.bytes().end <= next.offset
+            && next.bytes().end <= around.end
+        {
+            last = next;
+            unit.end += 1;
+        }
+        Some((unit, sent))
+    }
+
+    fn is_in_frames(&self, one: &Lying) -> bool {
+        self.objects.get(one.object as usize).is_some_and(|object| object.frames.is_some())
+    }
+}
+
+impl Lying {
+    fn bytes(&self) -> Range<u64> {
+        self.offset..self.offset + self.size
+    }
+}
+
+/// A request that is being made.
+struct Open {
+    places: Range<u32>,
+    /// Of the object.
+    sent: Range<u64>,
+    useful_bytes: u64,
+    wasted_bytes: u64,
 }
 
 /// Makes requests of places, which are in order: each a range of places in one object.
 ///
-/// Between two wanted ones lie others that come along: at most [`GAP_MAX`] bytes, and all of a request's no more than a part of
-/// what is wanted of it.
+/// Between two wanted ones lie others that come along: at most [`GAP_MAX`] bytes of the object, and all of a request's no more than a
+/// part of what is wanted of it. What lies in one frame with a wanted one comes anyway.
 fn requests(lie: &Lie, wanted: &[u32]) -> Vec<Range<u32>> {
     let mut requests = Vec::new();
-    let mut open: Option<(Range<u32>, u64, u64)> = None;
+    let mut open: Option<Open> = None;
     for place in wanted {
-        let Some(one) = lie.at(*place) else { continue };
-        if let Some((range, useful, wasted)) = &mut open
-            && let (Some(first), Some(last)) = (lie.at(range.start), lie.at(range.end - 1))
+        let (Some(one), Some((unit, sent))) = (lie.at(*place), lie.unit(*place)) else { continue };
+        if let Some(open) = &mut open
+            && let Some(last) = lie.at(open.places.end - 1)
             && one.object == last.object
-            && one.offset >= last.offset + last.size
         {
-            let gap = one.offset - (last.offset + last.size);
-            let total = one.offset + one.size - first.offset;
-            let waste_max = (*useful + one.size) / WASTE_PART + WASTE_FREE;
-            if gap <= GAP_MAX && total <= REQUEST_MAX && *wasted + gap <= waste_max {
-                range.end = place + 1;
-                *useful += one.size;
-                *wasted += gap;
+            if *place < open.places.end {
+                continue;
+            }
+            let gap = sent.start.saturating_sub(open.sent.end);
+            let more = sent.end.saturating_sub(sent.start.max(open.sent.end));
+            let useful_bytes = open.useful_bytes + more;
+            let wasted_bytes = open.wasted_bytes + gap;
+            if one.offset >= last.bytes().end
+                && gap <= GAP_MAX
+                && sent.end.saturating_sub(open.sent.start) <= REQUEST_MAX
+                && wasted_bytes <= useful_bytes / WASTE_PART + WASTE_FREE
+            {
+                let places = open.places.start..unit.end;
+                let sent = open.sent.start..sent.end.max(open.sent.end);
+                *open = Open { places, sent, useful_bytes, wasted_bytes };
                 continue;
             }
         }
-        requests.extend(open.take().map(|(range, ..)| range));
-        open = Some((*place..place + 1, one.size, 0));
+        requests.extend(open.take().map(|open| open.places));
+        let useful_bytes = sent.end - sent.start;
+        open = Some(Open { places: unit, sent, useful_bytes, wasted_bytes: 0 });
     }
-    requests.extend(open.map(|(range, ..)| range));
+    requests.extend(open.map(|open| open.places));
     requests
 }
 
@@ -373,7 +428,7 @@ impl Shared {
         // What lies behind, in the same object.
         let mut behind = Vec::new();
         for place in &wanted {
-            let Some(first) = lie.at(*place) else { continue };
+            let Some(first) = lie.at(*place).filter(|one| !lie.is_in_frames(one)) else { continue };
             let mut end = first.offset + first.size;
             for next in place + 1.. {
                 let Some(one) = lie.at(next).filter(|one| one.object == first.object) else {
@@ -543,23 +598,20 @@ fn read(
         return Ok(());
     };
     let number = first.object as usize;
-    let (Some((object, size)), Some(start)) = (lie.objects.get(number), lie.starts.get(number))
-    else {
+    let (Some(object), Some(start)) = (lie.objects.get(number), lie.starts.get(number)) else {
         return Ok(());
     };
-    let wrong = |reason: String| Error::Wrong { object: object.clone(), reason };
-    let asked = first.offset..last.offset + last.size;
-    let length = asked.end - asked.start;
-    // Any server can send a whole object, not each knows ranges.
-    let (asked, max, mut at) = match length >= size / 10 * 9 {
-        true => (None, *size, 0),
-        false => (Some(asked), length, first.offset),
-    };
+    let wrong = |reason: String| Error::Wrong { object: object.name.clone(), reason };
+    let is_apart = |pair: &[&Lying]| pair[0].bytes().end <= pair[1].offset;
+    if !missing.windows(2).all(is_apart) {
+        return Err(wrong("blobs lie in each other".to_owned()));
+    }
+    let asked = first.offset..last.bytes().end;
     let mut left = missing.iter().copied();
     let mut current = left.next();
     let mut hasher = blake3::Hasher::new();
     let mut done = 0;
-    let mut take = |mut chunk: &[u8]| -> Result<()> {
+    let mut take = |mut at: u64, mut chunk: &[u8]| -> Result<()> {
         while let Some(one) = current {
             let skipped = one.offset.saturating_sub(at).min(chunk.len() as u64);
             // At most the length of the chunk.
@@ -571,18 +623,21 @@ fn read(
                 return Ok(());
             }
             hasher.update(part);
+            let is_whole = at + part.len() as u64 == end;
+            if is_whole {
+                let actual = BlobHash::from_bytes(*hasher.finalize().as_bytes());
+                if actual != one.hash {
+                    return Err(wrong(format!("bytes of {} hash to {actual}", one.hash)));
+                }
+            }
             partial
                 .data
                 .write_all_at(part, start + at)
                 .map_err(|source| crate::Error::io("write", &partial.path_of("data"))(source))?;
             at += part.len() as u64;
             chunk = rest;
-            if at < end {
+            if !is_whole {
                 return Ok(());
-            }
-            let actual = BlobHash::from_bytes(*hasher.finalize().as_bytes());
-            if actual != one.hash {
-                return Err(wrong(format!("bytes of {} hash to {actual}", one.hash)));
             }
             hasher.reset();
             publish(arrivals, one.blob);
@@ -591,7 +646,7 @@ fn read(
         }
         Ok(())
     };
-    let read = remote.read(object, asked, max, &mut take);
+    let read = object.read(remote, &asked, &mut take);
     // What comes after what was wanted does no harm.
     match done == missing.len() {
         true => Ok(()),

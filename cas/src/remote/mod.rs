@@ -3,8 +3,9 @@
 //! ```text
 //! data/HEX.pack    a pack as stores have them, of blobs that one push brought
 //! data/HEX.blob    a large blob
+//! data/….zst       one of both, compressed (see `frames`)
 //! trees/HEX        a manifest, by its tree hash
-//! places/HEX       a tree's sidecar, by its BLAKE3: in which objects the tree's bytes are, and where there
+//! places/HEX       a tree's sidecar, by its BLAKE3: in which objects the tree's bytes are, and where there (see `places`)
 //! refs/NAME        a signed ref (see `reference`)
 //! plans/KEY        a signed plan (see `plan`)
 //! access/KEY       which blobs a command needed (see `access`)
@@ -24,11 +25,14 @@ pub mod address;
 pub mod aws;
 pub mod denied;
 mod error;
+pub mod frames;
 mod http;
 pub mod keys;
 pub mod lazy;
 mod namespace;
+pub mod places;
 pub mod plan;
+mod present;
 mod prune;
 mod pull;
 mod push;
@@ -36,7 +40,6 @@ pub mod reference;
 mod share;
 mod sweep;
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -71,10 +74,6 @@ pub use self::share::{Shareable, without_secrets};
 
 /// How many objects are moved at once.
 const AT_ONCE: usize = 4;
-/// A listing is read up to this many objects; those that it does not reach are asked for one by one.
-const LISTED_MAX: usize = 20_000;
-/// Fewer objects are asked for one by one: a listing tells of others' objects too.
-const ASKED_MAX: usize = 2;
 /// Objects from this size on are sent in parts.
 const PARTS_FROM: u64 = 96 << 20;
 const PART_BYTES: usize = 16 << 20;
@@ -140,6 +139,8 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// Bytes of objects that were received.
     pub received_bytes: u64,
+    /// How many these are when nothing is compressed.
+    pub unpacked_bytes: u64,
 }
 
 impl Traffic {
@@ -260,6 +261,7 @@ impl Remote {
             others: read(&self.meter.others),
             sent_bytes: read(&self.meter.sent_bytes),
             received_bytes: read(&self.meter.received_bytes),
+            unpacked_bytes: read(&self.meter.received_bytes) + read(&self.meter.gained_bytes),
         }
     }
 
@@ -325,6 +327,11 @@ impl Remote {
 
     fn received(&self, bytes: usize) {
         self.meter.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that came out of frames beyond those that were in them.
+    fn unpacked(&self, gained_bytes: u64) {
+        self.meter.gained_bytes.fetch_add(gained_bytes, Ordering::Relaxed);
     }
 
     /// Returns how much there is left of the time for all requests.
@@ -499,41 +506,6 @@ impl Remote {
         }
     }
 
-    /// Returns which of some objects of `data` are there with the length that they have to have, by one listing or few requests.
-    fn present(&self, wanted: &[(String, u64)]) -> Result<HashSet<String>> {
-        let mut present = self.present_here(wanted)?;
-        let missing: Vec<_> =
-            wanted.iter().filter(|(object, _)| !present.contains(object)).cloned().collect();
-        if let Some(main) = self.main().filter(|_| !missing.is_empty()) {
-            // It only saves bytes.
-            present.extend(main.present_here(&missing).unwrap_or_default());
-        }
-        Ok(present)
-    }
-
-    fn present_here(&self, wanted: &[(String, u64)]) -> Result<HashSet<String>> {
-        let mut found = std::collections::HashMap::new();
-        let mut is_complete = false;
-        if wanted.len() > ASKED_MAX {
-            const FOLDER: &str = "data";
-            let listed = self.listed(FOLDER, LISTED_MAX)?;
-            is_complete = listed.len() < LISTED_MAX;
-            found.extend(listed);
-        }
-        let mut present = HashSet::new();
-        for (object, length) in wanted {
-            let there = match found.get(object) {
-                Some(length) => Some(*length),
-                None if is_complete => None,
-                None => self.length(object)?,
-            };
-            if there == Some(*length) {
-                present.insert(object.clone());
-            }
-        }
-        Ok(present)
-    }
-
     /// Returns the first objects directly below a folder, with their lengths.
     fn listed(&self, folder: &'static str, max: usize) -> Result<Vec<(String, u64)>> {
         let path = self.path(folder);
@@ -599,16 +571,18 @@ impl Remote {
     }
 
     /// Makes an object; tells whether it was not there.
-    fn create(&self, object: &str, bytes: Vec<u8>) -> Result<bool> {
+    fn create(&self, object: &str, bytes: impl Into<Bytes>) -> Result<bool> {
         self.put_if(object, bytes, PutMode::Create)
     }
 
-    fn put_if(&self, object: &str, bytes: Vec<u8>, mode: PutMode) -> Result<bool> {
+    fn put_if(&self, object: &str, bytes: impl Into<Bytes>, mode: PutMode) -> Result<bool> {
         use object_store::Error::{AlreadyExists, Precondition};
+        let bytes = bytes.into();
+        let limit = self.limits.of_bytes(bytes.len() as u64) * 2 + self.limits.of_request();
         let path = self.path(object);
         self.count("PUT", bytes.len());
         let options = PutOptions { mode, ..PutOptions::default() };
-        let payload = PutPayload::from(Bytes::from(bytes));
+        let payload = PutPayload::from(bytes);
         let put = async {
             match self.objects.put_opts(&path, payload, options).await {
                 Ok(_) => Ok(true),
@@ -616,7 +590,7 @@ impl Remote {
                 Err(error) => Err(error),
             }
         };
-        self.wait("write", object, self.limits.of_request(), put)
+        self.wait("write", object, limit, put)
     }
 
     /// Reads a ref; nothing is known of its signature.
@@ -680,9 +654,11 @@ impl std::fmt::Debug for Remote {
 fn data_object(name: &[u8; 32], kind: ContainerKind) -> String {
     let name = rift_tree::BlobHash::from_bytes(*name);
     match kind {
-        // No remote has data of a partial tree; what says so names an object that is not there.
+        // No remote has data of a partial tree: places that say so are refused.
         ContainerKind::Pack | ContainerKind::Partial => format!("data/{name}.pack"),
         ContainerKind::Loose => format!("data/{name}.blob"),
+        ContainerKind::PackInFrames => format!("data/{name}.pack.zst"),
+        ContainerKind::LooseInFrames => format!("data/{name}.blob.zst"),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use rustix::fs::FlockOperation;
 use super::address::Scheme;
 use super::error::{Error, Result};
 use super::keys::TrustedKeys;
+use super::places::Object;
 use super::pull::{Job, jobs};
 use super::reference::{self, Located, SignedRef};
 use super::{Remote, places_object, plan};
@@ -138,32 +140,83 @@ impl Kept<'_> {
             return Ok(None);
         }
         let mut objects = vec![format!("trees/{}", at.tree), places_object(&at.places)];
-        objects.extend(jobs.into_iter().map(|job| job.object));
+        objects.extend(jobs.into_iter().map(|job| job.object.name));
         Ok(Some(objects))
     }
 }
 
 /// Tells whether an object has all that is wanted of it; one that can't be read has not.
 fn is_whole(folder: &Path, job: &Job) -> bool {
-    let Ok(file) = File::open(folder.join(&job.object)) else { return false };
-    if !file.metadata().is_ok_and(|stat| stat.len() == job.size) {
+    let Ok(file) = File::open(folder.join(&job.object.name)) else { return false };
+    if !file.metadata().is_ok_and(|stat| stat.len() == job.object.length()) {
         return false;
     }
+    let mut open = Open { file, object: &job.object, frame: (0..0, Vec::new()) };
     let mut chunk = vec![0; CHUNK_BYTES];
-    job.wanted.iter().all(|wanted| {
-        let mut hasher = blake3::Hasher::new();
-        let mut done = 0;
-        while done < wanted.size {
-            // At most the length of the chunk.
-            let length = (wanted.size - done).min(CHUNK_BYTES as u64) as usize;
-            if file.read_exact_at(&mut chunk[..length], wanted.offset + done).is_err() {
-                return false;
+    open.has_its_table()
+        && job.wanted.iter().all(|wanted| {
+            let mut hasher = blake3::Hasher::new();
+            let mut done = 0;
+            while done < wanted.size {
+                // At most the length of the chunk.
+                let length = (wanted.size - done).min(CHUNK_BYTES as u64) as usize;
+                if open.read(&mut chunk[..length], wanted.offset + done).is_none() {
+                    return false;
+                }
+                hasher.update(&chunk[..length]);
+                done += length as u64;
             }
-            hasher.update(&chunk[..length]);
-            done += length as u64;
+            hasher.finalize().as_bytes() == wanted.hash.as_bytes()
+        })
+}
+
+/// An object whose blobs are read.
+struct Open<'j> {
+    file: File,
+    object: &'j Object,
+    /// The bytes of the last frame, and where they are.
+    frame: (Range<u64>, Vec<u8>),
+}
+
+impl Open<'_> {
+    /// Tells whether an object in frames has the table that others find at its end.
+    fn has_its_table(&self) -> bool {
+        let Some(frames) = &self.object.frames else { return true };
+        let mut table = frames.encode();
+        let (expected, start) = (table.clone(), frames.object_bytes() - table.len() as u64);
+        self.file.read_exact_at(&mut table, start).is_ok() && table == expected
+    }
+
+    /// Reads bytes of what the object holds, if that can be read.
+    fn read(&mut self, mut buffer: &mut [u8], mut at: u64) -> Option<()> {
+        let Some(frames) = &self.object.frames else {
+            return self.file.read_exact_at(buffer, at).ok();
+        };
+        while !buffer.is_empty() {
+            if !self.frame.0.contains(&at) {
+                let one = at..at.checked_add(1)?;
+                let sent = frames.compressed(&one);
+                let mut compressed = vec![0; usize::try_from(sent.end - sent.start).ok()?];
+                self.file.read_exact_at(&mut compressed, sent.start).ok()?;
+                let mut bytes = Vec::new();
+                let mut decoding = frames.decoding(&self.object.name, &one, false).ok()?;
+                let mut take = |_, plain: &[u8]| {
+                    bytes.extend_from_slice(plain);
+                    Ok(())
+                };
+                decoding.push(&compressed, &mut take).ok()?;
+                self.frame = (frames.around(&one), bytes);
+            }
+            let start = usize::try_from(at - self.frame.0.start).ok()?;
+            let found = self.frame.1.get(start..).filter(|found| !found.is_empty())?;
+            let length = found.len().min(buffer.len());
+            let (now, rest) = buffer.split_at_mut(length);
+            now.copy_from_slice(&found[..length]);
+            buffer = rest;
+            at += length as u64;
         }
-        hasher.finalize().as_bytes() == wanted.hash.as_bytes()
-    })
+        Some(())
+    }
 }
 
 /// Returns what the ref at `path` says; `None` for a file that is no ref, or one of another name.

@@ -11,18 +11,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rift_tree::builder::Built;
-use rift_tree::sidecar::{ContainerKind, Sidecar};
 use rift_tree::{BlobHash, Manifest, TreeHash};
 
 use super::error::{Error, Result};
 use super::keys::{NamedKey, TrustedKeys};
+use super::places::{Object, Places};
 use super::reference::Located;
-use super::{AT_ONCE, Progress, Remote, Watch, data_object, places_object};
+use super::{AT_ONCE, Progress, Remote, Watch, places_object};
 use crate::blobs::{BlobIndex, LOOSE_FROM};
 use crate::import::{Import, Unit};
 use crate::pack::PackedKind;
 use crate::store::Store;
-use crate::tree::{check_manifest, checked_sidecar, sizes};
+use crate::tree::{check_manifest, sizes};
 
 /// Bytes between two wanted blobs that are read along: less than what another request costs in time, at 90 MB/s and 20 ms
 /// divided by what is moved at once.
@@ -57,8 +57,7 @@ pub(super) struct Wanted {
 
 /// An object with what is wanted of it, in the order of the offsets.
 pub(super) struct Job {
-    pub(super) object: String,
-    pub(super) size: u64,
+    pub(super) object: Object,
     pub(super) wanted: Vec<Wanted>,
 }
 
@@ -211,8 +210,8 @@ impl Remote {
             if *blake3::hash(bytes).as_bytes() != at.places {
                 return Err("its bytes do not have the hash that names it".to_owned());
             }
-            let is_of_tree = |places: Sidecar<'_>| places.tree() == at.tree;
-            let is_right = checked_sidecar(bytes).is_some_and(is_of_tree);
+            let places = Places::parse(bytes).map_err(|error| error.to_string())?;
+            let is_right = places.sidecar.tree() == at.tree;
             is_right.then_some(()).ok_or_else(|| "it is not the sidecar of that tree".to_owned())
         };
         self.whole(&places_object(&at.places), at.places_bytes, check)
@@ -230,7 +229,8 @@ pub(super) fn jobs(
         Error::Wrong { object, reason: reason.to_owned() }
     };
     let manifest = Manifest::parse(manifest).map_err(|_| wrong("the manifest is damaged"))?;
-    let places = Sidecar::parse(places).map_err(|_| wrong("the sidecar is damaged"))?;
+    let objects = Places::parse(places).map_err(|_| wrong("the sidecar is damaged"))?;
+    let places = &objects.sidecar;
     if places.blob_count() != manifest.blob_count() {
         return Err(wrong("it has another number of blobs than the manifest"));
     }
@@ -250,16 +250,13 @@ pub(super) fn jobs(
         };
         let end = location.offset.checked_add(size);
         if end.is_none_or(|end| end > container.stamp.size)
-            || (container.kind == ContainerKind::Loose) != (size >= LOOSE_FROM)
+            || container.kind.is_loose() != (size >= LOOSE_FROM)
         {
             return Err(wrong("a blob lies outside its object, or in one of the wrong kind"));
         }
-        let object = || data_object(&container.name, container.kind);
-        let job = jobs[location.container as usize].get_or_insert_with(|| Job {
-            object: object(),
-            size: container.stamp.size,
-            wanted: Vec::new(),
-        });
+        let object = || objects.object(location.container, &container);
+        let job = jobs[location.container as usize]
+            .get_or_insert_with(|| Job { object: object(), wanted: Vec::new() });
         job.wanted.push(Wanted { offset: location.offset, size, hash });
     }
     let mut jobs: Vec<Job> = jobs.into_iter().flatten().collect();
@@ -328,15 +325,17 @@ fn take_object(remote: &Remote, unit: &mut Unit<'_>, job: &Job, tell: &dyn Fn(u6
     Ok(())
 }
 
-/// Returns how many of the blobs one request brings, and the bytes that it reads.
-fn run(wanted: &[Wanted]) -> (usize, Range<u64>) {
+/// Returns how many of the blobs one request brings, and the bytes that it reads of what the object holds.
+fn run(object: &Object, wanted: &[Wanted]) -> (usize, Range<u64>) {
     let Some(first) = wanted.first() else {
         return (0, 0..0);
     };
     let mut range = first.offset..first.offset + first.size;
     let mut count = 1;
     for next in &wanted[1..] {
-        if next.offset < range.end || next.offset - range.end > GAP_MAX {
+        let bytes = next.offset..next.offset + next.size;
+        let gap = object.sent(&bytes).start.saturating_sub(object.sent(&range).end);
+        if next.offset < range.end || gap > GAP_MAX {
             break;
         }
         range.end = next.offset + next.size;
@@ -353,19 +352,12 @@ fn take_run(
     done: &mut usize,
     tell: &dyn Fn(u64),
 ) -> Result<()> {
-    let wrong = |reason: String| Error::Wrong { object: job.object.clone(), reason };
-    let (count, range) = run(&job.wanted[*done..]);
+    let wrong = |reason: String| Error::Wrong { object: job.object.name.clone(), reason };
+    let (count, range) = run(&job.object, &job.wanted[*done..]);
     let last = *done + count;
-    let length = range.end - range.start;
-    // Any server can send a whole object, not each knows ranges.
-    let (asked, max) = match length >= job.size / 10 * 9 {
-        true => (None, job.size),
-        false => (Some(range), length),
-    };
-    let mut at = asked.as_ref().map_or(0, |range| range.start);
     let mut is_begun = false;
     let mut hasher = blake3::Hasher::new();
-    let mut take = |mut chunk: &[u8]| -> Result<()> {
+    let mut take = |mut at: u64, mut chunk: &[u8]| -> Result<()> {
         while *done < last {
             let wanted = job.wanted[*done];
             let skipped = wanted.offset.saturating_sub(at).min(chunk.len() as u64);
@@ -402,11 +394,11 @@ fn take_run(
         }
         Ok(())
     };
-    if length == 0 {
+    if range.is_empty() {
         // Blobs without bytes are nowhere.
-        return take(&[]);
+        return take(range.start, &[]);
     }
-    let read = remote.read(&job.object, asked, max, &mut take);
+    let read = job.object.read(remote, &range, &mut take);
     unit.abandon();
     // What comes after what was wanted does no harm.
     match *done == last {
@@ -422,6 +414,7 @@ mod tests {
     #[test]
     fn a_range_goes_over_small_gaps_only() {
         let hash = BlobHash::from_bytes([0; 32]);
+        let object = Object { name: String::new(), size: 1 << 30, frames: None };
         let wanted = |list: &[(u64, u64)]| -> Vec<Wanted> {
             list.iter()
                 .map(|(offset, size)| Wanted { offset: *offset, size: *size, hash })
@@ -437,7 +430,7 @@ mod tests {
             (&[(64, 10), (70, 5)], 1, 64..74),
             (&[(64, 0), (64, 5)], 2, 64..69),
         ] {
-            assert_eq!(run(&wanted(list)), (count, range), "{list:?}");
+            assert_eq!(run(&object, &wanted(list)), (count, range), "{list:?}");
         }
     }
 }

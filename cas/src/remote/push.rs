@@ -4,17 +4,25 @@
 //! packs of their own, in the order of the tree, so nothing of another tree leaves the machine. Which packs these are
 //! follows from the tree and from what the remote has, so a push that was interrupted finds its own packs again, by one
 //! listing, and sends what is missing. The ref comes last.
+//!
+//! An object is sent in frames where that saves a tenth of it (see `frames`). One in frames is never replaced: another version of
+//! zstd makes other frames, and trees may know the table of those that are there. So it is made only where there is none; else
+//! its own table is read, and where there is no right one, the object is sent plain, under its other name.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rift_tree::sidecar::{self, Container, ContainerKind, Location, Sidecar, Stamp};
+use bytes::Bytes;
+use rift_tree::sidecar::{self, Container, ContainerKind, Location, Stamp};
 use rift_tree::{BlobHash, Manifest, TreeHash};
 
 use super::error::{Error, Result};
+use super::frames::{self, Frames};
 use super::keys::{PrivateKey, TrustedKeys};
+use super::places::Places;
+use super::present::Present;
 use super::reference::{Located, SignedRef, Statement};
 use super::share::open_whole;
 use super::{AT_ONCE, PARTS_FROM, Progress, Remote, Watch, data_object, places_object};
@@ -25,6 +33,8 @@ use crate::tree::{OpenTree, sizes};
 
 /// Packs are held in memory while they are sent.
 const PACKS_AT_ONCE: usize = AT_ONCE / 2;
+/// How often an object is sent that is not to replace another: clients do not try that again by themselves.
+const ATTEMPTS: usize = 2;
 /// Manifests and sidecars from this size on are only sent where they are missing.
 const LOOK_FIRST_FROM: usize = 1 << 20;
 
@@ -47,18 +57,37 @@ struct Blob {
     size: u64,
 }
 
-/// An object that holds blobs: on the remote, or on its way there.
+/// A pack or a large blob: on the remote, or on its way there. Whether its object is in frames is told elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Place {
     name: [u8; 32],
     size: u64,
-    kind: ContainerKind,
+    is_loose: bool,
 }
 
 impl Place {
-    fn object(&self) -> (String, u64) {
-        (data_object(&self.name, self.kind), self.size)
+    fn kind(&self, is_in_frames: bool) -> ContainerKind {
+        match (self.is_loose, is_in_frames) {
+            (false, false) => ContainerKind::Pack,
+            (true, false) => ContainerKind::Loose,
+            (false, true) => ContainerKind::PackInFrames,
+            (true, true) => ContainerKind::LooseInFrames,
+        }
     }
+
+    fn object(&self, is_in_frames: bool) -> String {
+        data_object(&self.name, self.kind(is_in_frames))
+    }
+}
+
+/// The frames of places whose objects are in frames.
+type Framed = HashMap<Place, Frames>;
+
+/// What a remote has of a tree: where each blob is.
+#[derive(Default)]
+struct Known {
+    places: HashMap<BlobHash, (Place, u64)>,
+    framed: Framed,
 }
 
 /// An object to make, with its blobs and where each begins.
@@ -132,11 +161,11 @@ pub(super) fn send_tree(
     let blobs = blobs(&opened)?;
     let known = match before {
         Some(before) => known(remote, store, before)?,
-        None => HashMap::new(),
+        None => Known::default(),
     };
-    let shipment = Shipment::plan(remote, &blobs, known)?;
+    let mut shipment = Shipment::plan(remote, &blobs, known)?;
     shipment.send(remote, &opened, watch)?;
-    let places = shipment.sidecar(&opened, &blobs)?;
+    let places = shipment.places(&opened, &blobs)?;
     let at = Located {
         tree,
         manifest_bytes: opened.manifest().as_bytes().len() as u64,
@@ -188,17 +217,13 @@ fn lost(tree: &OpenTree) -> Error {
 }
 
 /// Returns where the blobs of the tree are that a ref meant before; nothing when the remote has lost its record.
-fn known(
-    remote: &Remote,
-    store: &Store,
-    before: &Located,
-) -> Result<HashMap<BlobHash, (Place, u64)>> {
+fn known(remote: &Remote, store: &Store, before: &Located) -> Result<Known> {
     let absent = |error: Error| match error {
         Error::Missing { .. } | Error::Wrong { .. } => Ok(None),
         error => Err(error),
     };
     let Some(places) = remote.places(before).map(Some).or_else(absent)? else {
-        return Ok(HashMap::new());
+        return Ok(Known::default());
     };
     let local = store.map_manifest(before.tree).ok().flatten();
     let fetched = match local {
@@ -206,16 +231,28 @@ fn known(
         None => remote.manifest(before).map(Some).or_else(absent)?,
     };
     let bytes = local.as_deref().or(fetched.as_deref()).unwrap_or_default();
-    let mut known = HashMap::new();
-    let (Ok(manifest), Ok(places)) = (Manifest::parse(bytes), Sidecar::parse(&places)) else {
+    let mut known = Known::default();
+    let (Ok(manifest), Ok(places)) = (Manifest::parse(bytes), Places::parse(&places)) else {
         return Ok(known);
     };
-    for number in 0..manifest.blob_count().min(places.blob_count()) {
-        let (Some(hash), Some(at)) = (manifest.blob_hash(number), places.location(number)) else {
+    let sidecar = &places.sidecar;
+    let place = |Container { name, stamp, kind }| Place {
+        name,
+        size: stamp.size,
+        is_loose: ContainerKind::is_loose(kind),
+    };
+    for number in 0..sidecar.container_count() {
+        if let (Some(container), Some(frames)) = (sidecar.container(number), places.frames(number))
+        {
+            known.framed.insert(place(container), frames.clone());
+        }
+    }
+    for number in 0..manifest.blob_count().min(sidecar.blob_count()) {
+        let (Some(hash), Some(at)) = (manifest.blob_hash(number), sidecar.location(number)) else {
             continue;
         };
-        if let Some(Container { name, stamp, kind }) = places.container(at.container) {
-            known.insert(hash, (Place { name, size: stamp.size, kind }, at.offset));
+        if let Some(container) = sidecar.container(at.container) {
+            known.places.insert(hash, (place(container), at.offset));
         }
     }
     Ok(known)
@@ -224,46 +261,56 @@ fn known(
 /// What goes to the remote, and where each blob of the tree is afterwards.
 struct Shipment {
     places: HashMap<BlobHash, (Place, u64)>,
+    framed: Framed,
     missing: Vec<Parcel>,
 }
 
 impl Shipment {
-    fn plan(
-        remote: &Remote,
-        blobs: &[Blob],
-        mut known: HashMap<BlobHash, (Place, u64)>,
-    ) -> Result<Self> {
+    fn plan(remote: &Remote, blobs: &[Blob], known: Known) -> Result<Self> {
+        let Known { places: mut known, mut framed } = known;
         let wanted: HashSet<BlobHash> = blobs.iter().map(|blob| blob.hash).collect();
         known.retain(|hash, _| wanted.contains(hash));
         let parcels = parcels(blobs, &known);
-        let mut objects: Vec<(String, u64)> = {
-            let used: HashSet<Place> = known.values().map(|(place, _)| *place).collect();
-            used.iter()
-                .chain(parcels.iter().map(|parcel| &parcel.place))
-                .map(Place::object)
-                .collect()
-        };
-        objects.sort();
-        objects.dedup();
-        let present = remote.present(&objects)?;
-        let is_there = |place: &Place| present.contains(&place.object().0);
+        let used: HashSet<Place> = known.values().map(|(place, _)| *place).collect();
+        let mut present = Present::new(remote, used.len() + parcels.len());
+        let mut there = HashSet::new();
+        for place in &used {
+            let frames = framed.get(place);
+            let length = frames.map_or(place.size, Frames::object_bytes);
+            if present.length(&place.object(frames.is_some()))? == Some(length) {
+                there.insert(*place);
+            }
+        }
+        // What an interrupted push has left, or another tree.
+        for Parcel { place, .. } in &parcels {
+            let length = present.length(&place.object(true))?;
+            let frames = length.map(|length| remote.frames(place, length)).transpose()?.flatten();
+            if let Some(frames) = frames {
+                framed.insert(*place, frames);
+                there.insert(*place);
+            } else if present.length(&place.object(false))? == Some(place.size) {
+                framed.remove(place);
+                there.insert(*place);
+            }
+        }
         let before = known.len();
-        known.retain(|_, (place, _)| is_there(place));
+        known.retain(|_, (place, _)| there.contains(place));
         let parcels = match known.len() == before {
             true => parcels,
             // Objects that a tree needs are gone: their blobs are sent anew.
             false => self::parcels(blobs, &known),
         };
+        framed.retain(|place, _| there.contains(place));
         let mut places = known;
         for parcel in &parcels {
             places.extend(parcel.blobs.iter().map(|(blob, at)| (blob.hash, (parcel.place, *at))));
         }
-        let missing = parcels.into_iter().filter(|parcel| !is_there(&parcel.place)).collect();
-        Ok(Self { places, missing })
+        let missing = parcels.into_iter().filter(|parcel| !there.contains(&parcel.place)).collect();
+        Ok(Self { places, framed, missing })
     }
 
     /// Sends what is missing, several objects at once.
-    fn send(&self, remote: &Remote, tree: &OpenTree, watch: Watch<'_>) -> Result<()> {
+    fn send(&mut self, remote: &Remote, tree: &OpenTree, watch: Watch<'_>) -> Result<()> {
         let total_bytes = self.missing.iter().map(|parcel| parcel.place.size).sum();
         let done_bytes = AtomicU64::new(0);
         let tell = |bytes: u64| {
@@ -272,16 +319,24 @@ impl Shipment {
         };
         let queue: Mutex<VecDeque<&Parcel>> = Mutex::new(self.missing.iter().collect());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let framed = Mutex::new(std::mem::take(&mut self.framed));
         let work = || {
             while let Some(parcel) = next() {
-                if let Err(error) = send_parcel(remote, tree, parcel, &tell) {
-                    queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                    return Err(error);
+                match send_parcel(remote, tree, parcel, &tell) {
+                    Ok(None) => {}
+                    Ok(Some(frames)) => {
+                        let mut framed = framed.lock().unwrap_or_else(PoisonError::into_inner);
+                        framed.insert(parcel.place, frames);
+                    }
+                    Err(error) => {
+                        queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                        return Err(error);
+                    }
                 }
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
+        let sent = std::thread::scope(|scope| {
             let count = self.missing.len().min(PACKS_AT_ONCE);
             let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
             let ends = workers.into_iter().map(|worker| {
@@ -289,22 +344,27 @@ impl Shipment {
             });
             // All of them, so that none is left behind.
             ends.collect::<Vec<Result<()>>>().into_iter().collect()
-        })
+        });
+        self.framed = framed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        sent
     }
 
-    /// Returns the sidecar of the tree on the remote.
-    fn sidecar(&self, tree: &OpenTree, blobs: &[Blob]) -> Result<Vec<u8>> {
+    /// Returns the places of the tree on the remote.
+    fn places(&self, tree: &OpenTree, blobs: &[Blob]) -> Result<Vec<u8>> {
         let mut containers: Vec<Container> = Vec::new();
         let mut numbers: HashMap<Place, u32> = HashMap::new();
         let mut locations = Vec::with_capacity(blobs.len());
+        let mut tables = Vec::new();
         for blob in blobs {
             let (place, offset) = *self.places.get(&blob.hash).ok_or_else(|| lost(tree))?;
             let next = containers.len() as u32;
             let container = *numbers.entry(place).or_insert(next);
             if container == next {
-                let Place { name, size, kind } = place;
+                let frames = self.framed.get(&place);
+                tables.extend(frames.into_iter().flat_map(Frames::encode));
+                let Place { name, size, .. } = place;
                 let stamp = Stamp { size, ..Stamp::default() };
-                containers.push(Container { name, stamp, kind });
+                containers.push(Container { name, stamp, kind: place.kind(frames.is_some()) });
             }
             locations.push(Location { container, offset });
         }
@@ -312,7 +372,9 @@ impl Shipment {
         let stamp = Stamp { size, ..Stamp::default() };
         let written = sidecar::write(tree.hash(), stamp, &containers, &locations);
         let path = std::path::PathBuf::from(tree.hash().to_string());
-        written.map_err(|source| crate::Error::Damaged { path, source }.into())
+        let mut places = written.map_err(|source| crate::Error::Damaged { path, source })?;
+        places.append(&mut tables);
+        Ok(places)
     }
 }
 
@@ -324,7 +386,7 @@ fn parcels(blobs: &[Blob], known: &HashMap<BlobHash, (Place, u64)>) -> Vec<Parce
     for blob in blobs.iter().filter(|blob| !known.contains_key(&blob.hash)) {
         let (blob, size) = (*blob, blob.size);
         if size >= LOOSE_FROM {
-            let place = Place { name: *blob.hash.as_bytes(), size, kind: ContainerKind::Loose };
+            let place = Place { name: *blob.hash.as_bytes(), size, is_loose: true };
             large.push(Parcel { place, blobs: vec![(blob, 0)] });
             continue;
         }
@@ -348,7 +410,7 @@ fn parcels(blobs: &[Blob], known: &HashMap<BlobHash, (Place, u64)>) -> Vec<Parce
 fn pack_parcel(blobs: Vec<(Blob, u64)>, end: u64) -> Parcel {
     let (footer, id) = pack::footer(&entries(&blobs), end);
     let size = end + footer.len() as u64;
-    let place = Place { name: *id.as_bytes(), size, kind: ContainerKind::Pack };
+    let place = Place { name: *id.as_bytes(), size, is_loose: false };
     Parcel { place, blobs }
 }
 
@@ -362,14 +424,14 @@ fn entries(blobs: &[(Blob, u64)]) -> Vec<Packed> {
     blobs.iter().map(entry).collect()
 }
 
-/// Makes an object of blobs that the store has, each checked, and sends it.
+/// Makes an object of blobs that the store has, each checked, and sends it; returns its frames, if it is in frames.
 fn send_parcel(
     remote: &Remote,
     tree: &OpenTree,
     parcel: &Parcel,
     tell: &dyn Fn(u64),
-) -> Result<()> {
-    let (object, size) = parcel.place.object();
+) -> Result<Option<Frames>> {
+    let place = &parcel.place;
     let sidecar = tree.sidecar();
     let checked = |blob: &Blob| -> Result<&[u8]> {
         let missing = crate::Error::MissingBlob { hash: blob.hash };
@@ -383,26 +445,86 @@ fn send_parcel(
             }
         }
     };
-    if parcel.place.kind == ContainerKind::Loose {
+    if place.is_loose {
         let Some((blob, _)) = parcel.blobs.first() else {
-            return Ok(());
+            return Ok(None);
         };
         let bytes = checked(blob)?;
-        if size >= PARTS_FROM {
-            return remote.put_parts(&object, bytes, tell);
+        if let Some(frames) = send_frames(remote, place, bytes, std::iter::empty())? {
+            tell(place.size);
+            return Ok(Some(frames));
         }
-        remote.put(&object, bytes.to_vec())?;
-    } else {
-        let mut bytes = pack::header().to_vec();
-        for (blob, offset) in &parcel.blobs {
-            // Below two times PACK_BYTES.
-            bytes.resize(*offset as usize, 0);
-            bytes.extend_from_slice(checked(blob)?);
+        if place.size >= PARTS_FROM {
+            remote.put_parts(&place.object(false), bytes, tell)?;
+            return Ok(None);
         }
-        let (footer, _) = pack::footer(&entries(&parcel.blobs), bytes.len() as u64);
-        bytes.extend_from_slice(&footer);
-        remote.put(&object, bytes)?;
+        remote.put(&place.object(false), bytes.to_vec())?;
+        tell(place.size);
+        return Ok(None);
     }
-    tell(size);
-    Ok(())
+    let mut bytes = pack::header().to_vec();
+    for (blob, offset) in &parcel.blobs {
+        // Below two times PACK_BYTES.
+        bytes.resize(*offset as usize, 0);
+        bytes.extend_from_slice(checked(blob)?);
+    }
+    let end = bytes.len() as u64;
+    let (footer, _) = pack::footer(&entries(&parcel.blobs), end);
+    bytes.extend_from_slice(&footer);
+    let pieces = parcel.blobs.iter().map(|(blob, offset)| (*offset, blob.size));
+    let pieces = pieces.chain([(end, footer.len() as u64)]);
+    let frames = send_frames(remote, place, &bytes, pieces)?;
+    if frames.is_none() {
+        remote.put(&place.object(false), bytes)?;
+    }
+    tell(place.size);
+    Ok(frames)
+}
+
+/// Sends an object in frames; `None` where that does not pay, and where one is there that is no good.
+fn send_frames(
+    remote: &Remote,
+    place: &Place,
+    bytes: &[u8],
+    pieces: impl Iterator<Item = (u64, u64)>,
+) -> Result<Option<Frames>> {
+    // What is longer is sent in parts, which can't be told not to replace anything.
+    let Some((compressed, frames)) = frames::compress(bytes, pieces, PARTS_FROM)? else {
+        return Ok(None);
+    };
+    let compressed = Bytes::from(compressed);
+    let object = place.object(true);
+    let mut attempt = 1;
+    loop {
+        match remote.create(&object, compressed.clone()) {
+            Ok(true) => return Ok(Some(frames)),
+            // Somebody was faster, or an attempt whose answer was lost.
+            Ok(false) => {
+                let length = remote.length(&object)?.unwrap_or_default();
+                return remote.frames(place, length);
+            }
+            Err(error) if attempt < ATTEMPTS && error.is_passing() => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Remote {
+    /// Reads the table at the end of an object in frames; `None` where it has none that is right.
+    fn frames(&self, place: &Place, length: u64) -> Result<Option<Frames>> {
+        let object = place.object(true);
+        let start = length.saturating_sub(frames::tail_bytes(place.size));
+        let mut tail = Vec::new();
+        let range = Some(start..length).filter(|range| !range.is_empty());
+        let Some(range) = range else { return Ok(None) };
+        let read = self.read(&object, Some(range), length - start, &mut |chunk| {
+            tail.extend_from_slice(chunk);
+            Ok(())
+        });
+        match read {
+            Ok(_) => Ok(Frames::at_end(&tail, length, place.size)),
+            Err(Error::Missing { .. } | Error::Wrong { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! sidecar:   | header 128 | containers: count × 64 | locations: blobs × u64 |
 //! header:    | magic 8 "RIFTLOCS" | version u32 | containers u32 | blobs u32 | zero 4
 //!            | tree hash 32 | manifest stamp 24 | zero 16 | checksum 32 |
-//! container: | name 32 | stamp 24 | kind u32 (0 pack, 1 loose, 2 data of a partial tree) | zero 4 |
+//! container: | name 32 | stamp 24 | kind u32 (0 pack, 1 loose, 2 data of a partial tree; on remotes 3 and 4: 0 and 1 in frames) | zero 4 |
 //! stamp:     | size u64 | inode u64 | mtime i64 (ns) |
 //! location:  container << 44 | offset in bytes
 //! ```
@@ -51,6 +51,24 @@ pub enum ContainerKind {
     Loose,
     /// The data file of a partial tree, where blobs get their bytes as they arrive. Its mtime says nothing.
     Partial,
+    /// A pack in compressed frames. Only remotes have it; its stamp's size is that of the pack.
+    PackInFrames,
+    /// A loose blob in compressed frames, likewise.
+    LooseInFrames,
+}
+
+impl ContainerKind {
+    /// Tells whether it holds one blob.
+    #[must_use]
+    pub fn is_loose(self) -> bool {
+        matches!(self, Self::Loose | Self::LooseInFrames)
+    }
+
+    /// Tells whether its bytes are in compressed frames.
+    #[must_use]
+    pub fn is_in_frames(self) -> bool {
+        matches!(self, Self::PackInFrames | Self::LooseInFrames)
+    }
 }
 
 /// A store file that holds blobs.
@@ -115,6 +133,18 @@ impl<'a> Sidecar<'a> {
         })
     }
 
+    /// Returns the sidecar at the beginning of some bytes, not checked, and what is behind it: remotes have the tables of frames there.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), for a header that can't be read and for too few bytes.
+    pub fn split(bytes: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), FormatError> {
+        let (head, _) = split_header(bytes, HEADER_BYTES, MAGIC, VERSION)?;
+        let word = |index: usize| u32_at(head, index).unwrap_or(0) as usize;
+        let length = word(3).saturating_mul(CONTAINER_BYTES);
+        let length = length.saturating_add(word(4).saturating_mul(8)).saturating_add(HEADER_BYTES);
+        bytes.split_at_checked(length).ok_or_else(|| truncated(bytes, length))
+    }
+
     /// Returns the two parts that the checksum covers, and the checksum.
     #[must_use]
     pub fn checked_parts(bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8], [u8; 32])> {
@@ -158,6 +188,8 @@ impl<'a> Sidecar<'a> {
                 0 => ContainerKind::Pack,
                 1 => ContainerKind::Loose,
                 2 => ContainerKind::Partial,
+                3 => ContainerKind::PackInFrames,
+                4 => ContainerKind::LooseInFrames,
                 _ => return None,
             },
         })
@@ -203,6 +235,8 @@ pub fn write(
             ContainerKind::Pack => 0_u64,
             ContainerKind::Loose => 1,
             ContainerKind::Partial => 2,
+            ContainerKind::PackInFrames => 3,
+            ContainerKind::LooseInFrames => 4,
         };
         bytes.extend_from_slice(&kind.to_le_bytes());
     }

@@ -24,6 +24,8 @@ fn sidecar_round_trips_and_refuses_damage() {
     let containers = [
         Container { name: [1; 32], stamp: stamp(5), kind: ContainerKind::Pack },
         Container { name: [2; 32], stamp: stamp(6), kind: ContainerKind::Loose },
+        Container { name: [3; 32], stamp: stamp(7), kind: ContainerKind::PackInFrames },
+        Container { name: [4; 32], stamp: stamp(8), kind: ContainerKind::LooseInFrames },
     ];
     let locations = [
         Location { container: 0, offset: 64 },
@@ -34,19 +36,24 @@ fn sidecar_round_trips_and_refuses_damage() {
     let bytes = sidecar::write(tree, stamp(9), &containers, &locations).unwrap();
     let read = Sidecar::parse(&bytes).unwrap();
     assert_eq!((read.tree(), read.manifest_stamp()), (tree, stamp(9)));
-    assert_eq!([read.container(0).unwrap(), read.container(1).unwrap()], containers);
-    assert_eq!(read.container(2), None);
+    assert_eq!([0, 1, 2, 3].map(|number| read.container(number).unwrap()), containers);
+    assert_eq!(read.container(4), None);
     let found: Vec<Location> = (0..3).map(|blob| read.location(blob).unwrap()).collect();
     assert_eq!(found, locations);
     assert_eq!(read.location(3), None);
     for length in 0..bytes.len() {
         assert!(Sidecar::parse(&bytes[..length]).is_err(), "{length}");
+        assert!(Sidecar::split(&bytes[..length]).is_err(), "{length}");
+    }
+    for behind in [&b""[..], b"tables"] {
+        let both = [&bytes, behind].concat();
+        assert_eq!(Sidecar::split(&both), Ok((&bytes[..], behind)));
     }
     assert_eq!(
         Sidecar::parse(&[b"RIFTPACK", &bytes[8..]].concat()).unwrap_err(),
         FormatError::Magic
     );
-    let too_far = [Location { container: 2, offset: 0 }];
+    let too_far = [Location { container: 4, offset: 0 }];
     assert!(sidecar::write(tree, stamp(0), &containers, &too_far).is_err());
 }
 

@@ -91,7 +91,7 @@ pub(crate) fn bring(
         pulled.with_context(|| format!("could not pull `{name}` from {}", remote.address()))?;
     if let Some(cap) = context.cap(store)
         && !pulled.was_here
-        && let Err(error) = gc::maybe(store, cap, remote.traffic().received_bytes)
+        && let Err(error) = gc::maybe(store, cap, remote.traffic().unpacked_bytes)
     {
         // The tree is here; what failed is upkeep.
         context.ui.warn(&format!("the store could not be made smaller: {error:#}"));

@@ -131,7 +131,7 @@ impl<'c> Shared<'c> {
             plan::pull_plan(&remote, self.store, hash, extent, (&trusted, accepts), watch)
         });
         self.say(&remote);
-        self.received_bytes.set(self.received_bytes.get() + remote.traffic().received_bytes);
+        self.received_bytes.set(self.received_bytes.get() + remote.traffic().unpacked_bytes);
         let Some(pulled) = pulled? else { return Ok(None) };
         let mut planned = read(&pulled.record).context("it has a plan that means nothing here")?;
         planned.shared.push(format!("{} {}", pulled.from, pulled.signer.key));
