@@ -16,10 +16,13 @@ pub(crate) const OF_RUNS: Limits =
     Limits { answer: Duration::from_secs(10), bytes_per_second: 256 << 10, retries: 2, all: None };
 
 /// What the names of variables begin with that say how remotes are reached, and as whom. A key is for who sends.
-const OF_REMOTES: [&str; 9] = [
+const OF_REMOTES: [&str; 12] = [
     "AWS_",
     "AZURE_",
+    "AZURITE_BLOB_STORAGE_URL",
+    "IDENTITY_",
     "GOOGLE_",
+    "SERVICE_ACCOUNT",
     "HOME",
     "HTTP_PROXY",
     "HTTPS_PROXY",

@@ -7,6 +7,7 @@
 pub mod again;
 pub mod apps;
 pub mod bad_disk;
+pub mod between;
 pub mod differ;
 pub mod fault;
 pub mod fixture;

@@ -33,9 +33,6 @@ impl Runner {
     /// Makes one with nothing but the project.
     #[must_use]
     pub fn new(name: &str, server: &Server) -> Self {
-        let sandbox = Sandbox::new(name).unwrap();
-        let project = sandbox.path("project");
-        Fixture::Small.prepare(&project).unwrap();
         let env = [
             ("AWS_ENDPOINT_URL", server.endpoint()),
             ("AWS_REGION", "us-east-1".to_owned()),
@@ -43,7 +40,16 @@ impl Runner {
             ("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-test".to_owned()),
             ("RIFT_REMOTE", URL.to_owned()),
         ];
-        Self { sandbox, project, env: env.to_vec() }
+        Self::with_env(name, env.to_vec())
+    }
+
+    /// Makes one with the project and this in its environment.
+    #[must_use]
+    pub fn with_env(name: &str, env: Vec<(&'static str, String)>) -> Self {
+        let sandbox = Sandbox::new(name).unwrap();
+        let project = sandbox.path("project");
+        Fixture::Small.prepare(&project).unwrap();
+        Self { sandbox, project, env }
     }
 
     /// One that can reach the packages themselves, and nothing else but the remote.

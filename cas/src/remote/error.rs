@@ -183,6 +183,13 @@ impl Error {
         let object = object.to_owned();
         let is_denied = matches!(error, E::PermissionDenied { .. } | E::Unauthenticated { .. });
         match error {
+            // Objects are made where there are none.
+            E::NotFound { .. } if action == "write" => Self::Request {
+                action,
+                object,
+                reason: "there is no such bucket, container or folder".to_owned(),
+                is_denied: false,
+            },
             E::NotFound { .. } => Self::Missing { object },
             _ => Self::Request { action, object, reason: innermost(error), is_denied },
         }

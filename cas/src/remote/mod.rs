@@ -49,9 +49,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::ClientConfigKey;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
@@ -576,9 +577,10 @@ impl Remote {
     }
 
     fn put_if(&self, object: &str, bytes: impl Into<Bytes>, mode: PutMode) -> Result<bool> {
-        use object_store::Error::{AlreadyExists, Precondition};
+        use object_store::Error::{AlreadyExists, NotFound, Precondition};
         let bytes = bytes.into();
         let limit = self.limits.of_bytes(bytes.len() as u64) * 2 + self.limits.of_request();
+        let replaces = matches!(mode, PutMode::Update(_));
         let path = self.path(object);
         self.count("PUT", bytes.len());
         let options = PutOptions { mode, ..PutOptions::default() };
@@ -587,6 +589,8 @@ impl Remote {
             match self.objects.put_opts(&path, payload, options).await {
                 Ok(_) => Ok(true),
                 Err(AlreadyExists { .. } | Precondition { .. }) => Ok(false),
+                // Somebody has removed it since it was seen.
+                Err(NotFound { .. }) if replaces => Ok(false),
                 Err(error) => Err(error),
             }
         };
@@ -730,11 +734,9 @@ fn objects(
     Ok(match address.scheme() {
         Scheme::S3 => {
             let builder = options.aws.apply(AmazonS3Builder::from_env(), limits.answer * 3)?;
-            let key = object_store::aws::AmazonS3ConfigKey::Endpoint;
-            let endpoint = builder.get_config_value(&key).unwrap_or_default();
-            let is_here = endpoint
-                .strip_prefix("http://")
-                .is_some_and(|rest| is_loopback(rest.split('/').next().unwrap_or_default()));
+            let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+            let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
+            let is_here = endpoint.is_some_and(|endpoint| is_here(&endpoint));
             let builder = if is_here { builder.with_allow_http(true) } else { builder };
             // Not every compatible server knows how to remove many objects at once.
             let builder = builder.with_disable_bulk_delete(true);
@@ -742,12 +744,16 @@ fn objects(
             Arc::new(builder.with_http_connector(connector).build().map_err(text)?)
         }
         Scheme::Gcs => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(address.place());
+            let builder = with_tls(GoogleCloudStorageBuilder::from_env());
+            let builder = builder.with_bucket_name(address.place());
             let builder = builder.with_retry(retry).with_http_connector(connector);
             Arc::new(builder.build().map_err(text)?)
         }
         Scheme::Azure => {
             let builder = MicrosoftAzureBuilder::from_env().with_container_name(address.place());
+            let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+            let is_here = endpoint.is_some_and(|endpoint| is_here(&endpoint));
+            let builder = if is_here { builder.with_allow_http(true) } else { builder };
             let builder = builder.with_retry(retry).with_http_connector(connector);
             Arc::new(builder.build().map_err(text)?)
         }
@@ -760,4 +766,29 @@ fn objects(
             Arc::new(builder.with_http_connector(connector).build().map_err(text)?)
         }
     })
+}
+
+/// Tells whether an endpoint without TLS is on this machine.
+fn is_here(endpoint: &str) -> bool {
+    endpoint
+        .strip_prefix("http://")
+        .is_some_and(|rest| is_loopback(rest.split('/').next().unwrap_or_default()))
+}
+
+/// Demands TLS of Google's service, as of the others: `object_store` would do without wherever an account's file says so.
+fn with_tls(builder: GoogleCloudStorageBuilder) -> GoogleCloudStorageBuilder {
+    let get = |key| builder.get_config_value(&key);
+    let account = get(GoogleConfigKey::ServiceAccountKey).or_else(|| {
+        let path = get(GoogleConfigKey::ServiceAccount)?;
+        // One that can't be read is the builder's to complain of.
+        std::fs::read_to_string(path).ok()
+    });
+    let base = get(GoogleConfigKey::BaseUrl).or_else(|| {
+        let account: serde_json::Value = serde_json::from_str(&account?).ok()?;
+        Some(account.get("gcs_base_url")?.as_str()?.to_owned())
+    });
+    let may_be_plain = base.is_some_and(|base| is_here(&base))
+        || std::env::var("GOOGLE_ALLOW_HTTP").is_ok_and(|value| value == "true");
+    let key = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+    builder.with_config(key, may_be_plain.to_string())
 }
