@@ -93,6 +93,8 @@ pub const AWS_PROFILE: &str = "AWS_PROFILE";
 pub const AWS_CONFIG_FILE: &str = "AWS_CONFIG_FILE";
 /// Where AWS's keys are, instead of `~/.aws/credentials`.
 pub const AWS_SHARED_CREDENTIALS_FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";
+/// Where AWS's single sign-on is asked, instead of its own portal.
+pub const AWS_ENDPOINT_URL_SSO: &str = "AWS_ENDPOINT_URL_SSO";
 /// `true` where endpoints in AWS's files do not count.
 pub const AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 

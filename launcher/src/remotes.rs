@@ -53,12 +53,15 @@ fn aws_files() -> Files {
         let named = env_vars::get(variable).map(PathBuf::from);
         named.or_else(|| Some(home.as_ref()?.join(".aws").join(name)))
     };
+    let portal = env_vars::get(env_vars::AWS_ENDPOINT_URL_SSO);
     let ignores = env_vars::get(env_vars::AWS_IGNORE_CONFIGURED_ENDPOINT_URLS);
     Files {
         profile: env_vars::get(env_vars::AWS_PROFILE)
             .map(|name| name.to_string_lossy().into_owned()),
         config: file(env_vars::AWS_CONFIG_FILE, "config"),
         credentials: file(env_vars::AWS_SHARED_CREDENTIALS_FILE, "credentials"),
+        tokens: home.as_ref().map(|home| home.join(".aws/sso/cache")),
+        portal: portal.map(|address| address.to_string_lossy().into_owned()),
         ignores_endpoints: ignores.is_some_and(|value| value.eq_ignore_ascii_case("true")),
     }
 }

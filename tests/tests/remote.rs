@@ -4,10 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +15,7 @@ use rift_cas::remote::address::Address;
 use rift_cas::remote::keys::{NamedKey, PrivateKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan};
 use rift_cas::remote::{self, Error, Extent, Limits, Options, Pruned, Remote};
+use rift_tests::moto::{self, Moto};
 use rift_tests::need::skip;
 use rift_tests::noise;
 use rift_tests::sandbox::{self, Ran, Sandbox};
@@ -468,264 +468,12 @@ fn remotes_are_found_by_name_and_checked() -> Result<()> {
     Ok(())
 }
 
-/// Makes a program of the sandbox that prints what a `credential_process` does, by lines of a shell.
-fn program(one: &Machine, name: &str, lines: &str) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = one.sandbox.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{lines}\n"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path.display().to_string())
-}
-
-/// The lines that print a key which is good for so many seconds.
-fn prints(id: &str, seconds: u32) -> String {
-    let end = format!("$(date -u -d '+{seconds} seconds' +%Y-%m-%dT%H:%M:%SZ)");
-    format!(
-        "cat <<END\n{{\"Version\": 1, \"AccessKeyId\": \"{id}\", \"SecretAccessKey\": \"{SECRET}\", \
-         \"SessionToken\": \"{SECRET}\", \"Expiration\": \"{end}\"}}\nEND"
-    )
-}
-
-/// Tries a remote with AWS's files as they are, and these variables.
-fn check_remote(one: &Machine, variables: &[(&str, &str)]) -> Result<Ran> {
-    let words = ["remote", "check", "s3://bucket/team"];
-    let mut command = one.sandbox.rift(&one.sandbox.home(), &words)?;
-    let ran = one.sandbox.run(command.envs(variables.iter().copied()))?;
-    ensure!(!format!("{}{}", ran.stdout, ran.stderr).contains(SECRET), "{ran}");
-    Ok(ran)
-}
-
-/// Credentials, region and endpoint come from AWS's files where the environment has none.
-#[test]
-fn profiles_of_aws_are_used() -> Result<()> {
-    let server = Server::start()?;
-    let one = Machine::new("profiles", None)?;
-    let endpoint = server.endpoint();
-    let printer = program(
-        &one,
-        "a printer",
-        &format!("test \"$1\" = 'x y' || exit 1\n{}", prints("AKPROCESS", 3600)),
-    )?;
-    let config = format!(
-        "[default]\nregion = eu-west-1\nendpoint_url = {endpoint}\n\
-         [profile other]\nservices = here\naws_access_key_id = AKOVERRIDDEN\naws_secret_access_key = x\n\
-         [services here]\ns3 =\n  endpoint_url = {endpoint}\n\
-         [profile process]\nendpoint_url = {endpoint}\ncredential_process = \"{printer}\" 'x y'\n"
-    );
-    let keys = format!(
-        "[default]\naws_access_key_id = AKDEFAULT\naws_secret_access_key = {SECRET}\n\
-         [other]\naws_access_key_id = AKOTHER # of the team\naws_secret_access_key = {SECRET}\naws_session_token = t\n"
-    );
-    one.write(
-        "home/.aws",
-        &[("config", config.clone().into()), ("credentials", keys.clone().into())],
-    )?;
-    one.write(
-        "elsewhere",
-        &[("config", config.into()), ("credentials", keys.replace("AKDEFAULT", "AKMOVED").into())],
-    )?;
-    let (moved_config, moved) = (one.path("elsewhere/config"), one.path("elsewhere/credentials"));
-    let files = [("AWS_CONFIG_FILE", &*moved_config), ("AWS_SHARED_CREDENTIALS_FILE", &*moved)];
-    let env = [("AWS_ACCESS_KEY_ID", "AKENV"), ("AWS_SECRET_ACCESS_KEY", SECRET)];
-    for (variables, expected) in [
-        (&[][..], "AKDEFAULT"),
-        (&[("AWS_PROFILE", "other")], "AKOTHER"),
-        (&[("AWS_PROFILE", "process")], "AKPROCESS"),
-        (&files, "AKMOVED"),
-        (&env, "AKENV"),
-        (&[env[0], env[1], ("AWS_PROFILE", "other")], "AKENV"),
-    ] {
-        check_remote(&one, variables)?.success()?;
-        assert_eq!(server.keys(), [expected], "{variables:?}");
-    }
-    Ok(())
-}
-
-/// A program is asked once for credentials that last, again before others are over, and never at once by several.
-#[test]
-fn credentials_that_end_are_asked_for_again() -> Result<()> {
-    let server = Server::start()?;
-    let one = Machine::new("expiry", None)?;
-    let count = one.path("count");
-    for (seconds, is_asked_again) in [(3600, false), (100, false), (5, true)] {
-        let lines =
-            format!("echo >> '{count}'\nn=$(wc -l < '{count}')\n{}", prints("AK$n", seconds));
-        let printer = program(&one, "printer", &lines)?;
-        let config = format!(
-            "[default]\nendpoint_url = {}\ncredential_process = {printer}\n",
-            server.endpoint()
-        );
-        one.write("home/.aws", &[("config", config.into())])?;
-        check_remote(&one, &[])?.success()?;
-        let (keys, asked) = (server.keys(), server.asked().len());
-        let ran = fs::read_to_string(&count)?.lines().count();
-        assert!(asked >= 4, "{asked}");
-        assert_eq!(ran, if is_asked_again { asked } else { 1 }, "{seconds} s: {keys:?}");
-        assert_eq!(keys.len(), ran, "each is used as soon as it is there: {keys:?}");
-        fs::remove_file(&count)?;
-    }
-    Ok(())
-}
-
-/// What can't be used ends in an error that names the profile and shows nothing of the credentials.
-#[test]
-fn odd_profiles_end_in_a_clear_error() -> Result<()> {
-    let server = Server::start()?;
-    let one = Machine::new("odd-profiles", None)?;
-    let wrong = "does not print credentials of version 1";
-    let process = |name: &str, lines: &str| -> Result<String> {
-        Ok(format!("credential_process = {}", program(&one, name, lines)?))
-    };
-    let secret_words = format!("credential_process = /no/such/program {SECRET}");
-    let table = [
-        (process("fails", &format!("echo {SECRET}; echo {SECRET} >&2; exit 3"))?, "exit status: 3"),
-        (process("garbage", &format!("echo {SECRET}"))?, wrong),
-        (process("silent", "true")?, wrong),
-        (
-            process(
-                "version",
-                &format!("echo '{{\"Version\": 2, \"SecretAccessKey\": \"{SECRET}\"}}'"),
-            )?,
-            wrong,
-        ),
-        (process("over", &prints("AKOVER", 0))?, "credentials that are over"),
-        (process("endless", "yes | head -c 1000000; exit 0")?, "bytes"),
-        (
-            process("holds", &format!("{}\nsleep 4 &", prints("AKHOLDS", 3600)))?,
-            "does not end what it prints",
-        ),
-        (secret_words, "could not be started"),
-        ("credential_process = \"open".to_owned(), "can't be read"),
-        ("role_arn = arn:aws:iam::1:role/x\nsource_profile = y".to_owned(), "export-credentials"),
-        ("sso_session = corp\nsso_account_id = 1".to_owned(), "export-credentials"),
-        ("aws_access_key_id = AKHALF".to_owned(), "one half of a key"),
-    ];
-    for (settings, expected) in table {
-        let config = format!("[profile odd]\nendpoint_url = {}\n{settings}\n", server.endpoint());
-        one.write("home/.aws", &[("config", config.into())])?;
-        let ran = check_remote(&one, &[("AWS_PROFILE", "odd")])?;
-        assert_eq!(ran.status.code(), Some(125), "{settings}: {ran}");
-        assert!(ran.stderr.contains(expected) && ran.stderr.contains("odd"), "{settings}: {ran}");
-        assert_eq!(server.asked(), [], "{settings}");
-    }
-    let ran = check_remote(&one, &[("AWS_PROFILE", "nobody")])?;
-    assert!(ran.stderr.contains("no profile `nobody`"), "{ran}");
-    // One that is too slow is ended, and the run goes on without the remote.
-    let slow = process("slow", "exec sleep 500")?;
-    let config = format!("[default]\nendpoint_url = {}\n{slow}\n", server.endpoint());
-    one.write("home/.aws", &[("config", config.into())])?;
-    let options = Options {
-        limits: Limits { answer: Duration::from_millis(400), ..Limits::default() },
-        aws: remote::aws::Files {
-            config: Some(one.sandbox.path("home/.aws/config")),
-            ..Default::default()
-        },
-        ..Options::default()
-    };
-    let opened = Remote::open(&Address::parse("s3://bucket")?, &options)?;
-    let started = Instant::now();
-    let error = opened.check(false).err().context("it was to fail")?;
-    assert!(error.to_string().contains("was not done"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
-    one.sandbox.settle()
-}
-
-/// A running moto, which ends with the value.
-struct Moto(Child, u16);
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _is_ended = self.0.kill().and_then(|()| self.0.wait()).is_ok();
-    }
-}
-
-impl Moto {
-    fn start(program: &Path, folder: &Path) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = fs::File::create(folder.join("moto.log"))?;
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        command.stdout(log.try_clone()?).stderr(log);
-        let moto = Self(command.spawn()?, port);
-        let started = Instant::now();
-        while moto.make_bucket().is_err() {
-            ensure!(started.elapsed() < Duration::from_secs(60), "moto does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(moto)
-    }
-
-    fn make_bucket(&self) -> Result<()> {
-        self.ask("PUT /bucket").map(drop)
-    }
-
-    /// Makes moto keep what it is asked, from here on.
-    fn record(&self) -> Result<()> {
-        self.ask("POST /moto-api/recorder/start-recording").map(drop)
-    }
-
-    /// Returns what it was asked, with all headers.
-    fn recorded(&self) -> Result<String> {
-        self.ask("GET /moto-api/recorder/download-recording")
-    }
-
-    fn ask(&self, what: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.1))?;
-        let host = format!("127.0.0.1:{}", self.1);
-        write!(
-            stream,
-            "{what} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        ensure!(answer.contains(" 200 "), "{answer}");
-        Ok(answer)
-    }
-}
-
-/// `scripts/test` installs moto below the target directory.
-fn moto_program(test: &str) -> Result<Option<PathBuf>> {
-    let program = rift_tests::target_folder()?.join("moto/bin/moto_server");
-    if program.is_file() {
-        return Ok(Some(program));
-    }
-    skip(test, "moto is not installed (scripts/test installs it from PyPI)");
-    Ok(None)
-}
-
-/// A profile's key is the one that requests are signed with.
-#[test]
-fn a_profile_reaches_s3_as_moto_has_it() -> Result<()> {
-    let Some(moto) = moto_program("a_profile_reaches_s3_as_moto_has_it")? else { return Ok(()) };
-    let one = Machine::new("moto-profile", None)?;
-    let moto = Moto::start(&moto, &one.sandbox.home())?;
-    let endpoint = format!("http://127.0.0.1:{}", moto.1);
-    let printer = program(&one, "printer", &prints("AKPRINTED", 3600))?;
-    let config = format!(
-        "[default]\nregion = us-east-1\nendpoint_url = {endpoint}\naws_access_key_id = AKSTATIC\n\
-         aws_secret_access_key = {SECRET}\n\
-         [profile printed]\nregion = us-east-1\nendpoint_url = {endpoint}\ncredential_process = {printer}\n"
-    );
-    one.write("home/.aws", &[("config", config.into())])?;
-    moto.record()?;
-    for (profile, key) in [("default", "AKSTATIC"), ("printed", "AKPRINTED")] {
-        check_remote(&one, &[("AWS_PROFILE", profile)])?.success()?;
-        let recorded = moto.recorded()?;
-        assert!(recorded.contains(&format!("Credential={key}/")), "{profile}: {recorded}");
-        assert!(
-            !recorded.contains(SECRET) || key == "AKPRINTED",
-            "a session token is sent, no key"
-        );
-    }
-    Ok(())
-}
-
 #[test]
 fn s3_as_moto_has_it() -> Result<()> {
-    let Some(program) = moto_program("s3_as_moto_has_it")? else { return Ok(()) };
+    let Some(program) = moto::program("s3_as_moto_has_it")? else { return Ok(()) };
     let folder = Sandbox::new("moto")?;
     let moto = Moto::start(&program, &folder.home())?;
-    let endpoint = Some(format!("http://127.0.0.1:{}", moto.1));
+    let endpoint = Some(moto.endpoint());
     let one = Machine::new("moto-push", endpoint.clone())?;
     let two = Machine::new("moto-pull", endpoint)?;
     assert_shared(&one, &two)

@@ -197,8 +197,8 @@ impl Error {
 }
 
 /// Returns what caused an error in the first place, which names no address, on one line.
-fn innermost(error: &object_store::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }

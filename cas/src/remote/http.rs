@@ -64,6 +64,7 @@ pub(crate) struct Connector {
     tls: rustls::ClientConfig,
     meter: Arc<Meter>,
     limits: Limits,
+    redirects: usize,
 }
 
 impl Connector {
@@ -92,19 +93,28 @@ impl Connector {
             .map_err(|error| Error::Setup { action: "set up TLS", reason: error.to_string() })?;
         let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls, meter, limits })
+        Ok(Self { tls, meter, limits, redirects: REDIRECTS_MAX })
+    }
+
+    /// Returns one whose clients stay where they are sent to, as headers with credentials of its own would go along.
+    pub(crate) fn without_redirects(&self) -> Self {
+        Self { redirects: 0, ..self.clone() }
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let policy = match self.redirects {
+            0 => reqwest::redirect::Policy::none(),
+            redirects => reqwest::redirect::Policy::limited(redirects),
+        };
         let allows_http = options.get_config_value(&ClientConfigKey::AllowHttp);
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
             .https_only(allows_http.as_deref() != Some("true"))
             .user_agent(concat!("rift/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.limits.answer)
-            .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+            .redirect(policy)
             .referer(false)
             .build()
             .map_err(|error| object_store::Error::Generic {

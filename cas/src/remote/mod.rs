@@ -733,7 +733,8 @@ fn objects(
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(match address.scheme() {
         Scheme::S3 => {
-            let builder = options.aws.apply(AmazonS3Builder::from_env(), limits.answer * 3)?;
+            let means = aws::Means { connector: &connector, limits, retry: &retry };
+            let builder = options.aws.apply(AmazonS3Builder::from_env(), &means)?;
             let keys = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
             let endpoint = keys.iter().find_map(|key| builder.get_config_value(key));
             let is_here = endpoint.is_some_and(|endpoint| is_here(&endpoint));
