@@ -16,6 +16,8 @@ use rift_tests::server::{Fault, Server, When};
 /// A file of a package, and one that lies far from it.
 const NEAR: &str = "node_modules/typescript/package.json";
 const FAR: &str = "node_modules/which/package.json";
+/// Waits to be told, and reads many files then.
+const PATIENT: &str = "while [ ! -e go ]; do sleep 0.1; done; cat node_modules/[a-g]*/package.json";
 
 struct Story {
     server: Server,
@@ -39,6 +41,36 @@ impl Story {
         let mut runner = Runner::new(name, &self.server);
         runner.env.push(("RIFT_TRUSTED_KEYS", self.public.clone()));
         runner
+    }
+
+    /// Makes a machine one that may tell others what it needed.
+    fn may_tell(&self, runner: &mut Runner) {
+        let private = self.producer.sandbox.path("home/.config/rift/key");
+        let private = fs::read_to_string(private).unwrap().trim_end().to_owned();
+        runner.env.push(("RIFT_KEY", private));
+    }
+
+    /// Returns how many access lists there are.
+    fn lists(&self) -> usize {
+        self.server.objects().iter().filter(|path| path.contains("/access/")).count()
+    }
+
+    /// Runs a patient command until all has come that will come by itself; then the remote goes, and it may go on.
+    fn see_without_remote(&self, runner: &Runner, command: &[&str]) -> String {
+        std::thread::scope(|scope| {
+            let seen = scope.spawn(|| see(runner, command));
+            let (mut requests, mut quiet) = (0, 0);
+            while quiet < 20 && !seen.is_finished() {
+                std::thread::sleep(Duration::from_millis(100));
+                let more = self.data_requests();
+                requests += more;
+                quiet = if more > 0 || requests == 0 { 0 } else { quiet + 1 };
+            }
+            let (method, path, fault) = ("GET", "", Fault::Reset);
+            self.server.fail([When { method, path, after: 0, times: 10_000, fault }]);
+            fs::write(runner.project.join("go"), "").unwrap();
+            seen.join().unwrap().success().unwrap().stdout
+        })
     }
 
     /// Returns how many requests for objects of data there were since the last call.
@@ -152,11 +184,7 @@ fn a_mount_fetches_what_is_read() {
 #[test]
 fn what_a_command_needed_comes_before_it_is_asked_for() {
     let story = Story::new("ahead");
-    // One that may tell others.
-    let private = story.producer.sandbox.path("home/.config/rift/key");
-    let private = fs::read_to_string(private).unwrap().trim_end().to_owned();
-    let script = "while [ ! -e go ]; do sleep 0.1; done; cat node_modules/[a-g]*/package.json";
-    let command = ["sh", "-c", script];
+    let command = ["sh", "-c", PATIENT];
     let consumer = |name: &str| {
         let consumer = story.consumer(name);
         show(&consumer, "virtual");
@@ -164,31 +192,17 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
         consumer
     };
     let mut first = consumer("ahead-first");
-    first.env.push(("RIFT_KEY", private));
+    story.may_tell(&mut first);
     fs::write(first.project.join("go"), "").unwrap();
     let expected = see(&first, &command).success().unwrap().stdout;
     let first_bytes = story.server.sent("");
-    let lists = || story.server.objects().iter().filter(|path| path.contains("/access/")).count();
-    assert_eq!(lists(), 1);
+    assert_eq!(story.lists(), 1);
     // It is here before it is asked for, so it does not matter that the remote is gone by then.
     let second = consumer("ahead-second");
-    std::thread::scope(|scope| {
-        let seen = scope.spawn(|| see(&second, &command));
-        let (mut requests, mut quiet) = (0, 0);
-        while quiet < 20 {
-            std::thread::sleep(Duration::from_millis(100));
-            let more = story.data_requests();
-            requests += more;
-            quiet = if more > 0 || requests == 0 { 0 } else { quiet + 1 };
-        }
-        let gone = When { method: "GET", path: "", after: 0, times: 10_000, fault: Fault::Reset };
-        story.server.fail([gone]);
-        fs::write(second.project.join("go"), "").unwrap();
-        assert_eq!(seen.join().unwrap().success().unwrap().stdout, expected);
-    });
+    assert_eq!(story.see_without_remote(&second, &command), expected);
     let second_bytes = story.server.sent("");
     assert!(second_bytes < first_bytes * 5 / 4, "{second_bytes} bytes after {first_bytes}");
-    assert_eq!(lists(), 1);
+    assert_eq!(story.lists(), 1);
     // Nobody waits for what was to come ahead from a remote that then failed.
     story.server.fail([]);
     let third = consumer("ahead-third");
@@ -210,6 +224,35 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
         seen.join().unwrap()
     });
     assert!(!refused.status.success() && refused.stderr.contains("had not come yet"), "{refused}");
+}
+
+/// The server of a mount has what a command needed elsewhere before it is asked for, and tells others as well.
+#[test]
+fn a_mount_fetches_ahead_too() {
+    if !have("a_mount_fetches_ahead_too", &[Need::Fuse]) {
+        return;
+    }
+    let story = Story::new("mounted-ahead");
+    let command = ["sh", "-c", PATIENT];
+    let mut first = story.consumer("mounted-first");
+    story.may_tell(&mut first);
+    show(&first, "mount");
+    fs::write(first.project.join("go"), "").unwrap();
+    let expected = see(&first, &command).success().unwrap().stdout;
+    assert_eq!(story.lists(), 1);
+    assert!(first.good(&["why"]).contains("what the command needed is noted there"));
+    // What it needs now is not all that it needs.
+    drop(see(&first, &["cat", FAR]).success().unwrap());
+    assert_eq!(story.lists(), 1);
+    let second = story.consumer("mounted-second");
+    show(&second, "mount");
+    let _before = story.data_requests();
+    assert_eq!(story.see_without_remote(&second, &command), expected);
+    let refused = see(&second, &["cat", NEAR]);
+    assert!(!refused.status.success() && refused.stderr.contains("was given up"), "{refused}");
+    for runner in [&first, &second] {
+        drop(runner.good(&["close", "--discard", "node_modules"]));
+    }
 }
 
 /// A remote that dies, lies or refuses: who reads is told so at once, rift says why once, and the next install is npm's.

@@ -37,6 +37,18 @@ impl AccessKey {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// Returns the key that has these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes of the key.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     fn object(self) -> String {
         format!("access/{}", TreeHash::from_bytes(self.0))
     }

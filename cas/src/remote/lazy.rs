@@ -326,6 +326,28 @@ impl Fetching {
     }
 }
 
+impl Partial {
+    /// Prepares the remote of the tree for requests. Nothing that is signed is read there.
+    fn reach(&self) -> Result<Remote> {
+        match self.origin.outside() {
+            Some((main, name)) => {
+                Remote::open(&main, &self.options)?.in_namespace(&name, TrustedKeys::default())
+            }
+            None => Remote::open(&self.origin, &self.options),
+        }
+    }
+
+    /// As [`Fetching::share`], of a tree that another process brings the blobs of.
+    ///
+    /// # Errors
+    /// What the remote says.
+    pub fn share(&self, key: AccessKey) -> Result<bool> {
+        let remote = self.reach()?;
+        let known = remote.access(key)?;
+        remote.set_access(key, &self.used(), known.as_deref())
+    }
+}
+
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -335,12 +357,7 @@ impl Shared {
         match self.remote.get() {
             Some(remote) => Ok(remote),
             None => {
-                let opened = match partial.origin.outside() {
-                    // Nothing that is signed is read.
-                    Some((main, name)) => Remote::open(&main, &partial.options)?
-                        .in_namespace(&name, TrustedKeys::default())?,
-                    None => Remote::open(&partial.origin, &partial.options)?,
-                };
+                let opened = partial.reach()?;
                 Ok(self.remote.get_or_init(|| opened))
             }
         }

@@ -89,7 +89,7 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
         }
     }
     if projections.is_empty() {
-        return child::run(&options.command);
+        return run_beside_mounts(&store, options, context);
     }
     if !options.is_private {
         return run_under_shim(&store, &projections, options, context);
@@ -100,6 +100,42 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     };
     let why = format!("trees are real files instead of a private view: {why}");
     run_on_files(&store, &projections, options, context, &why)
+}
+
+/// Runs the command, and has the servers of mounts bring what it needed elsewhere.
+fn run_beside_mounts(
+    store: &Store,
+    options: &ExecOptions,
+    context: &Context,
+) -> anyhow::Result<Ending> {
+    let started = Instant::now();
+    let mounted = private::mounted_partial(store, &context.cwd)?;
+    let Some(fetched) = Fetched::begin_mounted(store, &mounted, &options.command) else {
+        return child::run(&options.command);
+    };
+    let ending = child::run(&options.command)?;
+    let (reasons, trouble) = fetched.end();
+    trouble.iter().for_each(|trouble| context.ui.warn(trouble));
+    record(store, options, context, started, reasons);
+    Ok(ending)
+}
+
+/// Records a run for `rift why`.
+fn record(
+    store: &Store,
+    options: &ExecOptions,
+    context: &Context,
+    started: Instant,
+    reasons: Vec<String>,
+) {
+    let mut summary = Summary::new(Mode::Untouched, &options.command);
+    summary.set_times(started.elapsed(), None, true);
+    let mut run = Run::begin(summary, &context.cwd);
+    run.reasons = reasons;
+    if let Err(error) = run.save(store) {
+        // The command has done what it has to; what failed is bookkeeping.
+        context.ui.warn(&format!("the run could not be recorded: {error:#}"));
+    }
 }
 
 /// Makes the projections real and runs the command, because it can't be shown them otherwise.
@@ -155,15 +191,8 @@ fn run_under_shim(
     } else if let Some(damage) = outcome.counted.damage() {
         context.ui.warn(&format!("{damage}; `rift store verify --repair` tells which"));
     }
-    let mut summary = Summary::new(Mode::Untouched, &options.command);
-    summary.set_times(started.elapsed(), None, true);
-    let mut run = Run::begin(summary, &context.cwd);
-    run.reasons = outcome.counted.lines();
-    run.reasons.extend(fetched);
-    if let Err(error) = run.save(store) {
-        // The command has done what it has to; what failed is bookkeeping.
-        context.ui.warn(&format!("the run could not be recorded: {error:#}"));
-    }
+    let reasons = outcome.counted.lines().into_iter().chain(fetched).collect();
+    record(store, options, context, started, reasons);
     Ok(outcome.ending)
 }
 

@@ -39,6 +39,7 @@ use rift_cas::Store;
 use rift_cas::compare::Differences;
 use rift_cas::materialize::{self, Options};
 use rift_cas::projection::{Projection, ShownAs, born_ns, is_dead};
+use rift_cas::remote::access::AccessKey;
 use rift_cas::tree::OpenTree;
 use rift_tree::EntryId;
 use rift_tree::state::{Header, State};
@@ -60,6 +61,8 @@ const PRIVATE: &str = "--private";
 const READY: &str = "ready";
 /// The attribute of a mount's root that tells its server to make everything real.
 const MAKE_REAL: &str = "user.rift.make-real";
+/// The attribute of a mount's root that names the access list of a command that begins; its value is the key.
+const FOLLOW: &str = "user.rift.follow";
 
 /// How long a server takes to end at most, on a busy machine, once nobody uses its mount.
 const SERVER_ENDS: Duration = Duration::from_secs(10);
@@ -380,6 +383,13 @@ pub fn close(store: &Store, projection: &Projection) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Makes the server of a projection bring what a command needed elsewhere, before it is asked for.
+pub fn fetch_ahead(projection: &Projection, key: AccessKey) {
+    let (directory, flags) = (&projection.directory, rustix::fs::XattrFlags::empty());
+    // It only saves time.
+    let _is_known = rustix::fs::lsetxattr(directory, FOLLOW, key.as_bytes(), flags).is_ok();
 }
 
 /// Shows `tree` at `directory`, whose parent exists; what was there is replaced.

@@ -45,17 +45,36 @@ const READY: u8 = b'!';
 /// # Errors
 /// What the system says.
 pub fn in_reach(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
+    let mut found = near(store, folder)?;
+    for known in found.iter().filter(|known| known.shown_as == ShownAs::Mount) {
+        // Where that fails, this run has a view of its own.
+        let _is_served = super::heal(store, known).is_ok();
+    }
+    found.retain(|known| super::condition(known) != Condition::Served);
+    Ok(found)
+}
+
+/// Returns the projections that every command in `folder` sees and of which not all has come.
+///
+/// # Errors
+/// What the system says.
+pub fn mounted_partial(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
+    let mut found = near(store, folder)?;
+    let is_partial = |known: &Projection| {
+        store.is_partial(known.tree) && super::condition(known) == Condition::Served
+    };
+    found.retain(is_partial);
+    Ok(found)
+}
+
+/// Returns the projections without files at and near `folder`.
+fn near(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
     let is_near = |known: &Projection| {
         let above = known.directory.parent().is_some_and(|parent| folder.starts_with(parent));
         above || known.directory.starts_with(folder)
     };
     let mut found = store.projections()?;
     found.retain(|known| known.shown_as.has_state() && known.is_in_place() && is_near(known));
-    for known in found.iter().filter(|known| known.shown_as == ShownAs::Mount) {
-        // Where that fails, this run has a view of its own.
-        let _is_served = super::heal(store, known).is_ok();
-    }
-    found.retain(|known| super::condition(known) != Condition::Served);
     Ok(found)
 }
 

@@ -19,6 +19,7 @@ use fuser::{
     ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use rift_cas::remote::access::AccessKey;
 use rustix::fs::{AtFlags, FallocateFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -73,6 +74,15 @@ impl Server {
         if let Err(error) = ended.and_then(|()| (self.ending.0)(request.pid())) {
             super::say(&format!("the empty projection stays mounted: {error:#}"));
         }
+    }
+
+    /// Begins to bring what a command needed elsewhere.
+    fn follow(&self, key: &[u8]) -> Result<()> {
+        let key = AccessKey::from_bytes(key.try_into().map_err(|_| Errno::INVAL)?);
+        if let Some(partial) = self.view.parts.tree.partial() {
+            partial.serve().follow(key);
+        }
+        Ok(())
     }
 
     fn entry(&self, reply: ReplyEntry, shown: Result<Option<Shown>>) {
@@ -777,6 +787,9 @@ impl Filesystem for Server {
         }
         if node.0 == super::nodes::ROOT && name == super::MAKE_REAL {
             return done(reply, self.view.make_all_real());
+        }
+        if node.0 == super::nodes::ROOT && name == super::FOLLOW {
+            return done(reply, self.follow(value));
         }
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
         let set = |real: BorrowedFd<'_>, path: &[u8]| match through(real, path) {
