@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use crate::differ::{Options, compare};
 use crate::fixture::Fixture;
@@ -97,6 +98,29 @@ impl Runner {
         let public = self.good(&["key", "new", "ci@main"]);
         let file = self.sandbox.path("home/.config/rift/key");
         (public, fs::read_to_string(file).unwrap().trim_end().to_owned())
+    }
+
+    /// Returns the name of a package of the project, and the same as NAME@VERSION.
+    #[must_use]
+    pub fn some_package(&self) -> (String, String) {
+        let text = fs::read_to_string(self.project.join("package-lock.json")).unwrap();
+        let lock: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let packages = lock["packages"].as_object().unwrap();
+        // Not nested, not scoped: its name is what its folder is called.
+        let (folder, package) = packages
+            .iter()
+            .find(|(folder, _)| folder.matches('/').count() == 1 && !folder.contains('@'))
+            .unwrap();
+        let name = folder.strip_prefix("node_modules/").unwrap();
+        (name.to_owned(), format!("{name}@{}", package["version"].as_str().unwrap()))
+    }
+
+    /// Makes it a while since the machine has asked what is denied.
+    pub fn let_time_pass(&self) {
+        for record in fs::read_dir(self.sandbox.store().join("remotes")).unwrap() {
+            let file = fs::File::open(record.unwrap().path()).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(61)).unwrap();
+        }
     }
 
     /// Checks that the project is as npm makes it, and the store whole.

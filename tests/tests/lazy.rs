@@ -226,6 +226,23 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
     assert!(!refused.status.success() && refused.stderr.contains("had not come yet"), "{refused}");
 }
 
+/// What others purge meanwhile comes no more, though nothing but files of it was still to come.
+#[test]
+fn a_purge_reaches_who_still_fetches() {
+    let story = Story::new("purge-late");
+    let consumer = story.consumer("purge-late-consumer");
+    show(&consumer, "virtual");
+    let read = ["sh", "-c", &format!("cat {NEAR} {FAR}")];
+    let _before = story.server.asked();
+    let (_, package) = story.producer.some_package();
+    drop(story.producer.good(&["store", "purge", &package]));
+    consumer.let_time_pass();
+    let ran = see(&consumer, &read);
+    assert!(!ran.status.success(), "{ran}");
+    assert!(ran.stderr.contains("denies what this store had: 1 trees"), "{ran}");
+    assert_eq!(story.data_requests(), 0);
+}
+
 /// The server of a mount has what a command needed elsewhere before it is asked for, and tells others as well.
 #[test]
 fn a_mount_fetches_ahead_too() {

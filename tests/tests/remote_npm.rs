@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::path::Path;
 
 use rift_cas::remote::denied::SignedDenyList;
 use rift_tests::runner::{Runner, URL, assert_same, warm};
@@ -157,31 +156,8 @@ fn a_folder_carries_results() {
     assert_eq!(plans.count(), 1);
 }
 
-/// Returns a package of the fixture, as NAME@VERSION.
-fn some_package(project: &Path) -> (String, String) {
-    let text = fs::read_to_string(project.join("package-lock.json")).unwrap();
-    let lock: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let packages = lock["packages"].as_object().unwrap();
-    // Not nested, not scoped: its name is what its folder is called.
-    let (folder, package) = packages
-        .iter()
-        .find(|(folder, _)| folder.matches('/').count() == 1 && !folder.contains('@'))
-        .unwrap();
-    let name = folder.strip_prefix("node_modules/").unwrap();
-    (name.to_owned(), format!("{name}@{}", package["version"].as_str().unwrap()))
-}
-
 fn plans(runner: &Runner) -> usize {
     fs::read_dir(runner.sandbox.store().join("plans")).unwrap().count()
-}
-
-/// Makes it a while since a machine has asked what is denied.
-fn let_time_pass(runner: &Runner) {
-    for record in fs::read_dir(runner.sandbox.store().join("remotes")).unwrap() {
-        let file = fs::File::open(record.unwrap().path()).unwrap();
-        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(61);
-        file.set_modified(earlier).unwrap();
-    }
 }
 
 /// A package turns out to be harmful: purged by one, it is served to nobody, from whatever cache, whoever puts it back.
@@ -208,7 +184,7 @@ fn a_purged_package_is_served_to_nobody() {
         .into_iter()
         .filter_map(|path| Some((path.clone(), server.object(&path)?)))
         .collect();
-    let (name, package) = some_package(&producer.project);
+    let (name, package) = producer.some_package();
     let folder = format!("node_modules/{name}");
 
     let said = producer.good(&["store", "purge", &package]);
@@ -218,7 +194,7 @@ fn a_purged_package_is_served_to_nobody() {
     // Whoever can write to the server puts the plan back.
     before.iter().for_each(|(path, bytes)| server.put(path, bytes.clone()));
     for runner in &consumers {
-        let_time_pass(runner);
+        runner.let_time_pass();
         clear(&runner.project.join("node_modules")).unwrap();
         let ran = runner.ci();
         assert!(ran.stderr.contains("denies what this store had"), "{ran}");
@@ -255,14 +231,14 @@ fn a_known_result_asks_for_the_deny_list_now_and_then() {
     let _earlier = server.asked();
     drop(runner.ci().success().unwrap());
     assert_eq!(server.asked(), []);
-    let_time_pass(&runner);
+    runner.let_time_pass();
     drop(runner.ci().success().unwrap());
     let list = ("GET".to_owned(), "/bucket/team/denied/list".to_owned());
     assert_eq!(server.asked(), [list]);
     drop(runner.ci().success().unwrap());
     assert_eq!(server.asked(), []);
     // Who has no network is told once, and has the result.
-    let_time_pass(&runner);
+    runner.let_time_pass();
     runner.env.push(("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()));
     let ran = runner.ci().success().unwrap();
     assert_eq!(ran.stderr.matches("what s3://bucket/team denies is not known").count(), 1, "{ran}");

@@ -21,6 +21,7 @@ use rift_cas::projection::{Projection, ShownAs};
 pub use child::Ending;
 
 use self::fetched::Fetched;
+use self::shared::Shared;
 use crate::context::Context;
 use crate::hint::Hint as _;
 use crate::mount::{self, Condition, private};
@@ -74,6 +75,7 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     let Some(store) = store else {
         return child::run(&options.command);
     };
+    heed(&store, context)?;
     let mut projections = private::in_reach(&store, &context.cwd)?;
     if !is_asked {
         // What an earlier run has shown this way later ones see as well.
@@ -100,6 +102,18 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     };
     let why = format!("trees are real files instead of a private view: {why}");
     run_on_files(&store, &projections, options, context, &why)
+}
+
+/// Purges what the remotes deny before more of a tree comes from them.
+fn heed(store: &Store, context: &Context) -> anyhow::Result<()> {
+    if !private::is_partial_near(store, &context.cwd)? {
+        return Ok(());
+    }
+    let said = Shared::new(context, store).map_or(Ok(Vec::new()), |shared| shared.heed());
+    match said {
+        Ok(_) => Ok(()),
+        Err(error) => context.fall_back(&format!("what remotes deny is not known: {error:#}")),
+    }
 }
 
 /// Runs the command, and has the servers of mounts bring what it needed elsewhere.

@@ -54,6 +54,14 @@ pub fn in_reach(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
     Ok(found)
 }
 
+/// Tells whether a command in `folder` may need files that have not come yet.
+///
+/// # Errors
+/// What the system says.
+pub fn is_partial_near(store: &Store, folder: &Path) -> Result<bool> {
+    Ok(near(store, folder)?.iter().any(|known| store.is_partial(known.tree)))
+}
+
 /// Returns the projections that every command in `folder` sees and of which not all has come.
 ///
 /// # Errors
