@@ -8,124 +8,21 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use rift_cas::Store;
 use rift_cas::pack::Pack;
-use rift_cas::remote::address::Address;
 use rift_cas::remote::frames::Frames;
-use rift_cas::remote::keys::{PrivateKey, TrustedKeys};
+use rift_cas::remote::keys::TrustedKeys;
 use rift_cas::remote::places::Places;
 use rift_cas::remote::plan::{self, Plan};
-use rift_cas::remote::reference::SignedRef;
-use rift_cas::remote::{self, Error, Extent, Options, Pruned, Pushed, Remote};
+use rift_cas::remote::{self, Error, Extent, Pruned};
 use rift_tree::sidecar::{ContainerKind, Sidecar};
 use rift_tree::{Kind, TreeHash};
-use support::{Files, folder, publish, read_back, some_files};
-
-/// A remote in a folder, and who may write to it.
-struct Shared {
-    folder: tempfile::TempDir,
-    key: PrivateKey,
-    trusted: TrustedKeys,
-}
-
-impl Shared {
-    fn new() -> Self {
-        let key = PrivateKey::new("me", &[7; 32]).unwrap();
-        let mut trusted = TrustedKeys::default();
-        trusted.add(key.public());
-        Self { folder: folder(), key, trusted }
-    }
-
-    fn path(&self, inner: &str) -> PathBuf {
-        self.folder.path().join(inner)
-    }
-
-    fn store(&self, name: &str) -> Store {
-        Store::open(&self.path(name)).unwrap()
-    }
-
-    fn remote(&self) -> Remote {
-        let address = Address::parse(&format!("file://{}", self.path("remote").display()));
-        let options = Options { makes_folder: true, ..Options::default() };
-        Remote::open(&address.unwrap(), &options).unwrap()
-    }
-
-    fn push(&self, store: &Store, name: &str, tree: TreeHash) -> Pushed {
-        let keys = (&self.key, &self.trusted);
-        remote::push(&self.remote(), store, name, tree, keys, &|_| {}).unwrap()
-    }
-
-    /// Pulls into a store of its own; returns the files that are there then, and what was received.
-    fn pull(&self, name: &str) -> Result<(Files, remote::Traffic), Error> {
-        let (store, remote) = (self.store("pulled"), self.remote());
-        let pulled = remote::pull(&remote, &store, (name, Extent::Whole), &self.trusted, &|_| {});
-        let files = pulled.map(|pulled| {
-            let files = read_back(&store, pulled.tree, &self.path("written")).unwrap().unwrap();
-            (files, remote.traffic())
-        });
-        assert_eq!(store.get_ref(name).unwrap().is_some(), files.is_ok());
-        fs::remove_dir_all(self.path("pulled")).unwrap();
-        files
-    }
-
-    /// Returns the names of the objects of data.
-    fn objects(&self) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.path("remote/data")).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-
-    /// Returns the path of the only object of data whose name ends so.
-    fn object(&self, end: &str) -> PathBuf {
-        let objects = self.objects();
-        let mut named = objects.iter().filter(|name| name.ends_with(end));
-        let path = self.path("remote/data").join(named.next().unwrap());
-        assert_eq!(named.next(), None, "{objects:?}");
-        path
-    }
-
-    /// Returns the statement of a ref, and the bytes of its places.
-    fn places(&self, name: &str) -> (remote::reference::Statement, Vec<u8>) {
-        let bytes = fs::read(self.path("remote/refs").join(name)).unwrap();
-        let statement = SignedRef::decode(&bytes).unwrap().statement;
-        let hex = TreeHash::from_bytes(statement.at.places).to_string();
-        (statement, fs::read(self.path("remote/places").join(hex)).unwrap())
-    }
-
-    /// Makes a ref name other places, and signs it.
-    fn set_places(&self, name: &str, places: &[u8]) {
-        let (mut statement, _) = self.places(name);
-        statement.at.places = *blake3::hash(places).as_bytes();
-        statement.at.places_bytes = places.len() as u64;
-        let hex = TreeHash::from_bytes(statement.at.places).to_string();
-        fs::write(self.path("remote/places").join(hex), places).unwrap();
-        let signed = SignedRef::sign(statement, &self.key).encode();
-        fs::write(self.path("remote/refs").join(name), signed).unwrap();
-    }
-}
-
-/// Returns files of text, each another one.
-fn text(seed: usize, count: usize, length: usize) -> Files {
-    let line = |file: usize, line: usize| {
-        format!("export const value_{line} = require('./module_{}'); // {file}\n", line * file % 97)
-    };
-    let file = |number: usize| {
-        let mut bytes = Vec::new();
-        for at in 0.. {
-            if bytes.len() >= length {
-                break;
-            }
-            bytes.extend_from_slice(line(number + seed, at).as_bytes());
-        }
-        bytes
-    };
-    (0..count).map(|number| (format!("lib/{seed}-{number:05}.js"), file(number))).collect()
-}
+use support::shared::{Shared, text};
+use support::{Files, publish, read_back, some_files};
 
 fn bytes_of(files: &Files) -> u64 {
     files.values().map(|bytes| bytes.len() as u64).sum()

@@ -30,6 +30,7 @@ mod http;
 pub mod keys;
 pub mod lazy;
 mod namespace;
+mod patch;
 pub mod places;
 pub mod plan;
 mod present;
@@ -669,6 +670,10 @@ fn data_object(name: &[u8; 32], kind: ContainerKind) -> String {
 /// Tells whether an object is named by its content.
 fn is_content(object: &str) -> bool {
     ["data/", "trees/", "places/"].iter().any(|folder| object.starts_with(folder))
+}
+
+fn manifest_object(tree: rift_tree::TreeHash) -> String {
+    format!("trees/{tree}")
 }
 
 fn places_object(hash: &[u8; 32]) -> String {

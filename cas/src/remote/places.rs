@@ -1,7 +1,7 @@
 //! Places: in which objects of a remote the blobs of a tree are.
 //!
 //! ```text
-//! places/HEX: | sidecar | of each object in frames, in the order of the containers: its seek table (see `frames`) |
+//! places/HEX: | sidecar | of each object in frames, in the order of the containers: its seek table (see `frames`) | a patch or nothing |
 //! ```
 //!
 //! The sidecar counts in plain bytes: stamps and offsets are those of packs and blobs whether their objects are in frames or not.
@@ -24,6 +24,8 @@ pub struct Places<'a> {
     pub sidecar: Sidecar<'a>,
     /// Of the containers in frames, by their numbers.
     frames: HashMap<u32, Frames>,
+    /// What makes the tree's manifest of another one; mostly nothing.
+    pub patch: &'a [u8],
 }
 
 impl<'a> Places<'a> {
@@ -50,10 +52,7 @@ impl<'a> Places<'a> {
                 tables = rest;
             }
         }
-        match tables.is_empty() {
-            true => Ok(Self { sidecar, frames }),
-            false => Err(broken("nothing is behind the tables", sidecar.container_count())),
-        }
+        Ok(Self { sidecar, frames, patch: tables })
     }
 
     /// Returns the frames of a container that has some.

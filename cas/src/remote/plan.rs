@@ -3,7 +3,8 @@
 //! ```text
 //! rift plan 1
 //! plan KEY                          the plan's key, 64 digits
-//! tree HEX BYTES HEX BYTES          a tree and the length of its manifest, its sidecar and the length of that; a line per tree
+//! tree HEX BYTES HEX BYTES          a tree and the length of its manifest, its sidecar and the length of that; a line per tree,
+//!                                   which goes on with HEX BYTES of the base where the sidecar ends with a patch
 //! time SECONDS                      when it was signed, since the epoch
 //! record HEX BYTES                  BLAKE3 and length of the record, which follows the signature
 //! key HEX                           the public key
@@ -23,7 +24,7 @@ use super::error::{Error, Result};
 use super::keys::{NamedKey, PrivateKey, PublicKey, TrustedKeys};
 use super::pull::{Extent, fetch_tree};
 use super::push::{Pushed, before_above, believed, now_secs, send_tree};
-use super::reference::{Lines, Located, SignedRef, Statement, number, sign_line, signature};
+use super::reference::{Base, Lines, Located, SignedRef, Statement, number, sign_line, signature};
 use super::{Remote, Watch};
 use crate::store::Store;
 
@@ -123,7 +124,11 @@ fn located(value: &str) -> Option<Located> {
     let manifest_bytes = number(words.next()?)?;
     let places = *hash(words.next()?)?.as_bytes();
     let places_bytes = number(words.next()?)?;
-    let at = Located { tree, manifest_bytes, places, places_bytes };
+    let base = match words.next() {
+        Some(hex) => Some(Base { tree: hash(hex)?, manifest_bytes: number(words.next()?)? }),
+        None => None,
+    };
+    let at = Located { tree, manifest_bytes, places, places_bytes, base };
     words.next().is_none().then_some(at)
 }
 
@@ -131,9 +136,13 @@ fn located(value: &str) -> Option<Located> {
 fn message(statement: &PlanStatement, key: &PublicKey) -> String {
     let PlanStatement { plan, trees, time_secs, record } = statement;
     let mut text = format!("{FIRST}plan {plan}\n");
-    for Located { tree, manifest_bytes, places, places_bytes } in trees {
+    for Located { tree, manifest_bytes, places, places_bytes, base } in trees {
         let places = TreeHash::from_bytes(*places);
-        text.push_str(&format!("tree {tree} {manifest_bytes} {places} {places_bytes}\n"));
+        text.push_str(&format!("tree {tree} {manifest_bytes} {places} {places_bytes}"));
+        if let Some(Base { tree, manifest_bytes }) = base {
+            text.push_str(&format!(" {tree} {manifest_bytes}"));
+        }
+        text.push('\n');
     }
     let sum = TreeHash::from_bytes(*blake3::hash(record).as_bytes());
     text.push_str(&format!("time {time_secs}\nrecord {sum} {}\nkey {key}\n", record.len()));
@@ -325,6 +334,8 @@ mod tests {
             manifest_bytes: 4096,
             places: [byte + 1; 32],
             places_bytes: 128,
+            base: (byte > 1)
+                .then_some(Base { tree: TreeHash::from_bytes([7; 32]), manifest_bytes: 4095 }),
         };
         let statement = PlanStatement {
             plan: TreeHash::from_bytes([9; 32]),

@@ -20,7 +20,7 @@ use super::keys::TrustedKeys;
 use super::places::Object;
 use super::pull::{Job, jobs};
 use super::reference::{self, Located, SignedRef};
-use super::{Remote, places_object, plan};
+use super::{Remote, manifest_object, places_object, plan};
 
 /// The folders of a remote, each before those that it names objects of.
 const FOLDERS: [&str; 5] = ["plans", "refs", "places", "trees", "data"];
@@ -127,10 +127,8 @@ impl Kept<'_> {
 
     /// Returns the objects of a tree; `None` when one is missing or damaged.
     fn whole(&self, at: &Located) -> Result<Option<Vec<String>>> {
-        let read = self.remote.manifest(at).and_then(|manifest| {
-            let places = self.remote.places(at)?;
-            jobs(&manifest, &places, |_, _| false)
-        });
+        let read = self.remote.description(at, None);
+        let read = read.and_then(|read| jobs(&read.manifest, &read.places, |_, _| false));
         let jobs = match read {
             Ok(jobs) => jobs,
             Err(Error::Missing { .. } | Error::Wrong { .. }) => return Ok(None),
@@ -139,7 +137,7 @@ impl Kept<'_> {
         if !jobs.iter().all(|job| is_whole(self.folder, job)) {
             return Ok(None);
         }
-        let mut objects = vec![format!("trees/{}", at.tree), places_object(&at.places)];
+        let mut objects = vec![manifest_object(at.object().tree), places_object(&at.places)];
         objects.extend(jobs.into_iter().map(|job| job.object.name));
         Ok(Some(objects))
     }

@@ -16,8 +16,8 @@ use rift_tree::{BlobHash, Manifest, TreeHash};
 use super::error::{Error, Result};
 use super::keys::{NamedKey, TrustedKeys};
 use super::places::{Object, Places};
-use super::reference::Located;
-use super::{AT_ONCE, Progress, Remote, Watch, places_object};
+use super::reference::{Base, Located};
+use super::{AT_ONCE, Progress, Remote, Watch, manifest_object, patch, places_object};
 use crate::blobs::{BlobIndex, LOOSE_FROM};
 use crate::import::{Import, Unit};
 use crate::pack::PackedKind;
@@ -109,7 +109,7 @@ pub(super) fn fetch_tree(
     if is_whole(store, tree) {
         return Ok(None);
     }
-    let (manifest, places) = remote.description(at)?;
+    let Description { manifest, places, .. } = remote.description(at, Some(store))?;
     let import = store.import()?;
     import.index().refuse_purged(tree, &manifest)?;
     if extent == Extent::Partial {
@@ -186,22 +186,37 @@ impl Remote {
         }
     }
 
-    /// Reads the manifest of a tree, checked.
-    pub(super) fn manifest(&self, at: &Located) -> Result<Vec<u8>> {
-        let object = format!("trees/{}", at.tree);
-        let hash = at.tree.as_bytes();
+    /// Reads the manifest of a tree that is an object, checked.
+    pub(super) fn manifest(&self, of: &Base) -> Result<Vec<u8>> {
+        let hash = of.tree.as_bytes();
         let check = |bytes: &[u8]| check_manifest(bytes, hash).map_err(|error| error.to_string());
-        self.whole(&object, at.manifest_bytes, check)
+        self.whole(&manifest_object(of.tree), of.manifest_bytes, check)
     }
 
-    /// Reads manifest and sidecar of a tree at once, both checked.
-    fn description(&self, at: &Located) -> Result<(Vec<u8>, Vec<u8>)> {
-        std::thread::scope(|scope| {
+    /// Reads manifest and sidecar of a tree at once, both checked. The base of a patch may be in a store.
+    pub(super) fn description(&self, at: &Located, store: Option<&Store>) -> Result<Description> {
+        if let (Some(base), Some(store)) = (at.base, store)
+            && let Ok(Some(here)) = store.map_manifest(base.tree)
+        {
+            let (places, base) = (self.places(at)?, here.to_vec());
+            // A file here that is damaged is read there.
+            if let Ok(manifest) = patched(at, &places, &base) {
+                return Ok(Description { manifest, places, base: Some(base) });
+            }
+        }
+        let (places, object) = std::thread::scope(|scope| {
             let places = scope.spawn(|| self.places(at));
-            let manifest = self.manifest(at);
-            let places = places.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok((manifest?, places?))
-        })
+            let object = self.manifest(&at.object());
+            (places.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), object)
+        });
+        let (object, places) = (object?, places?);
+        match at.base {
+            None => Ok(Description { manifest: object, places, base: None }),
+            Some(_) => {
+                let manifest = patched(at, &places, &object)?;
+                Ok(Description { manifest, places, base: Some(object) })
+            }
+        }
     }
 
     /// Reads the sidecar of a tree, checked.
@@ -211,11 +226,34 @@ impl Remote {
                 return Err("its bytes do not have the hash that names it".to_owned());
             }
             let places = Places::parse(bytes).map_err(|error| error.to_string())?;
-            let is_right = places.sidecar.tree() == at.tree;
-            is_right.then_some(()).ok_or_else(|| "it is not the sidecar of that tree".to_owned())
+            if places.sidecar.tree() != at.tree {
+                return Err("it is not the sidecar of that tree".to_owned());
+            }
+            let is_right = places.patch.is_empty() == at.base.is_none();
+            is_right
+                .then_some(())
+                .ok_or_else(|| "it has a patch, or none, against its ref".to_owned())
         };
         self.whole(&places_object(&at.places), at.places_bytes, check)
     }
+}
+
+/// What is known of a tree before any of its blobs.
+pub(super) struct Description {
+    pub(super) manifest: Vec<u8>,
+    pub(super) places: Vec<u8>,
+    /// The manifest that the tree's own is a patch of.
+    pub(super) base: Option<Vec<u8>>,
+}
+
+/// Makes the manifest of a tree of its base, and checks it.
+fn patched(at: &Located, places: &[u8], base: &[u8]) -> Result<Vec<u8>> {
+    let wrong = |reason: String| Error::Wrong { object: places_object(&at.places), reason };
+    let patch = Places::parse(places).map_err(|error| wrong(error.to_string()))?.patch;
+    let manifest = patch::apply(patch, base, at.manifest_bytes)
+        .map_err(|error| wrong(format!("its patch can't be used: {error}")))?;
+    check_manifest(&manifest, at.tree.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    Ok(manifest)
 }
 
 /// Returns what has to be read of which objects, beside the blobs that are here.

@@ -23,9 +23,13 @@ use super::frames::{self, Frames};
 use super::keys::{PrivateKey, TrustedKeys};
 use super::places::Places;
 use super::present::Present;
-use super::reference::{Located, SignedRef, Statement};
+use super::pull::Description;
+use super::reference::{Base, Located, SignedRef, Statement};
 use super::share::open_whole;
-use super::{AT_ONCE, PARTS_FROM, Progress, Remote, Watch, data_object, places_object};
+use super::{
+    AT_ONCE, PARTS_FROM, Progress, Remote, Watch, data_object, manifest_object, patch,
+    places_object,
+};
 use crate::blobs::LOOSE_FROM;
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
 use crate::store::Store;
@@ -37,6 +41,8 @@ const PACKS_AT_ONCE: usize = AT_ONCE / 2;
 const ATTEMPTS: usize = 2;
 /// Manifests and sidecars from this size on are only sent where they are missing.
 const LOOK_FIRST_FROM: usize = 1 << 20;
+/// Shorter manifests are sent as they are.
+const PATCH_FROM: usize = 128 << 10;
 
 /// What a push did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,27 +165,37 @@ pub(super) fn send_tree(
 ) -> Result<(Located, Pushed)> {
     let opened = open_whole(store, tree)?;
     let blobs = blobs(&opened)?;
-    let known = match before {
+    let (known, base) = match before {
         Some(before) => known(remote, store, before)?,
-        None => Known::default(),
+        None => (Known::default(), None),
     };
     let mut shipment = Shipment::plan(remote, &blobs, known)?;
     shipment.send(remote, &opened, watch)?;
-    let places = shipment.places(&opened, &blobs)?;
+    let mut places = shipment.places(&opened, &blobs)?;
+    let manifest = opened.manifest().as_bytes();
+    let patched = base.map(|base| base.patch(remote, manifest)).transpose()?.flatten();
+    let base = patched.map(|(base, mut patch)| {
+        places.append(&mut patch);
+        base
+    });
     let at = Located {
         tree,
-        manifest_bytes: opened.manifest().as_bytes().len() as u64,
+        manifest_bytes: manifest.len() as u64,
         places: *blake3::hash(&places).as_bytes(),
         places_bytes: places.len() as u64,
+        base,
     };
-    let object = format!("trees/{tree}");
-    if shipment.missing.is_empty()
-        && before == Some(&at)
-        && remote.length(&object)? == Some(at.manifest_bytes)
-    {
+    let object = manifest_object(tree);
+    // The object of a base was seen.
+    let is_there = || -> Result<bool> {
+        Ok(base.is_some() || remote.length(&object)? == Some(at.manifest_bytes))
+    };
+    if shipment.missing.is_empty() && before == Some(&at) && is_there()? {
         return Ok((at, Pushed { was_there: true, blobs: 0, objects: 0 }));
     }
-    send_named(remote, &object, opened.manifest().as_bytes().to_vec())?;
+    if base.is_none() {
+        send_named(remote, &object, manifest.to_vec())?;
+    }
     send_named(remote, &places_object(&at.places), places)?;
     let pushed = Pushed {
         was_there: false,
@@ -216,24 +232,67 @@ fn lost(tree: &OpenTree) -> Error {
     crate::Error::Refused { path, reason: "the tree was cut while it was read" }.into()
 }
 
-/// Returns where the blobs of the tree are that a ref meant before; nothing when the remote has lost its record.
-fn known(remote: &Remote, store: &Store, before: &Located) -> Result<Known> {
-    let absent = |error: Error| match error {
-        Error::Missing { .. } | Error::Wrong { .. } => Ok(None),
-        error => Err(error),
-    };
-    let Some(places) = remote.places(before).map(Some).or_else(absent)? else {
-        return Ok(Known::default());
-    };
+/// A manifest on the remote that a new one may be a patch of.
+struct Patchable {
+    object: Base,
+    manifest: Vec<u8>,
+}
+
+impl Patchable {
+    /// Returns what makes a manifest of this one, where that pays and the remote has it.
+    fn patch(self, remote: &Remote, manifest: &[u8]) -> Result<Option<(Base, Vec<u8>)>> {
+        let object = manifest_object(self.object.tree);
+        if manifest.len() < PATCH_FROM || manifest == self.manifest {
+            return Ok(None);
+        }
+        let patch = patch::make(manifest, &self.manifest);
+        let Some(patch) = patch.map_err(|source| Error::Setup {
+            action: "compress the manifest",
+            reason: source.to_string(),
+        })?
+        else {
+            return Ok(None);
+        };
+        let is_there = remote.length(&object)? == Some(self.object.manifest_bytes);
+        Ok(is_there.then_some((self.object, patch)))
+    }
+}
+
+/// Returns where the blobs of the tree are that a ref meant before, and what its manifest is a patch of; nothing when the remote has
+/// lost its record.
+fn known(remote: &Remote, store: &Store, before: &Located) -> Result<(Known, Option<Patchable>)> {
     let local = store.map_manifest(before.tree).ok().flatten();
-    let fetched = match local {
-        Some(_) => None,
-        None => remote.manifest(before).map(Some).or_else(absent)?,
+    let read = match local {
+        Some(local) => remote.places(before).map(|places| {
+            let manifest = local.to_vec();
+            Description { manifest, places, base: None }
+        }),
+        None => remote.description(before, Some(store)),
     };
-    let bytes = local.as_deref().or(fetched.as_deref()).unwrap_or_default();
+    let Description { manifest: bytes, places, base } = match read {
+        Ok(read) => read,
+        Err(Error::Missing { .. } | Error::Wrong { .. }) => return Ok((Known::default(), None)),
+        Err(error) => return Err(error),
+    };
+    let known = places_of(&bytes, &places);
+    let object = before.object();
+    let manifest = match (before.base, base) {
+        (None, _) => Some(bytes),
+        (Some(_), Some(base)) => Some(base),
+        // Without it the next one is a base of its own.
+        (Some(base), None) => match store.map_manifest(base.tree) {
+            Ok(Some(local)) => Some(local.to_vec()),
+            Ok(None) | Err(_) => remote.manifest(&base).ok(),
+        },
+    };
+    Ok((known, manifest.map(|manifest| Patchable { object, manifest })))
+}
+
+/// Returns where a remote has the blobs of a manifest.
+fn places_of(manifest: &[u8], places: &[u8]) -> Known {
     let mut known = Known::default();
-    let (Ok(manifest), Ok(places)) = (Manifest::parse(bytes), Places::parse(&places)) else {
-        return Ok(known);
+    let (Ok(manifest), Ok(places)) = (Manifest::parse(manifest), Places::parse(places)) else {
+        return known;
     };
     let sidecar = &places.sidecar;
     let place = |Container { name, stamp, kind }| Place {
@@ -255,7 +314,7 @@ fn known(remote: &Remote, store: &Store, before: &Located) -> Result<Known> {
             known.places.insert(hash, (place(container), at.offset));
         }
     }
-    Ok(known)
+    known
 }
 
 /// What goes to the remote, and where each blob of the tree is afterwards.

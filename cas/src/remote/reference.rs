@@ -6,12 +6,13 @@
 //! tree HEX              the tree hash
 //! manifest BYTES        length of the object `trees/HEX`
 //! places HEX BYTES      BLAKE3 and length of the tree's sidecar, `places/HEX`
+//! base HEX BYTES        where the sidecar ends with a patch: of which tree's manifest, and its length
 //! time SECONDS          when it was signed, since the epoch
 //! key HEX               the public key
 //! sign HEX              its signature of every byte before this line
 //! ```
 //!
-//! Each line is there once, in this order, and ends with a line feed; numbers are decimal without zeros in front. So there
+//! Each line but that of the base is there once, in this order, and ends with a line feed; numbers are decimal without zeros in front. So there
 //! is one text per record, and a reader that has checked the signature knows every byte.
 
 use rift_tree::{FormatError, TreeHash};
@@ -35,6 +36,26 @@ pub struct Located {
     pub places: [u8; 32],
     /// Length of the sidecar.
     pub places_bytes: u64,
+    /// Where the manifest is no object: the one that a patch behind the sidecar is of.
+    pub base: Option<Base>,
+}
+
+/// A manifest that is an object, of which a patch makes another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// The tree.
+    pub tree: TreeHash,
+    /// Length of its manifest.
+    pub manifest_bytes: u64,
+}
+
+impl Located {
+    /// Returns the manifest that is an object: the tree's own, or the one that it is a patch of.
+    #[must_use]
+    pub fn object(&self) -> Base {
+        let Self { tree, manifest_bytes, .. } = *self;
+        self.base.unwrap_or(Base { tree, manifest_bytes })
+    }
 }
 
 /// What a signed ref says.
@@ -86,18 +107,23 @@ impl SignedRef {
         let name = lines.value("name ", Some)?.to_owned();
         let tree = lines.value("tree ", |hex| TreeHash::from_hex(hex.as_bytes()).ok())?;
         let manifest_bytes = lines.value("manifest ", number)?;
-        let (places, places_bytes) = lines.value("places ", |value| {
-            let (hex, bytes) = value.split_once(' ')?;
-            Some((TreeHash::from_hex(hex.as_bytes()).ok()?, number(bytes)?))
-        })?;
+        let (places, places_bytes) = lines.value("places ", named)?;
+        let base = match lines.rest.starts_with("base ") {
+            true => Some(lines.value("base ", named)?),
+            false => None,
+        };
         let time_secs = lines.value("time ", number)?;
         let key = lines.value("key ", |hex| PublicKey::from_hex(hex).ok())?;
         let signature = lines.value("sign ", signature)?;
         if !lines.rest.is_empty() || !(1..=NAME_MAX).contains(&name.len()) {
-            return Err(FormatError::Rule { rule: "a signed ref has eight lines", index: 8 });
+            return Err(FormatError::Rule {
+                rule: "a signed ref ends with its signature",
+                index: 8,
+            });
         }
         let places = *places.as_bytes();
-        let at = Located { tree, manifest_bytes, places, places_bytes };
+        let base = base.map(|(tree, manifest_bytes)| Base { tree, manifest_bytes });
+        let at = Located { tree, manifest_bytes, places, places_bytes, base };
         let statement = Statement { name, at, time_secs };
         Ok(Self { statement, key, signature })
     }
@@ -113,12 +139,20 @@ impl SignedRef {
 /// Returns what is signed. Its first line keeps signatures apart from those of any other kind of record.
 fn message(statement: &Statement, key: &PublicKey) -> String {
     let Statement { name, at, time_secs } = statement;
-    let Located { tree, manifest_bytes, places, places_bytes } = at;
+    let Located { tree, manifest_bytes, places, places_bytes, base } = at;
     let places = TreeHash::from_bytes(*places);
+    let base = base.map(|base| format!("base {} {}\n", base.tree, base.manifest_bytes));
+    let base = base.unwrap_or_default();
     format!(
         "{FIRST}name {name}\ntree {tree}\nmanifest {manifest_bytes}\nplaces {places} {places_bytes}\n\
-         time {time_secs}\nkey {key}\n"
+         {base}time {time_secs}\nkey {key}\n"
     )
+}
+
+/// Reads a hash and a length.
+fn named(value: &str) -> Option<(TreeHash, u64)> {
+    let (hex, bytes) = value.split_once(' ')?;
+    Some((TreeHash::from_hex(hex.as_bytes()).ok()?, number(bytes)?))
 }
 
 /// Returns the last line of what is signed.
@@ -185,7 +219,7 @@ pub(crate) fn object(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn signed() -> SignedRef {
+    fn signed(base: Option<Base>) -> SignedRef {
         let statement = Statement {
             name: "deps/main".to_owned(),
             at: Located {
@@ -193,6 +227,7 @@ mod tests {
                 manifest_bytes: 4096,
                 places: [4; 32],
                 places_bytes: 128,
+                base,
             },
             time_secs: 1_700_000_000,
         };
@@ -201,18 +236,22 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let (record, bytes) = (signed(), signed().encode());
-        assert_eq!(SignedRef::decode(&bytes), Ok(record.clone()));
-        assert!(record.is_signed() && bytes.len() as u64 <= BYTES_MAX);
-        let mut long = record;
-        long.statement.name = "n".repeat(NAME_MAX);
-        long.statement.at.manifest_bytes = u64::MAX;
-        assert!(long.encode().len() as u64 <= BYTES_MAX);
+        let base = Base { tree: TreeHash::from_bytes([5; 32]), manifest_bytes: u64::MAX };
+        for record in [signed(None), signed(Some(base))] {
+            let bytes = record.encode();
+            assert_eq!(SignedRef::decode(&bytes), Ok(record.clone()));
+            assert!(record.is_signed());
+            let mut long = record;
+            long.statement.name = "n".repeat(NAME_MAX);
+            long.statement.at.manifest_bytes = u64::MAX;
+            assert!(long.encode().len() as u64 <= BYTES_MAX);
+        }
     }
 
     #[test]
     fn every_changed_byte_is_found() {
-        let bytes = signed().encode();
+        let base = Base { tree: TreeHash::from_bytes([5; 32]), manifest_bytes: 77 };
+        let bytes = signed(Some(base)).encode();
         for at in 0..bytes.len() {
             for flip in [1, 0x20, 0x80] {
                 let mut changed = bytes.clone();

@@ -18,7 +18,7 @@ use crate::purge::Purged;
 const LOOKED_AT_MAX: usize = 512;
 
 impl Remote {
-    /// Removes plans and refs that name a purged tree, with its manifest; returns how many.
+    /// Removes plans and refs that name a purged tree; returns how many. Manifests stay, as those of other trees may be patches of them.
     pub(super) fn sweep(&self, purged: &[Purged], trusted: &TrustedKeys) -> Result<usize> {
         let doomed: HashSet<TreeHash> =
             purged.iter().flat_map(|purged| &purged.doomed).copied().collect();
@@ -34,16 +34,13 @@ impl Remote {
         }
         let objects = Mutex::new(VecDeque::from_iter(objects));
         let next = || objects.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let (removed, trees) = (AtomicUsize::new(0), Mutex::new(HashSet::new()));
+        let removed = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(object) = next() {
-                let found = self.named(&object, trusted)?;
-                let named: Vec<TreeHash> =
-                    found.into_iter().filter(|tree| doomed.contains(tree)).collect();
-                if !named.is_empty() {
+                let named = self.named(&object, trusted)?;
+                if named.iter().any(|tree| doomed.contains(tree)) {
                     self.remove(&object)?;
                     removed.fetch_add(1, Ordering::Relaxed);
-                    trees.lock().unwrap_or_else(PoisonError::into_inner).extend(named);
                 }
             }
             Ok(())
@@ -56,9 +53,6 @@ impl Remote {
             workers.into_iter().map(join).collect()
         });
         ends.into_iter().collect::<Result<()>>()?;
-        for tree in trees.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.remove(&format!("trees/{tree}"))?;
-        }
         Ok(removed.into_inner())
     }
 
