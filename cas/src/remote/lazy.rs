@@ -1,10 +1,10 @@
 //! Brings blobs of a partial tree when somebody waits for them.
 //!
 //! One thread looks at what is wanted and makes requests of it; a few others make them. What lies close together in one object
-//! comes with one request, as far as the bytes between are few beside what was wanted, and these are kept as well. Blobs that
-//! lie behind a wanted one come along as long as most of what came that way was needed: most trees are read package by package,
-//! in the order that packs have. Of an object in frames all that lies in a frame comes with it, and nothing else does. A blob that is
-//! on its way is not asked for again.
+//! comes with one request, as far as the bytes between are few beside what was wanted, and these are kept as well. Of an object in
+//! frames all that lies in a frame comes with it. What lies beside a wanted blob comes along, for most trees are read package by package,
+//! in the order that packs have: as long as most of what came that way was needed, or fewer bytes have come than were read, which
+//! compression makes room for. A blob that is on its way is not asked for again.
 //!
 //! A remote that fails is asked once more, and then not for a while: who waits is told so at once.
 
@@ -39,9 +39,9 @@ const GAP_MAX: u64 = 96 << 10;
 /// Of bytes that nobody wants, one request brings this part of those that somebody does, and a few more.
 const WASTE_PART: u64 = 8;
 const WASTE_FREE: u64 = 4 << 10;
-/// Blobs that lie behind a wanted one come along up to so many bytes.
-const AHEAD_MAX: u64 = 128 << 10;
-/// Of bytes that came along, so many may not have been needed, and this part of those that were.
+/// What lies behind a wanted blob comes along up to so many bytes of the object, and what lies before it.
+const BESIDE_MAX: u64 = 256 << 10;
+/// Of bytes that came along, so many may not have been needed, and this part of those that were read.
 const UNUSED_FREE: u64 = 64 << 10;
 const UNUSED_PART: u64 = 8;
 /// How long a remote that failed is left alone.
@@ -168,10 +168,6 @@ impl Lie {
         }
         Some((unit, sent))
     }
-
-    fn is_in_frames(&self, one: &Lying) -> bool {
-        self.objects.get(one.object as usize).is_some_and(|object| object.frames.is_some())
-    }
 }
 
 impl Lying {
@@ -228,38 +224,106 @@ fn requests(lie: &Lie, wanted: &[u32]) -> Vec<Range<u32>> {
     requests
 }
 
-/// What is known of blobs that came along with others.
+/// What is known of blobs that came along with others. What comes is counted as it is sent, what is read as it is.
 #[derive(Debug, Default)]
 struct Along {
-    /// Places that came, and were not needed so far.
-    waiting: Vec<u32>,
+    /// Places that came and were not needed so far, with what was sent for them.
+    waiting: Vec<(u32, u64)>,
+    sent_bytes: u64,
+    /// Of these, those of what waits.
     unused_bytes: u64,
-    used_bytes: u64,
+    read_bytes: u64,
 }
 
 impl Along {
     /// Looks which ones were needed since.
     fn look(&mut self, lie: &Lie, arrivals: &Arrivals<'_>) {
-        let (unused, used) = (&mut self.unused_bytes, &mut self.used_bytes);
-        self.waiting.retain(|place| {
+        let (unused, read) = (&mut self.unused_bytes, &mut self.read_bytes);
+        self.waiting.retain(|(place, sent)| {
             let Some(one) = lie.at(*place) else { return false };
             let is_used = arrivals.is_used(one.blob);
             if is_used {
-                *unused = unused.saturating_sub(one.size);
-                *used = used.saturating_add(one.size);
+                *unused = unused.saturating_sub(*sent);
+                *read = read.saturating_add(one.size);
             }
             !is_used
         });
     }
 
-    /// Tells whether so many bytes more may come along.
-    fn may_take(&self, bytes: u64) -> bool {
-        self.unused_bytes + bytes <= UNUSED_FREE + self.used_bytes / UNUSED_PART
+    /// Tells whether so many bytes more may be sent for nothing: before a wanted blob, where they cost a request, only when as much was read.
+    fn may_take(&self, bytes: u64, side: Side) -> bool {
+        let is_earned = self.sent_bytes + bytes <= self.read_bytes;
+        let is_behind = matches!(side, Side::Behind);
+        let is_free = self.unused_bytes + bytes <= UNUSED_FREE + self.read_bytes / UNUSED_PART;
+        is_earned || (is_behind && is_free)
     }
 
-    fn take(&mut self, place: u32, bytes: u64) {
-        self.waiting.push(place);
-        self.unused_bytes += bytes;
+    /// Notes what requests bring beside the wanted places, which are in order.
+    fn take(&mut self, lie: &Lie, requests: &[Range<u32>], wanted: &[u32]) {
+        for range in requests {
+            let slice = lie.slice(range);
+            let (Some(first), Some(last)) = (slice.first(), slice.last()) else { continue };
+            let plain = first.offset..last.bytes().end;
+            let sent = lie.objects.get(first.object as usize).map(|object| object.sent(&plain));
+            let sent_bytes = sent.map_or(0, |sent| sent.end - sent.start);
+            self.sent_bytes += sent_bytes;
+            for (place, one) in range.clone().zip(slice) {
+                if wanted.binary_search(&place).is_ok() {
+                    self.read_bytes += one.size;
+                    continue;
+                }
+                // Below the length of an object twice, and that is below 2^64.
+                let part = u128::from(sent_bytes) * u128::from(one.size);
+                let part = (part / u128::from((plain.end - plain.start).max(1))) as u64;
+                self.waiting.push((place, part));
+                self.unused_bytes += part;
+            }
+        }
+    }
+}
+
+/// Where blobs lie beside another one.
+#[derive(Clone, Copy)]
+enum Side {
+    Before,
+    Behind,
+}
+
+/// Returns the places on one side of a wanted one that come along; `is_free` tells those that have not come and are not on their way.
+fn beside(
+    lie: &Lie,
+    along: &Along,
+    place: u32,
+    side: Side,
+    is_free: impl Fn(u32) -> bool,
+) -> Vec<u32> {
+    let mut taken = Vec::new();
+    let (Some(wanted), Some((mut unit, mut sent))) = (lie.at(place), lie.unit(place)) else {
+        return taken;
+    };
+    let mut bytes = 0;
+    loop {
+        let next = match side {
+            Side::Before => unit.start.checked_sub(1),
+            Side::Behind => Some(unit.end),
+        };
+        let Some(next) = next.filter(|next| is_free(*next)) else { return taken };
+        let Some((one, more)) = lie.at(next).zip(lie.unit(next)) else { return taken };
+        let last = std::mem::replace(&mut sent, more.1);
+        unit = more.0;
+        let gap = match side {
+            Side::Before => last.start.saturating_sub(sent.end),
+            Side::Behind => sent.start.saturating_sub(last.end),
+        };
+        bytes += gap + (sent.end - sent.start);
+        if one.object != wanted.object
+            || gap > WASTE_FREE
+            || bytes > BESIDE_MAX
+            || !along.may_take(bytes, side)
+        {
+            return taken;
+        }
+        taken.extend(unit.clone());
     }
 }
 
@@ -442,31 +506,28 @@ impl Shared {
             !is_on_way && lie.at(place).is_some_and(|one| !arrivals.has(one.blob))
         };
         wanted.retain(|place| is_free(&queue, *place));
-        // What lies behind, in the same object.
-        let mut behind = Vec::new();
-        for place in &wanted {
-            let Some(first) = lie.at(*place).filter(|one| !lie.is_in_frames(one)) else { continue };
-            let mut end = first.offset + first.size;
-            for next in place + 1.. {
-                let Some(one) = lie.at(next).filter(|one| one.object == first.object) else {
-                    break;
-                };
-                let is_near = one.offset.saturating_sub(end) <= WASTE_FREE
-                    && one.offset + one.size - first.offset <= AHEAD_MAX;
-                if !is_near || !is_free(&queue, next) || !along.may_take(one.size) {
-                    break;
-                }
-                end = one.offset + one.size;
-                along.take(next, one.size);
-                behind.push(next);
-            }
-        }
-        wanted.extend(behind);
         wanted.sort_unstable();
         wanted.dedup();
-        let now = requests(lie, &wanted);
+        let at = |side: Side| -> Vec<u32> {
+            let free = |place: u32| is_free(&queue, place);
+            wanted.iter().flat_map(|place| beside(lie, along, *place, side, free)).collect()
+        };
+        // What lies behind comes in the same request and later; what lies before in another one, so that nobody waits for it.
+        let (mut before, behind) = (at(Side::Before), at(Side::Behind));
+        let mut places = [&wanted[..], &behind].concat();
+        places.sort_unstable();
+        places.dedup();
+        let now = requests(lie, &places);
         take(&mut queue, lie, arrivals, &now);
+        before.retain(|place| is_free(&queue, *place));
+        before.sort_unstable();
+        before.dedup();
+        let early = requests(lie, &before);
+        take(&mut queue, lie, arrivals, &early);
+        along.take(lie, &now, &wanted);
+        along.take(lie, &early, &wanted);
         queue.now.extend(now);
+        queue.ahead.extend(early);
         let places = hints.iter().filter_map(|blob| *lie.places.get(*blob as usize)?);
         let mut hinted: Vec<u32> = places.filter(|place| is_free(&queue, *place)).collect();
         let rank: std::collections::HashMap<u32, usize> =
