@@ -5,6 +5,7 @@
 //! cost less than another request. Each blob is hashed before the store takes it in. What arrived stays when a
 //! pull fails, so the next one asks for less.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,15 @@ pub(super) struct Wanted {
 pub(super) struct Job {
     pub(super) object: Object,
     pub(super) wanted: Vec<Wanted>,
+}
+
+impl Job {
+    /// Returns about how many bytes come for it; what is wanted is in order.
+    fn sent_bytes(&self) -> u64 {
+        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else { return 0 };
+        let sent = self.object.sent(&(first.offset..last.offset.saturating_add(last.size)));
+        sent.end - sent.start
+    }
 }
 
 /// Brings what ref `name` means into the store, as much of it as `extent` says, and makes the store's ref of that name mean it.
@@ -301,6 +311,8 @@ pub(super) fn jobs(
     for job in &mut jobs {
         job.wanted.sort_by_key(|wanted| (wanted.offset, wanted.size));
     }
+    // What takes longest begins first, so that nobody waits for it at the end.
+    jobs.sort_by_key(|job| Reverse(job.sent_bytes()));
     Ok(jobs)
 }
 
