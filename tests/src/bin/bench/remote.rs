@@ -2,7 +2,7 @@
 //!
 //! The network is a server of the tests' own in this process: 20 ms until an answer begins, 90 MB/s for each connection. It has the
 //! remote, the registry's packages and the archive. Every case begins without `node_modules`, store and caches, and ends
-//! with the same `tsc`. What counts is time; requests and bytes are counted by the server.
+//! with the same `tsc`, or `eslint`, which reads less and is done sooner. What counts is time; requests and bytes are counted by the server.
 
 use std::cell::RefCell;
 use std::fs;
@@ -33,15 +33,20 @@ const AT_ONCE: usize = 4;
 
 const CI_BY_RIFT: &[&str] = &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
 const TSC: &[&str] = &["npx", "tsc", "--noEmit"];
+/// Of the medium project only: the small one has a newer eslint, and no settings for it.
+const ESLINT: &[&str] = &["npx", "eslint", "--ext", ".jsx,.ts", "app"];
+const ESLINT_CONFIG: &str = r#"{"root": true, "extends": "next/core-web-vitals"}"#;
 
 const INSTALL: &str = "a machine with nothing: install";
 const CHECK: &str = "a machine with nothing: install and tsc";
+const LINT: &str = "a machine with nothing: install and eslint";
 const MOVE: &str = "a whole tree";
 
 const RIFT: &str = "rift exec --as virtual";
 const FIRST: &str = "rift exec --as virtual, nobody ran tsc before";
 const NPM: &str = "npm ci";
 const ARCHIVE: &str = "zstd archive of node_modules";
+const FILES: &str = "ordinary files that are there";
 const PULL: &str = "rift pull";
 const CURL: &str = "curl, the same objects";
 const PUSH: &str = "rift push";
@@ -51,12 +56,14 @@ const REQUESTS: &str = "requests until the tree is there";
 const FETCHED: &str = "bytes fetched by tsc over bytes of the files it opened";
 const FETCHED_FIRST: &str = "the same, nobody ran tsc before";
 const TSC_REQUESTS: &str = "requests while tsc runs";
+const FETCHED_LINT: &str = "bytes fetched by eslint over bytes of the files it opened";
 const CHANGED_BYTES: &str = "push of one changed package: bytes beyond the new ones, MB";
 const CHANGED_REQUESTS: &str = "push of one changed package: requests";
 
 /// What remotes are held to.
 pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
     let over = |case, other| of.ratio((CHECK, case), (CHECK, other));
+    let lint_over = |case, other| of.ratio((LINT, case), (LINT, other));
     let wall = of.median((INSTALL, RIFT), |sample| Some(sample.wall_s));
     let is_medium = of.fixture == Fixture::Medium.name();
     let held = |target| if is_medium { target } else { Reported };
@@ -66,9 +73,18 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
         (FETCHED, of.figure(FETCHED), AtMost(1.2)),
         (FETCHED_FIRST, of.figure(FETCHED_FIRST), Reported),
         (TSC_REQUESTS, of.figure(TSC_REQUESTS), Reported),
-        ("install and tsc over npm ci and tsc", over(RIFT, NPM), held(AtMost(0.2))),
-        ("install and tsc over archive and tsc", over(RIFT, ARCHIVE), held(AtMost(0.5))),
-        ("the same, nobody ran tsc before", over(FIRST, ARCHIVE), Reported),
+        (FETCHED_LINT, of.figure(FETCHED_LINT), AtMost(1.2)),
+        ("install and eslint over npm ci and eslint", lint_over(RIFT, NPM), held(AtMost(0.2))),
+        ("install and eslint over archive and eslint", lint_over(RIFT, ARCHIVE), held(AtMost(0.5))),
+        ("the same, nobody ran eslint before", lint_over(FIRST, ARCHIVE), Reported),
+        ("install and tsc over npm ci and tsc", over(RIFT, NPM), Reported),
+        ("install and tsc over archive and tsc", over(RIFT, ARCHIVE), Reported),
+        ("install and tsc over tsc alone, of files that are there", over(RIFT, FILES), Reported),
+        (
+            "install and tsc over archive and tsc, nobody ran tsc before",
+            over(FIRST, ARCHIVE),
+            Reported,
+        ),
         (CHANGED_BYTES, of.figure(CHANGED_BYTES), AtMost(1.0)),
         (CHANGED_REQUESTS, of.figure(CHANGED_REQUESTS), AtMost(10.0)),
         ("speed of a pull over curl's", of.ratio((MOVE, CURL), (MOVE, PULL)), AtLeast(0.8)),
@@ -104,6 +120,7 @@ struct Network<'a, 'b> {
     tsc_requests: RefCell<Vec<f64>>,
     fetched: RefCell<Vec<f64>>,
     fetched_first: RefCell<Vec<f64>>,
+    fetched_lint: RefCell<Vec<f64>>,
     /// What a machine told that ran tsc before.
     lists: RefCell<Vec<(String, Vec<u8>)>>,
 }
@@ -127,6 +144,7 @@ impl Suite<'_> {
             tsc_requests: RefCell::default(),
             fetched: RefCell::default(),
             fetched_first: RefCell::default(),
+            fetched_lint: RefCell::default(),
             lists: RefCell::default(),
         };
         network.prepare()?;
@@ -142,6 +160,7 @@ impl Suite<'_> {
         figure(TSC_REQUESTS, network.tsc_requests.take(), "");
         figure(FETCHED, network.fetched.take(), "");
         figure(FETCHED_FIRST, network.fetched_first.take(), "");
+        figure(FETCHED_LINT, network.fetched_lint.take(), "");
         if self.wants("figures", CHANGED_BYTES) && self.wanted.figures {
             let (bytes, requests) = network.push_changed()?;
             figure(CHANGED_BYTES, vec![bytes / 1e6], "MB");
@@ -169,6 +188,7 @@ impl Network<'_, '_> {
         if !project.join("tsconfig.json").exists() {
             fs::write(project.join("tsconfig.json"), CONFIG)?;
             fs::write(project.join("app/load.ts"), MORE)?;
+            fs::write(project.join(".eslintrc.json"), ESLINT_CONFIG)?;
         }
         Ok(project)
     }
@@ -185,14 +205,19 @@ impl Network<'_, '_> {
         let made = suite.sandbox.run(&mut self.reached(&mut make))?.success()?;
         let is_shared = self.server.objects().iter().any(|path| path.contains("/plans/"));
         ensure!(is_shared, "nothing was shared: {made}");
-        // Somebody who may tell others has run tsc.
-        let teller = self.project("teller")?;
-        let mut install = suite.rift(&teller, "store-teller", &["--as", "virtual"], CI_BY_RIFT)?;
-        let installed = suite.sandbox.run(&mut self.reached(&mut install))?.success()?;
-        let mut check = suite.rift(&teller, "store-teller", &[], TSC)?;
-        let checked = suite.sandbox.run(&mut self.reached(&mut check))?.success()?;
-        *self.lists.borrow_mut() = self.server.take("/access/");
-        ensure!(!self.lists.borrow().is_empty(), "nothing was told of tsc: {installed}\n{checked}");
+        // Somebody who may tell others has run the tools, each from the beginning.
+        for (group, tool) in self.tools() {
+            let teller = self.project("teller")?;
+            let mut install =
+                suite.rift(&teller, "store-teller", &["--as", "virtual"], CI_BY_RIFT)?;
+            let installed = suite.sandbox.run(&mut self.reached(&mut install))?.success()?;
+            let mut check = suite.rift(&teller, "store-teller", &[], tool)?;
+            let checked = suite.sandbox.run(&mut self.reached(&mut check))?.success()?;
+            let mut told = self.server.take("/access/");
+            ensure!(!told.is_empty(), "nothing was told, {group}: {installed}\n{checked}");
+            self.lists.borrow_mut().append(&mut told);
+            [teller, suite.folder("store-teller")].iter().try_for_each(|path| clear(path))?;
+        }
         let archive = suite.folder("archive.tzst");
         let mut pack = suite.sandbox.command(&reference, "tar");
         pack.args(["--use-compress-program", "zstd -3 -T0", "-cf"]).arg(&archive);
@@ -238,12 +263,24 @@ impl Network<'_, '_> {
         std::mem::replace(command, Command::new("true"))
     }
 
+    /// Returns the tools that run after an install, with what their group is called.
+    fn tools(&self) -> Vec<(&'static str, &'static [&'static str])> {
+        let mut tools = vec![(CHECK, TSC)];
+        if self.suite.fixture == Fixture::Medium {
+            tools.push((LINT, ESLINT));
+        }
+        tools
+    }
+
     fn cases(&self) -> Result<Vec<Case<'_>>> {
         let mut cases = Vec::new();
         let install = [RIFT].map(|name| (INSTALL, name));
-        let check = [RIFT, FIRST, NPM, ARCHIVE].map(|name| (CHECK, name));
+        let checks = self
+            .tools()
+            .into_iter()
+            .flat_map(|(group, _)| [RIFT, FIRST, NPM, ARCHIVE, FILES].map(|name| (group, name)));
         let moved = [PULL, CURL, PUSH, SEND].map(|name| (MOVE, name));
-        for (group, name) in install.into_iter().chain(check).chain(moved) {
+        for (group, name) in install.into_iter().chain(checks).chain(moved) {
             if self.suite.wants(group, name) {
                 cases.push(self.case(group, name)?);
             }
@@ -258,6 +295,14 @@ impl Network<'_, '_> {
         let run = move |_: usize| self.run(group, name, &place);
         let gone =
             [project.join("node_modules"), self.suite.folder("store"), self.suite.folder("cache")];
+        let mut gone = gone.to_vec();
+        if name == FILES {
+            let mut copy = self.suite.sandbox.command(&project, "cp");
+            let from = self.suite.folder("reference/node_modules");
+            copy.arg("-a").arg(from).arg(project.join("node_modules"));
+            self.suite.quietly(copy)?;
+            gone.remove(0);
+        }
         let (before, after) = (gone.clone(), gone);
         Ok(Case {
             group,
@@ -283,18 +328,21 @@ impl Network<'_, '_> {
         let suite = self.suite;
         let rift = rift_tests::sandbox::rift_binary()?;
         let rift = rift.display();
-        let (ci, tsc) = (CI_BY_RIFT.join(" "), TSC.join(" "));
+        let tool = self.tools().into_iter().find(|tool| tool.0 == group);
+        let (ci, tool) =
+            (CI_BY_RIFT.join(" "), tool.map_or_else(String::new, |tool| tool.1.join(" ")));
         let line = match (group, name) {
             (INSTALL, _) => format!("{rift} exec --as virtual -- {ci}"),
             (_, RIFT | FIRST) => {
-                format!("{rift} exec --as virtual -- {ci} && {rift} exec -- {tsc}")
+                format!("{rift} exec --as virtual -- {ci} && {rift} exec -- {tool}")
             }
-            (_, NPM) => format!("{} && {tsc}", NPM_CI_ONLINE.join(" ")),
+            (_, NPM) => format!("{} && {tool}", NPM_CI_ONLINE.join(" ")),
+            (_, FILES) => tool,
             (_, ARCHIVE) => {
                 let fetch = self.fetch("archives/node_modules.tzst", "archive.tzst")?;
                 format!(
                     "{fetch} && tar --use-compress-program 'zstd -d -T0' -xf archive.tzst && \
-                     rm archive.tzst && {tsc}"
+                     rm archive.tzst && {tool}"
                 )
             }
             (_, PULL) => format!("{rift} pull {}", self.lineage()?),
@@ -333,19 +381,21 @@ impl Network<'_, '_> {
         let of_data = asked.iter().filter(|(_, path)| path.contains("/data/")).count();
         if group == INSTALL {
             self.requests.borrow_mut().push(asked.len() as f64);
-        } else if group == CHECK && (name == RIFT || name == FIRST) {
+        } else if name == RIFT || name == FIRST {
             let mut opened = 0;
             crate::suite::walk(&at.join("node_modules"), &mut |_, stat| {
                 opened += if stat.is_file() { stat.len() } else { 0 };
                 Ok(())
             })?;
             let share = self.server.sent("/data/") as f64 / opened as f64;
-            match name {
-                RIFT => self.fetched.borrow_mut().push(share),
-                _ => self.fetched_first.borrow_mut().push(share),
-            }
-            if name == RIFT {
-                self.tsc_requests.borrow_mut().push(of_data as f64);
+            match (group, name) {
+                (CHECK, RIFT) => {
+                    self.fetched.borrow_mut().push(share);
+                    self.tsc_requests.borrow_mut().push(of_data as f64);
+                }
+                (CHECK, _) => self.fetched_first.borrow_mut().push(share),
+                (_, RIFT) => self.fetched_lint.borrow_mut().push(share),
+                (_, _) => {}
             }
         }
         Ok(sample)
