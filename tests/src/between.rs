@@ -4,13 +4,14 @@
 //! Each connection carries one request. Bodies and answers pass as they are; whether a condition holds is decided by the emulator.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpStream;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use crate::listener::Listener;
 
 /// Separates the parts of an upload.
 const BOUNDARY: &str = "a-boundary-of-the-tests";
@@ -42,13 +43,12 @@ struct State {
     upstream: u16,
     speaks: Speaks,
     gate: Mutex<Option<Gate>>,
-    is_over: AtomicBool,
 }
 
 /// A running server.
 pub struct Between {
     state: Arc<State>,
-    port: u16,
+    listener: Listener,
 }
 
 impl Held {
@@ -73,28 +73,17 @@ impl Between {
     /// # Errors
     /// What the system says.
     pub fn start(upstream: u16, speaks: Speaks) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("could not listen")?;
-        let port = listener.local_addr()?.port();
-        let (gate, is_over) = (Mutex::default(), AtomicBool::new(false));
-        let state = Arc::new(State { upstream, speaks, gate, is_over });
+        let state = Arc::new(State { upstream, speaks, gate: Mutex::default() });
         let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if shared.is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let shared = Arc::clone(&shared);
-                // What goes wrong ends the connection, and the client says so.
-                std::thread::spawn(move || drop(pass(&shared, &stream)));
-            }
-        });
-        Ok(Self { state, port })
+        let listener =
+            Listener::start(move |stream| pass(&shared, stream)).context("could not listen")?;
+        Ok(Self { state, listener })
     }
 
     /// Returns its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.listener.port()
     }
 
     /// Holds back the next `PUT` whose path, with its escapes undone, contains this.
@@ -105,14 +94,6 @@ impl Between {
         *self.state.gate.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Gate { path, arrived, go: may_go });
         Held { arrived: is_there, go }
-    }
-}
-
-impl Drop for Between {
-    fn drop(&mut self) {
-        self.state.is_over.store(true, Ordering::Relaxed);
-        // Wakes who waits for connections.
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 

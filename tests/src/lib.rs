@@ -11,6 +11,7 @@ pub mod between;
 pub mod differ;
 pub mod fault;
 pub mod fixture;
+pub mod listener;
 pub mod moto;
 pub mod mounts;
 pub mod need;

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+use crate::listener::{self, Listener};
 
 /// What the server does instead of what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,6 @@ struct State {
     keys: Mutex<Vec<String>>,
     /// How many requests are answered before the server falls silent.
     left: Mutex<Option<usize>>,
-    is_over: AtomicBool,
 }
 
 impl Pace {
@@ -89,7 +90,7 @@ impl Pace {
 /// A running server.
 pub struct Server {
     state: Arc<State>,
-    port: u16,
+    listener: Listener,
 }
 
 struct Request {
@@ -110,27 +111,17 @@ impl Server {
     /// # Errors
     /// What the system says.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("could not listen")?;
-        let port = listener.local_addr()?.port();
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if shared.is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let shared = Arc::clone(&shared);
-                // A client that goes away ends its connection, not the server.
-                std::thread::spawn(move || drop(converse(&shared, &stream)));
-            }
-        });
-        Ok(Self { state, port })
+        let listener =
+            Listener::start(move |stream| converse(&shared, stream)).context("could not listen")?;
+        Ok(Self { state, listener })
     }
 
     /// Returns the address that S3's clients take as an endpoint.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.listener.port())
     }
 
     /// Makes the server misbehave from here on; earlier faults are over.
@@ -217,14 +208,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.state.is_over.store(true, Ordering::Relaxed);
-        // Wakes who waits for connections.
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
-    }
-}
-
 type Objects = BTreeMap<String, (Vec<u8>, u64)>;
 
 fn store(objects: &mut Objects, path: &str, bytes: Vec<u8>) -> u64 {
@@ -269,13 +252,7 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
     let target = words.next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (path, query) = (path.to_owned(), query.replace("%2F", "/"));
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
+    let headers = listener::headers(reader)?;
     let length = headers.get("content-length").and_then(|length| length.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body)?;

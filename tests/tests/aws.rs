@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use rift_cas::remote::address::Address;
 use rift_cas::remote::{self, Limits, Options, Remote};
+use rift_tests::listener::{self, Listener};
 use rift_tests::moto::{self, Moto};
 use rift_tests::sandbox::{Ran, Sandbox};
 use rift_tests::server::Server;
@@ -358,7 +358,7 @@ fn roles_are_assumed_as_moto_has_them() -> Result<()> {
 
 /// A portal of AWS's single sign-on.
 struct Portal {
-    port: u16,
+    listener: Listener,
     asked: Arc<Mutex<Vec<(String, String)>>>,
     status: Arc<AtomicU32>,
 }
@@ -366,22 +366,17 @@ struct Portal {
 impl Portal {
     /// Starts one whose credentials are good for so many seconds each; their ids are numbered.
     fn start(seconds: u64) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let status = Arc::new(AtomicU32::new(200));
         let (all, code) = (Arc::clone(&asked), Arc::clone(&status));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // A client that goes away ends its connection only.
-                drop(answer(&stream, &all, code.load(Ordering::Relaxed), seconds));
-            }
-        });
-        Ok(Self { port, asked, status })
+        let listener = Listener::start(move |stream| {
+            answer(stream, &all, code.load(Ordering::Relaxed), seconds)
+        })?;
+        Ok(Self { listener, asked, status })
     }
 
     fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.listener.port())
     }
 
     /// Returns what it was asked since the last call, and with which token.
@@ -399,13 +394,7 @@ fn answer(
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
+    let mut headers = listener::headers(&mut reader)?;
     let token = headers.remove("x-amz-sso_bearer_token").unwrap_or_default();
     let number = {
         let mut asked = asked.lock().unwrap();
