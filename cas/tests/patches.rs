@@ -164,7 +164,7 @@ fn a_damaged_base_of_a_store_is_not_used() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, bytes).unwrap();
     push(&shared, &more(1));
-    assert_eq!(show(&shared, &here).requests(), 5);
+    assert_eq!(show(&shared, &here).requests(), 4);
 }
 
 #[test]

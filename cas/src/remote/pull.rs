@@ -208,11 +208,13 @@ impl Remote {
         if let (Some(base), Some(store)) = (at.base, store)
             && let Ok(Some(here)) = store.map_manifest(base.tree)
         {
-            let (places, base) = (self.places(at)?, here.to_vec());
-            // A file here that is damaged is read there.
-            if let Ok(manifest) = patched(at, &places, &base) {
-                return Ok(Description { manifest, places, base: Some(base) });
-            }
+            let (places, mut base) = (self.places(at)?, here.to_vec());
+            let manifest = patched(at, &places, &base).or_else(|_| {
+                // A file here that is damaged is read there.
+                base = self.manifest(&at.object())?;
+                patched(at, &places, &base)
+            })?;
+            return Ok(Description { manifest, places, base: Some(base) });
         }
         let (places, object) = std::thread::scope(|scope| {
             let places = scope.spawn(|| self.places(at));
