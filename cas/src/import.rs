@@ -234,6 +234,31 @@ impl Import<'_> {
         Ok((imported, index))
     }
 
+    /// Keeps a large blob for the end of the import, unless the store has it whole.
+    pub(crate) fn end_loose(
+        &self,
+        temporary: Temporary,
+        hash: BlobHash,
+        length: u64,
+    ) -> Result<()> {
+        let Self { store, index, .. } = self;
+        self.refuse_purged(hash.as_bytes())?;
+        match index.open_loose(store, hash) {
+            Ok(Some(_)) => return Ok(()),
+            // A damaged one is replaced.
+            Ok(None) | Err(Error::HashMismatch { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        sys::start_writeback(&temporary.file, 0, length);
+        let mut waiting = lock(&self.loose);
+        if waiting.len() < WAITING_MAX {
+            waiting.push((temporary, hash));
+            return Ok(());
+        }
+        drop(waiting);
+        self.name_loose(temporary, hash)
+    }
+
     /// Gives a large blob its name.
     fn name_loose(&self, temporary: Temporary, hash: BlobHash) -> Result<()> {
         let path = self.store.loose_path(hash);
@@ -458,55 +483,59 @@ impl Unit<'_> {
     /// # Errors
     /// What the system says.
     pub fn end(&mut self) -> Result<(BlobHash, u64)> {
+        let hash = self.hash();
+        self.end_hashed(hash)
+    }
+
+    /// Ends the file if its bytes have this hash; forgets it otherwise, and returns theirs.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end_as(&mut self, wanted: BlobHash) -> Result<Result<(), BlobHash>> {
+        let actual = self.hash();
+        if actual != wanted {
+            self.abandon();
+            return Ok(Err(actual));
+        }
+        self.end_hashed(actual).map(|_| Ok(()))
+    }
+
+    fn hash(&self) -> BlobHash {
+        let hash = match &self.loose {
+            Some(loose) => loose.hasher.finalize(),
+            None => blake3::hash(self.current().unwrap_or_default()),
+        };
+        BlobHash::from_bytes(*hash.as_bytes())
+    }
+
+    fn end_hashed(&mut self, hash: BlobHash) -> Result<(BlobHash, u64)> {
         if let Some(loose) = self.loose.take() {
-            let hash = BlobHash::from_bytes(*loose.hasher.finalize().as_bytes());
             if loose.length < LOOSE_FROM {
                 return self.repack(loose, hash);
             }
             // It may be gone from here before it is asked for; the descriptor is not.
             let file = loose.temporary.file.try_clone();
-            self.end_loose(loose.temporary, hash, loose.length)?;
+            self.import.end_loose(loose.temporary, hash, loose.length)?;
             if let Ok(file) = file {
                 self.note(hash.as_bytes(), Recent::Loose(file));
             }
             return Ok((hash, loose.length));
         }
         let start = self.start.take().unwrap_or(self.buffer.len());
-        let bytes = &self.buffer[start..];
-        let (hash, length) = (*blake3::hash(bytes).as_bytes(), bytes.len() as u64);
-        match self.import.claim(&hash, PackedKind::Blob)? {
+        let (key, length) = (*hash.as_bytes(), (self.buffer.len() - start) as u64);
+        match self.import.claim(&key, PackedKind::Blob)? {
             true => {
                 let kind = PackedKind::Blob;
-                self.entries.push(Packed { hash, offset: start as u64, length, kind });
+                self.entries.push(Packed { hash: key, offset: start as u64, length, kind });
                 let length = self.buffer.len() - start;
-                self.note(&hash, Recent::Buffer { offset: start, length });
+                self.note(&key, Recent::Buffer { offset: start, length });
             }
             false => self.buffer.truncate(start),
         }
         if self.buffer.len() >= UNIT_BYTES {
             self.flush()?;
         }
-        Ok((BlobHash::from_bytes(hash), length))
-    }
-
-    /// Keeps a large blob for the end of the import, unless the store has it whole.
-    fn end_loose(&self, temporary: Temporary, hash: BlobHash, length: u64) -> Result<()> {
-        let Import { store, index, .. } = self.import;
-        self.import.refuse_purged(hash.as_bytes())?;
-        match index.open_loose(store, hash) {
-            Ok(Some(_)) => return Ok(()),
-            // A damaged one is replaced.
-            Ok(None) | Err(Error::HashMismatch { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        sys::start_writeback(&temporary.file, 0, length);
-        let mut waiting = lock(&self.import.loose);
-        if waiting.len() < WAITING_MAX {
-            waiting.push((temporary, hash));
-            return Ok(());
-        }
-        drop(waiting);
-        self.import.name_loose(temporary, hash)
+        Ok((hash, length))
     }
 
     /// Puts a file that was announced as large, and is not, where small ones go.

@@ -20,6 +20,7 @@ pub mod loose;
 pub mod materialize;
 pub mod pack;
 pub mod partial;
+mod parts;
 pub mod projection;
 pub mod purge;
 pub mod record;

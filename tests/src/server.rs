@@ -40,6 +40,8 @@ pub enum Fault {
     Race,
     /// Writes whatever the conditions of the request are.
     Careless,
+    /// Sends all of an object, whatever part of it was asked for.
+    Whole,
 }
 
 /// When a fault happens.
@@ -327,7 +329,8 @@ fn answer(
     let mut head =
         format!("ETag: \"v{version}\"\r\nLast-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n");
     let mut code = 200;
-    let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
+    let range = request.headers.get("range").filter(|_| fault != Some(Fault::Whole));
+    let range = range.and_then(|range| range.strip_prefix("bytes="));
     if let Some((first, last)) = range.and_then(|range| range.split_once('-')) {
         let first = first.parse().unwrap_or(0).min(total);
         let end = last.parse::<usize>().map_or(total, |last| last + 1).min(total);

@@ -292,6 +292,77 @@ fn a_very_large_file_goes_in_parts() -> Result<()> {
     Ok(())
 }
 
+/// What one connection would take long for is read by several, and checked as a whole; from a server that does not know
+/// ranges each object comes in order.
+#[test]
+fn a_pull_divides_what_is_large() -> Result<()> {
+    let server = Server::start()?;
+    let one = Machine::new("divided", Some(server.endpoint()))?;
+    let mut mixed = noise(6, 5 << 20);
+    mixed.extend(b"what is in frames, ".repeat(2 << 20));
+    let small: Vec<_> =
+        (0..20).map(|seed| (format!("small/{seed}"), noise(seed, 1 << 20))).collect();
+    let mut files: Vec<(&str, Vec<u8>)> = vec![("plain", noise(5, 40 << 20)), ("mixed", mixed)];
+    files.extend(small.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
+    let source = one.write("source", &files)?;
+    let tree = one.good(&["ingest", &source, "--name", "deps"])?;
+    let mut trusted = TrustedKeys::default();
+    trusted.add(NamedKey::parse(&one.good(&["key", "new"])?)?);
+    one.good(&["push", "deps", "s3://bucket/team"])?;
+    let data = || server.asked().iter().filter(|(_, path)| path.contains("/data/")).count();
+    let total: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    // In memory, where fsync(2) is free.
+    let stores = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+    let mut count = 0;
+    // Returns whether it succeeds, how many requests of data it makes, and how many bytes are sent.
+    let mut pull =
+        |fault: Option<(&'static str, usize, usize, Fault)>| -> Result<(bool, usize, u64)> {
+            let when = fault.map(|(path, after, times, fault)| When {
+                method: "GET",
+                path,
+                after,
+                times,
+                fault,
+            });
+            server.fail(when);
+            let _earlier = (data(), server.sent("/data/"));
+            count += 1;
+            let folder = stores.path().join(count.to_string());
+            let (pulled, _) = pull_impatiently(&server, &folder, &trusted)?;
+            let store = Store::open(&folder)?;
+            let is_there = store.get_ref("deps")?.is_some();
+            assert_eq!(pulled.is_ok(), is_there, "{fault:?}: {pulled:?}");
+            if is_there {
+                assert_eq!(pulled?.tree.to_string(), tree);
+                let bad = rift_cas::verify::verify(&store, false, &|_| {})?;
+                assert!(bad.is_clean(), "{fault:?}");
+            }
+            assert_eq!(fs::read_dir(folder.join("tmp"))?.count(), 0, "{fault:?}");
+            fs::remove_dir_all(&folder)?;
+            Ok((is_there, data(), server.sent("/data/")))
+        };
+    let (is_there, requests, all) = pull(None)?;
+    // Both large files in two parts, and the pack as well.
+    assert!(is_there && requests == 6 && all < total, "{requests} requests, {all} of {total}");
+    let mut chosen = 0;
+    for fault in [Fault::Wrong, Fault::Short, Fault::Reset, Fault::Status(500)] {
+        for path in [".blob", ".blob.zst", ".pack"] {
+            for after in [0, 1] {
+                chosen += 1;
+                if !rift_tests::full() && chosen % 5 != 0 {
+                    continue;
+                }
+                assert!(pull(Some((path, after, 1, fault)))?.0, "{fault:?} of {path} {after}");
+            }
+        }
+    }
+    assert!(!pull(Some((".blob", 1, 1000, Fault::Wrong)))?.0);
+    // One request shows for each object that it comes whole; then its start is read, and the rest.
+    let (is_there, requests, _) = pull(Some(("/data/", 0, 1000, Fault::Whole)))?;
+    assert!(is_there && requests <= 9, "{requests} requests");
+    Ok(())
+}
+
 #[test]
 fn what_was_tampered_with_is_refused() -> Result<()> {
     let (one, two) = (Machine::new("tamper", None)?, Machine::new("tamper-pull", None)?);

@@ -25,6 +25,7 @@ pub mod address;
 pub mod aws;
 pub mod denied;
 mod error;
+mod fetch;
 pub mod frames;
 mod http;
 pub mod keys;
@@ -44,7 +45,7 @@ mod sweep;
 use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -173,8 +174,7 @@ pub struct Remote {
     runtime: Arc<Threads>,
     meter: Arc<Meter>,
     limits: Limits,
-    /// The server sends whole objects only.
-    lacks_ranges: AtomicBool,
+    ranges: Arc<Mutex<Ranges>>,
     /// What a namespace lies in.
     main: Option<Box<Main>>,
     remarks: Mutex<Vec<String>>,
@@ -198,6 +198,15 @@ impl Drop for Threads {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Whether a server sends parts of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ranges {
+    /// It was not asked for any.
+    Unknown,
+    Known,
+    Lacking,
 }
 
 /// A small object, and what tells whether it was replaced.
@@ -228,22 +237,15 @@ impl Remote {
         let prefix = ObjectPath::parse(prefix)
             .map_err(|error| failed("set up the remote")(error.to_string()))?;
         let (address, limits) = (address.clone(), options.limits);
-        let lacks_ranges = AtomicBool::new(false);
+        let ranges = match address.scheme() {
+            Scheme::File => Ranges::Known,
+            _ => Ranges::Unknown,
+        };
+        let ranges = Arc::new(Mutex::new(ranges));
         let runtime = Arc::new(Threads(Some(runtime)));
         let end = limits.all.map(|all| Instant::now() + all);
         let (main, remarks) = (None, Mutex::default());
-        Ok(Self {
-            address,
-            objects,
-            prefix,
-            runtime,
-            meter,
-            limits,
-            lacks_ranges,
-            end,
-            main,
-            remarks,
-        })
+        Ok(Self { address, objects, prefix, runtime, meter, limits, ranges, end, main, remarks })
     }
 
     /// Returns the address.
@@ -427,9 +429,8 @@ impl Remote {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<UpdateVersion> {
         const ACTION: &str = "read";
-        let lacks_ranges = || self.lacks_ranges.load(Ordering::Relaxed);
         let (asked, mut skipped) = match range.clone() {
-            Some(range) if lacks_ranges() => (None, range.start),
+            Some(range) if self.ranges() == Ranges::Lacking => (None, range.start),
             range => (range, 0),
         };
         let is_cut = range.is_some() && asked.is_none();
@@ -440,11 +441,14 @@ impl Remote {
         let found = self.wait(ACTION, object, limit, self.objects.get_opts(&path, options));
         let found = match found {
             Err(error) if range.is_some() && !is_cut && error.is_of_ranges() => {
-                self.lacks_ranges.store(true, Ordering::Relaxed);
+                self.set_ranges(Ranges::Lacking);
                 return self.read_here(object, range, max, take);
             }
             found => found?,
         };
+        if range.is_some() && !is_cut {
+            self.set_ranges(Ranges::Known);
+        }
         let meta = found.meta;
         let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
         let too_long = || Error::Wrong {
@@ -494,6 +498,15 @@ impl Remote {
                 Ok(Some(Err(error))) => return Err(Error::of_request(ACTION, object, &error)),
             }
         }
+    }
+
+    /// Returns whether the server sends parts of objects.
+    fn ranges(&self) -> Ranges {
+        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_ranges(&self, ranges: Ranges) {
+        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
     }
 
     /// Returns the length of an object; `None` when there is none.

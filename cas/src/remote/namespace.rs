@@ -4,7 +4,6 @@
 //! lacks is read from the main part, where only the keys count that are trusted there: the key of who works in the namespace does
 //! not. A remote that is opened without a namespace asks for nothing below `ns`, and no object of the main part names one of a namespace.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Remote;
@@ -38,7 +37,7 @@ impl Remote {
             meter: Arc::clone(&self.meter),
             limits: self.limits,
             end: self.end,
-            lacks_ranges: AtomicBool::new(self.lacks_ranges.load(Ordering::Relaxed)),
+            ranges: Arc::clone(&self.ranges),
             main: Some(Box::new(Main { remote: self, trusted })),
             remarks: Mutex::default(),
         })

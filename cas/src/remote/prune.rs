@@ -16,9 +16,10 @@ use rustix::fs::FlockOperation;
 
 use super::address::Scheme;
 use super::error::{Error, Result};
+use super::fetch::Job;
 use super::keys::TrustedKeys;
 use super::places::Object;
-use super::pull::{Job, jobs};
+use super::pull::jobs;
 use super::reference::{self, Located, SignedRef};
 use super::{Remote, manifest_object, places_object, plan};
 
@@ -138,7 +139,7 @@ impl Kept<'_> {
             return Ok(None);
         }
         let mut objects = vec![manifest_object(at.object().tree), places_object(&at.places)];
-        objects.extend(jobs.into_iter().map(|job| job.object.name));
+        objects.extend(jobs.into_iter().map(|job| job.object.name.clone()));
         Ok(Some(objects))
     }
 }

@@ -6,30 +6,22 @@
 //! pull fails, so the next one asks for less.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
-use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use rift_tree::builder::Built;
 use rift_tree::{BlobHash, Manifest, TreeHash};
 
 use super::error::{Error, Result};
+use super::fetch::{Job, Wanted, fetch};
 use super::keys::{NamedKey, TrustedKeys};
-use super::places::{Object, Places};
+use super::places::Places;
 use super::reference::{Base, Located};
-use super::{AT_ONCE, Progress, Remote, Watch, manifest_object, patch, places_object};
+use super::{Remote, Watch, manifest_object, patch, places_object};
 use crate::blobs::{BlobIndex, LOOSE_FROM};
-use crate::import::{Import, Unit};
+use crate::import::Import;
 use crate::pack::PackedKind;
 use crate::store::Store;
 use crate::tree::{check_manifest, sizes};
-
-/// Bytes between two wanted blobs that are read along: less than what another request costs in time, at 90 MB/s and 20 ms
-/// divided by what is moved at once.
-const GAP_MAX: u64 = 256 << 10;
-/// How often an object is read before its remote is given up.
-const ATTEMPTS: usize = 2;
 
 /// What a pull brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,29 +38,6 @@ pub struct Pulled {
     pub from: String,
     /// Blobs that the store lacked.
     pub blobs: usize,
-}
-
-/// A blob that is wanted of an object.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) offset: u64,
-    pub(super) size: u64,
-    pub(super) hash: BlobHash,
-}
-
-/// An object with what is wanted of it, in the order of the offsets.
-pub(super) struct Job {
-    pub(super) object: Object,
-    pub(super) wanted: Vec<Wanted>,
-}
-
-impl Job {
-    /// Returns about how many bytes come for it; what is wanted is in order.
-    fn sent_bytes(&self) -> u64 {
-        let (Some(first), Some(last)) = (self.wanted.first(), self.wanted.last()) else { return 0 };
-        let sent = self.object.sent(&(first.offset..last.offset.saturating_add(last.size)));
-        sent.end - sent.start
-    }
 }
 
 /// Brings what ref `name` means into the store, as much of it as `extent` says, and makes the store's ref of that name mean it.
@@ -304,7 +273,7 @@ pub(super) fn jobs(
         {
             return Err(wrong("a blob lies outside its object, or in one of the wrong kind"));
         }
-        let object = || objects.object(location.container, &container);
+        let object = || Arc::new(objects.object(location.container, &container));
         let job = jobs[location.container as usize]
             .get_or_insert_with(|| Job { object: object(), wanted: Vec::new() });
         job.wanted.push(Wanted { offset: location.offset, size, hash });
@@ -323,166 +292,5 @@ fn has(index: &BlobIndex, store: &Store, hash: BlobHash, size: u64) -> bool {
     match size >= LOOSE_FROM {
         true => matches!(index.open_loose(store, hash), Ok(Some(stamp)) if stamp.size == size),
         false => index.find(hash.as_bytes(), PackedKind::Blob).is_some(),
-    }
-}
-
-/// Reads all objects, several at once.
-fn fetch(remote: &Remote, import: &Import<'_>, jobs: Vec<Job>, watch: Watch<'_>) -> Result<()> {
-    let sizes = jobs.iter().flat_map(|job| &job.wanted).map(|wanted| wanted.size);
-    let total_bytes = sizes.fold(0, u64::saturating_add);
-    let done_bytes = AtomicU64::new(0);
-    let tell = |bytes: u64| {
-        let done_bytes = done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        watch(Progress { done_bytes, total_bytes });
-    };
-    let workers = jobs.len().min(AT_ONCE);
-    let queue = Mutex::new(VecDeque::from(jobs));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let stop = || queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let work = || {
-        let mut unit = import.unit();
-        while let Some(job) = next() {
-            let taken = take_object(remote, &mut unit, &job, &tell);
-            if taken.is_err() {
-                stop();
-                unit.abandon();
-                unit.flush()?;
-                return taken;
-            }
-        }
-        unit.flush()?;
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let ends = workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        // All of them, so that none is left behind.
-        ends.collect::<Vec<Result<()>>>().into_iter().collect()
-    })
-}
-
-/// Reads what is wanted of one object, again where that may help.
-fn take_object(remote: &Remote, unit: &mut Unit<'_>, job: &Job, tell: &dyn Fn(u64)) -> Result<()> {
-    let mut done = 0;
-    let mut attempt = 1;
-    while done < job.wanted.len() {
-        match take_run(remote, unit, job, &mut done, tell) {
-            Ok(()) => {}
-            Err(error) if attempt < ATTEMPTS && error.is_passing() => attempt += 1,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Returns how many of the blobs one request brings, and the bytes that it reads of what the object holds.
-fn run(object: &Object, wanted: &[Wanted]) -> (usize, Range<u64>) {
-    let Some(first) = wanted.first() else {
-        return (0, 0..0);
-    };
-    let mut range = first.offset..first.offset + first.size;
-    let mut count = 1;
-    for next in &wanted[1..] {
-        let bytes = next.offset..next.offset + next.size;
-        let gap = object.sent(&bytes).start.saturating_sub(object.sent(&range).end);
-        if next.offset < range.end || gap > GAP_MAX {
-            break;
-        }
-        range.end = next.offset + next.size;
-        count += 1;
-    }
-    (count, range)
-}
-
-/// Reads one range, and gives what it holds to the store; `done` counts the blobs that the store took.
-fn take_run(
-    remote: &Remote,
-    unit: &mut Unit<'_>,
-    job: &Job,
-    done: &mut usize,
-    tell: &dyn Fn(u64),
-) -> Result<()> {
-    let wrong = |reason: String| Error::Wrong { object: job.object.name.clone(), reason };
-    let (count, range) = run(&job.object, &job.wanted[*done..]);
-    let last = *done + count;
-    let mut is_begun = false;
-    let mut hasher = blake3::Hasher::new();
-    let mut take = |mut at: u64, mut chunk: &[u8]| -> Result<()> {
-        while *done < last {
-            let wanted = job.wanted[*done];
-            let skipped = wanted.offset.saturating_sub(at).min(chunk.len() as u64);
-            // At most the length of the chunk.
-            chunk = &chunk[skipped as usize..];
-            at += skipped;
-            if at < wanted.offset {
-                return Ok(());
-            }
-            if !is_begun {
-                unit.begin(wanted.size)?;
-                hasher.reset();
-                is_begun = true;
-            }
-            let end = wanted.offset + wanted.size;
-            // At most the length of the chunk.
-            let (part, rest) = chunk.split_at((end - at).min(chunk.len() as u64) as usize);
-            hasher.update(part);
-            unit.write(part)?;
-            at += part.len() as u64;
-            chunk = rest;
-            if at < end {
-                return Ok(());
-            }
-            is_begun = false;
-            let actual = BlobHash::from_bytes(*hasher.finalize().as_bytes());
-            if actual != wanted.hash {
-                unit.abandon();
-                return Err(wrong(format!("bytes of {} hash to {actual}", wanted.hash)));
-            }
-            unit.end()?;
-            *done += 1;
-            tell(wanted.size);
-        }
-        Ok(())
-    };
-    if range.is_empty() {
-        // Blobs without bytes are nowhere.
-        return take(range.start, &[]);
-    }
-    let read = job.object.read(remote, &range, &mut take);
-    unit.abandon();
-    // What comes after what was wanted does no harm.
-    match *done == last {
-        true => Ok(()),
-        false => read.and(Err(wrong("it ends too early".to_owned()))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_goes_over_small_gaps_only() {
-        let hash = BlobHash::from_bytes([0; 32]);
-        let object = Object { name: String::new(), size: 1 << 30, frames: None };
-        let wanted = |list: &[(u64, u64)]| -> Vec<Wanted> {
-            list.iter()
-                .map(|(offset, size)| Wanted { offset: *offset, size: *size, hash })
-                .collect()
-        };
-        let far = 64 + 10 + GAP_MAX;
-        for (list, count, range) in [
-            (&[][..], 0, 0..0),
-            (&[(64, 10)], 1, 64..74),
-            (&[(64, 10), (74, 5)], 2, 64..79),
-            (&[(64, 10), (far, 5)], 2, 64..far + 5),
-            (&[(64, 10), (far + 1, 5)], 1, 64..74),
-            (&[(64, 10), (70, 5)], 1, 64..74),
-            (&[(64, 0), (64, 5)], 2, 64..69),
-        ] {
-            assert_eq!(run(&object, &wanted(list)), (count, range), "{list:?}");
-        }
     }
 }
