@@ -303,7 +303,13 @@ impl Walk<'_> {
         // O_NONBLOCK: what was listed as a file may be a pipe by now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         for _ in 0..ATTEMPTS {
-            let mut file = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            // Nobody needed it by that, see `used`; only who owns it may look so, see open(2).
+            let opened = rustix::fs::openat(parent, name, flags | OFlags::NOATIME, Mode::empty());
+            let opened = match opened {
+                Err(Errno::PERM) => rustix::fs::openat(parent, name, flags, Mode::empty()),
+                opened => opened,
+            };
+            let mut file = match opened {
                 Err(Errno::NOENT) => return Ok(None),
                 other => File::from(other.map_err(io("open"))?),
             };

@@ -34,6 +34,7 @@ pub mod stats;
 pub mod store;
 pub mod sys;
 pub mod tree;
+pub mod used;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -19,6 +19,12 @@ const FAR: &str = "node_modules/which/package.json";
 /// Waits to be told, and reads many files then.
 const PATIENT: &str = "while [ ! -e go ]; do sleep 0.1; done; cat node_modules/[a-g]*/package.json";
 
+/// See `relatime` in mount(8).
+const KEEPS_READS: Need = Need::Works(
+    "a file system that keeps times of reads",
+    "t=$(mktemp) && echo a >$t && sleep 0.1 && cat $t >/dev/null && [ $(stat -c %X.%x $t | tr -dc 0-9) != $(stat -c %Z.%z $t | tr -dc 0-9) ] && rm $t",
+);
+
 struct Story {
     server: Server,
     producer: Runner,
@@ -224,6 +230,55 @@ fn what_a_command_needed_comes_before_it_is_asked_for() {
         seen.join().unwrap()
     });
     assert!(!refused.status.success() && refused.stderr.contains("had not come yet"), "{refused}");
+}
+
+/// Who has the whole tree, as files or shown by the shim, tells as well: no machine that has nothing is the first.
+#[test]
+fn what_a_command_needed_of_a_whole_tree_is_told_as_well() {
+    let name = "what_a_command_needed_of_a_whole_tree_is_told_as_well";
+    if !have(name, &[KEEPS_READS]) {
+        return;
+    }
+    let story = Story::new("whole");
+    let line = format!("cat node_modules/[a-c]*/package.json; sleep 0.6; {PATIENT}");
+    let command = ["sh", "-c", &line];
+    let producer = &story.producer;
+    fs::write(producer.project.join("go"), "").unwrap();
+    assert_eq!(story.lists(), 0);
+    // It is over too soon for anybody to wait.
+    drop(see(producer, &["cat", FAR]).success().unwrap());
+    assert_eq!(story.lists(), 0);
+    let expected = see(producer, &command).success().unwrap().stdout;
+    assert_eq!(story.lists(), 1);
+    let _earlier = story.server.asked();
+    // What it reads again is no news.
+    drop(see(producer, &command).success().unwrap());
+    assert_eq!(story.server.asked(), []);
+    let consumer = story.consumer("whole-consumer");
+    show(&consumer, "virtual");
+    let _before = (story.server.asked(), story.server.sent(""));
+    assert_eq!(story.see_without_remote(&consumer, &command), expected);
+    // Little more came than the whole tree's part that the command reads.
+    let sent = story.server.sent("/data/");
+    assert!((1..2_000_000).contains(&sent), "{sent} bytes");
+    // By the shim, on a machine that has all of it.
+    story.server.fail([]);
+    let mut other = story.consumer("whole-virtual");
+    story.may_tell(&mut other);
+    drop(other.ci().success().unwrap());
+    clear(&other.project.join("node_modules")).unwrap();
+    show(&other, "virtual");
+    fs::write(other.project.join("go"), "").unwrap();
+    let words = ["sh", "-c", "cat node_modules/[d-g]*/package.json; sleep 0.6"];
+    drop(see(&other, &words).success().unwrap());
+    assert_eq!(story.lists(), 2);
+    // Who may not write tells nobody.
+    let stranger = story.consumer("whole-stranger");
+    drop(stranger.ci().success().unwrap());
+    let words = ["sh", "-c", "cat node_modules/[h-k]*/package.json; sleep 0.6"];
+    let told = see(&stranger, &words).success().unwrap();
+    assert!(!told.stderr.contains("warning"), "{told}");
+    assert_eq!(story.lists(), 2);
 }
 
 /// What others purge meanwhile comes no more, though nothing but files of it was still to come.

@@ -5,6 +5,7 @@
 
 pub mod child;
 mod fetched;
+mod noted;
 mod npm;
 pub(crate) mod shared;
 
@@ -21,6 +22,7 @@ use rift_cas::projection::{Projection, ShownAs};
 pub use child::Ending;
 
 use self::fetched::Fetched;
+use self::noted::Noted;
 use self::shared::Shared;
 use crate::context::Context;
 use crate::hint::Hint as _;
@@ -58,7 +60,9 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
     {
         return npm::run(options, context, &store, started);
     }
+    let noted = Noted::begin();
     let ending = run_command(options, context)?;
+    noted.end(&options.command, context);
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.set_times(started.elapsed(), None, true);
     summary.print(&context.ui);

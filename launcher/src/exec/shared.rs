@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rift_cas::Store;
+use rift_cas::remote::access::AccessKey;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::keys::{PublicKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan, Sent};
@@ -219,6 +220,20 @@ impl<'c> Shared<'c> {
         planned.shared.push(format!("{address} {key_of}"));
         planned.save(self.store, key)?;
         Ok(Some(how))
+    }
+
+    /// Tells the first remote that can be written which blobs a command needed, where it does not know.
+    ///
+    /// # Errors
+    /// What the remote says.
+    pub(super) fn tell(&self, key: AccessKey, blobs: &[u32]) -> anyhow::Result<()> {
+        let mut remotes = self.context.config.remotes().iter().map(|named| &named.address);
+        if let Some(address) = remotes.find(|address| !address.is_read_only()) {
+            let remote = self.open(address, remotes::OF_RUNS)?;
+            let known = remote.access(key)?;
+            remote.set_access(key, blobs, known.as_deref())?;
+        }
+        Ok(())
     }
 
     /// Tells why trees stay here. What a package's archive holds its registry has given away; what scripts have made of it may hold secrets

@@ -75,15 +75,27 @@ pub fn mounted_partial(store: &Store, folder: &Path) -> Result<Vec<Projection>> 
     Ok(found)
 }
 
+/// Returns the trees that are files at and near `folder`, or that the shim shows there.
+///
+/// # Errors
+/// What the system says.
+pub fn unmounted_near(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
+    let mut found = store.projections()?;
+    found.retain(|known| known.shown_as != ShownAs::Mount && is_near(known, folder));
+    Ok(found)
+}
+
 /// Returns the projections without files at and near `folder`.
 fn near(store: &Store, folder: &Path) -> Result<Vec<Projection>> {
-    let is_near = |known: &Projection| {
-        let above = known.directory.parent().is_some_and(|parent| folder.starts_with(parent));
-        above || known.directory.starts_with(folder)
-    };
     let mut found = store.projections()?;
-    found.retain(|known| known.shown_as.has_state() && known.is_in_place() && is_near(known));
+    found.retain(|known| known.shown_as.has_state() && is_near(known, folder));
     Ok(found)
+}
+
+/// Tells whether a projection is still in place, at or near a folder.
+fn is_near(known: &Projection, folder: &Path) -> bool {
+    let above = known.directory.parent().is_some_and(|parent| folder.starts_with(parent));
+    (above || known.directory.starts_with(folder)) && known.is_in_place()
 }
 
 /// Runs a command that sees the projections; the reason, when it can't be done here and the command was
