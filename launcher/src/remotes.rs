@@ -90,6 +90,11 @@ pub(crate) fn parts(address: &Address, config: &Config) -> anyhow::Result<Vec<Ad
     Ok(own.into_iter().chain([address.clone()]).collect())
 }
 
+/// Returns the remote that results go to: the first that can be written.
+pub(crate) fn written(config: &Config) -> Option<&Address> {
+    config.remotes().iter().map(|named| &named.address).find(|address| !address.is_read_only())
+}
+
 /// Tells why this run writes to no remote, whatever keys it has.
 pub(crate) fn refusal(config: &Config) -> Option<&'static str> {
     let is_refused = config.namespace().is_none() && ci::is_untrusted();

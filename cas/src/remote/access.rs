@@ -83,6 +83,14 @@ impl Remote {
         }
     }
 
+    /// Sends an access list, unless the one that is there tells mostly the same; tells whether it was sent.
+    ///
+    /// # Errors
+    /// What the remote says.
+    pub fn add_access(&self, key: AccessKey, used: &[u32]) -> Result<bool> {
+        self.set_access(key, used, self.access(key)?.as_deref())
+    }
+
     /// Sends an access list, unless `known`, which is there, tells mostly the same; tells whether it was sent.
     ///
     /// # Errors

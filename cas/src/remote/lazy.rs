@@ -406,9 +406,7 @@ impl Partial {
     /// # Errors
     /// What the remote says.
     pub fn share(&self, key: AccessKey) -> Result<bool> {
-        let remote = self.reach()?;
-        let known = remote.access(key)?;
-        remote.set_access(key, &self.used(), known.as_deref())
+        self.reach()?.add_access(key, &self.used())
     }
 }
 

@@ -37,8 +37,8 @@ impl Noted {
 
     fn tell(self, command: &[OsString], context: &Context) -> anyhow::Result<()> {
         let config = &context.config;
-        let may_write = config.remotes().iter().any(|named| !named.address.is_read_only());
-        if self.began.elapsed() < SHORT || !may_write || remotes::refusal(config).is_some() {
+        let may_write = remotes::written(config).is_some() && remotes::refusal(config).is_none();
+        if self.began.elapsed() < SHORT || !may_write {
             return Ok(());
         }
         let Ok(store) = context.existing_store() else { return Ok(()) };
@@ -46,6 +46,7 @@ impl Noted {
         if keys::private()?.is_none() {
             return Ok(());
         }
+        let mut lists = Vec::new();
         for known in private::unmounted_near(&store, &context.cwd)? {
             if store.is_partial(known.tree) {
                 // Who brings its files knows better.
@@ -55,9 +56,9 @@ impl Noted {
             let found = used(&tree.manifest(), &known, self.time);
             if found.new > 0 {
                 let words = command.iter().map(|word| word.as_bytes());
-                shared.tell(AccessKey::new(known.tree, words), &found.blobs)?;
+                lists.push((AccessKey::new(known.tree, words), found.blobs));
             }
         }
-        Ok(())
+        shared.tell(&lists)
     }
 }

@@ -147,10 +147,7 @@ impl<'c> Shared<'c> {
     /// # Errors
     /// A remote that can't be used, when `strict` is set.
     pub(super) fn send(&self, key: &str, lineage: &str) -> anyhow::Result<Option<String>> {
-        let mut remotes = self.context.config.remotes().iter().map(|named| &named.address);
-        let Some(address) = remotes.find(|address| !address.is_read_only()) else {
-            return Ok(None);
-        };
+        let Some(address) = remotes::written(&self.context.config) else { return Ok(None) };
         match self.send_to(address, key, lineage) {
             Ok(sent) => Ok(sent),
             Err(error) if is_out_of_time(&error) => {
@@ -222,16 +219,16 @@ impl<'c> Shared<'c> {
         Ok(Some(how))
     }
 
-    /// Tells the first remote that can be written which blobs a command needed, where it does not know.
+    /// Tells the remote that results go to which blobs a command needed of some trees, where it does not know.
     ///
     /// # Errors
     /// What the remote says.
-    pub(super) fn tell(&self, key: AccessKey, blobs: &[u32]) -> anyhow::Result<()> {
-        let mut remotes = self.context.config.remotes().iter().map(|named| &named.address);
-        if let Some(address) = remotes.find(|address| !address.is_read_only()) {
-            let remote = self.open(address, remotes::OF_RUNS)?;
-            let known = remote.access(key)?;
-            remote.set_access(key, blobs, known.as_deref())?;
+    pub(super) fn tell(&self, lists: &[(AccessKey, Vec<u32>)]) -> anyhow::Result<()> {
+        let address = remotes::written(&self.context.config).filter(|_| !lists.is_empty());
+        let Some(address) = address else { return Ok(()) };
+        let remote = self.open(address, remotes::OF_RUNS)?;
+        for (key, blobs) in lists {
+            remote.add_access(*key, blobs)?;
         }
         Ok(())
     }
