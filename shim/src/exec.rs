@@ -13,6 +13,7 @@ use crate::counts;
 use crate::place::{self, Last, Spot, Where};
 use crate::program::{HEAD_BYTES, Program, Wishes};
 use crate::real;
+use crate::record::{self, RECORD};
 use crate::room::{self, ENVIRONMENT_BYTES};
 use crate::run::{self, Shown};
 use crate::serve;
@@ -168,10 +169,19 @@ pub(crate) fn make_all_real() -> Result<()> {
     })
 }
 
-/// Returns the environment that a program is to be started with, where the one that was given is not what it needs.
-pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environment>> {
+/// The environment variable with the path of a program that the launcher is started in the place of, up to its value.
+pub(crate) const REPLAY: &[u8] = b"RIFT_REPLAY=";
+
+/// Returns the environment that a program is to be started with, where the one that was given is not what it needs; `replaced` is the
+/// program in whose place the launcher is started.
+pub(crate) fn environment(
+    given: usize,
+    loads: Loads,
+    replaced: Option<&[u8]>,
+) -> Result<Option<Environment>> {
     let Some(run) = run::run() else { return Ok(None) };
     let (mut count, mut preload, mut options, mut has_run) = (0, None, None, false);
+    let mut has_journal = !record::is_recording();
     loop {
         if given == 0 {
             break;
@@ -188,6 +198,7 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
             options = Some((count, value));
         }
         has_run |= text.starts_with(RUN);
+        has_journal |= text.starts_with(RECORD);
         count += 1;
     }
     let shim = run.shim();
@@ -195,11 +206,12 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
     let is_preloaded = libraries.any(|one| one == shim) != (loads == Loads::Refuses);
     let is_in_order =
         loads != Loads::Sanitizer || options.is_some_and(|(_, value)| value.ends_with(ANY_ORDER));
-    if has_run && is_preloaded && is_in_order {
+    if has_run && has_journal && is_preloaded && is_in_order && replaced.is_none() {
         return Ok(None);
     }
     let mut environment = Environment { start: room::for_environment()?, at: 0 };
-    let mut text_at = (count + 4) * size_of::<usize>();
+    // Of what is added, and the end.
+    let mut text_at = (count + 6) * size_of::<usize>();
     for index in 0..count {
         let entry: usize = sys::value(given + index * size_of::<usize>())?;
         let is_changed = preload.is_some_and(|(at, _)| at == index) && !is_preloaded
@@ -220,7 +232,13 @@ pub(crate) fn environment(given: usize, loads: Loads) -> Result<Option<Environme
             environment.write_behind(text_at, SANITIZER_OPTIONS, value(options), ANY_ORDER)?;
     }
     if !has_run {
-        environment.write(text_at, &[RUN, run::path()])?;
+        text_at = environment.write(text_at, &[RUN, run::path()])?;
+    }
+    if !has_journal {
+        text_at = environment.write(text_at, &[RECORD, record::path()])?;
+    }
+    if let Some(program) = replaced {
+        environment.write(text_at, &[REPLAY, program])?;
     }
     environment.add(0)?;
     Ok(Some(environment))

@@ -52,6 +52,8 @@ pub(crate) struct Hot {
     pub(crate) real_user: AtomicU64,
     /// What tells who shares this memory.
     pub(crate) page: AtomicUsize,
+    /// Where the journal is mapped, while this process is recorded.
+    pub(crate) journal: AtomicUsize,
     /// What to do at a system call.
     pub(crate) ways: [Way; NUMBERS],
     /// Pages of the program that could be read.
@@ -92,6 +94,7 @@ pub(crate) static HOT: Hot = Hot {
     user: AtomicU64::new(0),
     real_user: AtomicU64::new(0),
     page: AtomicUsize::new(0),
+    journal: AtomicUsize::new(0),
     ways: WAYS,
     readable: [const { AtomicUsize::new(0) }; PAGES],
     writable: [const { AtomicUsize::new(0) }; PAGES],

@@ -28,6 +28,7 @@ mod place;
 mod program;
 mod quick;
 mod real;
+mod record;
 mod room;
 mod run;
 mod serve;

@@ -20,8 +20,9 @@ use crate::list;
 use crate::place::{self, Last, Spot, Where};
 use crate::quick;
 use crate::real;
+use crate::record;
 use crate::room;
-use crate::run::{Shown, WIDE_WORDS};
+use crate::run::{self, Shown, WIDE_WORDS};
 use crate::signals;
 use crate::sys::{self, CWD, Errno, Result};
 use crate::table::Way;
@@ -42,11 +43,11 @@ impl Call {
     }
 
     /// Returns an argument that is an `int`.
-    fn int(&self, at: usize) -> i32 {
+    pub(crate) fn int(&self, at: usize) -> i32 {
         self.args[at] as i32
     }
 
-    fn word(&self, at: usize) -> u32 {
+    pub(crate) fn word(&self, at: usize) -> u32 {
         self.args[at] as u32
     }
 
@@ -1304,10 +1305,21 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         loads = exec::prepare(&program, call.args[at])?;
     }
     let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
-    let environment = exec::environment(call.args[at], loads)?;
+    let mut absolute = Text::new();
+    let replaced = is_expected && is_replayed(call, name, &program, &mut absolute);
+    let replaced = replaced.then(|| absolute.bytes());
+    let environment = exec::environment(call.args[at], loads, replaced)?;
     let mut started = *call;
     if let Some(environment) = &environment {
         started.args[at] = environment.address();
+    }
+    let mut name = name;
+    if let Some(run) = run::run().filter(|_| replaced.is_some()) {
+        // It is told by the environment what it stands for, so that the words stay as they are.
+        let arguments = [run.launcher().as_ptr().addr(), call.args[at - 1], started.args[at]];
+        started = Call { number: kernel::__NR_execve as usize, args: [0; 6] };
+        started.args[..arguments.len()].copy_from_slice(&arguments);
+        name = plain(0);
     }
     counts::flush();
     caches::give_offsets_back();
@@ -1321,6 +1333,22 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         counts::take_back(Count::Expected);
     }
     result.map(Some)
+}
+
+/// Tells whether the launcher is to be started in the place of a program, which need not run if it is known what it would do; puts the
+/// program's absolute path into `text` then.
+fn is_replayed(call: &Call, name: Name, program: &Text, text: &mut Text) -> bool {
+    let has_actions =
+        run::run().is_some_and(|run| !run.actions().is_empty() && run.is_recorded(program.bytes()));
+    // What an action starts is a part of it.
+    if !has_actions || record::is_recording() || name.directory.is_some() {
+        return false;
+    }
+    let Ok(path) = call.path(name.path) else { return false };
+    if path.first() == Some(&b'/') {
+        return text.push(path).is_ok();
+    }
+    sys::working_directory(text).and_then(|()| text.push_name(path)).is_ok()
 }
 
 /// Returns a path that leads to the program that a call starts.

@@ -8,10 +8,11 @@
 use core::arch::asm;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use linux_raw_sys::errno;
 use linux_raw_sys::general as kernel;
+use rift_tree::journal::{self, Entry};
 use rift_tree::state::{Birth, Real, StateWord};
 
 use crate::hot::{HOT, PAGES};
@@ -469,6 +470,108 @@ pub(crate) fn map_words(path: &Text) -> Result<&'static [AtomicU32]> {
     close(file);
     let (start, count) = mapped?;
     Ok(slots(start, count))
+}
+
+/// Maps a journal, to be shared; returns where.
+pub(crate) fn map_journal(path: &Text) -> Result<usize> {
+    let file = open(path, kernel::O_RDWR, 0)?;
+    let protection = kernel::PROT_READ | kernel::PROT_WRITE;
+    let flags = kernel::MAP_SHARED | kernel::MAP_NORESERVE;
+    let mapped = ask!(__NR_mmap, 0, journal::JOURNAL_MAX, protection, flags, file, 0);
+    close(file);
+    mapped
+}
+
+/// Returns a word of a mapped journal's header.
+fn journal_word(journal: usize, offset: usize) -> &'static AtomicU64 {
+    // SAFETY: the header is mapped as long as the process lives, and its words are changed by atomic operations only.
+    unsafe { &*((journal + offset) as *const AtomicU64) }
+}
+
+/// Adds an entry to a mapped journal; one that finds no room makes the journal worth nothing.
+pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
+    let bytes = entry.bytes();
+    let end = journal_word(journal, journal::END_OFFSET);
+    let at = end.fetch_add(bytes as u64, Ordering::AcqRel) as usize;
+    let allocated = journal_word(journal, journal::ALLOCATED_OFFSET);
+    while at + bytes > allocated.load(Ordering::Acquire) as usize {
+        let was = allocated.load(Ordering::Acquire);
+        let wanted = ((at + bytes) as u64).next_power_of_two().max(was * 2);
+        // A page without room on the disk would kill the program with SIGBUS.
+        if wanted as usize > journal::JOURNAL_MAX || allocate(path, wanted).is_err() {
+            end.store(u64::MAX / 2, Ordering::Release);
+            return;
+        }
+        let _larger = allocated.fetch_max(wanted, Ordering::AcqRel);
+    }
+    let head = entry.head();
+    let (first, rest) = head.split_at(size_of::<u32>());
+    let place = journal + at;
+    let (after, text) = ((place + first.len()) as *mut u8, (place + head.len()) as *mut u8);
+    // SAFETY: these bytes of the mapping were taken for this entry alone, and have room on the disk.
+    unsafe { core::ptr::copy_nonoverlapping(rest.as_ptr(), after, rest.len()) };
+    // SAFETY: as above.
+    unsafe { core::ptr::copy_nonoverlapping(entry.text.as_ptr(), text, entry.text.len()) };
+    // SAFETY: as above; entries begin at multiples of 8.
+    let length = unsafe { &*(place as *const AtomicU32) };
+    length.store((bytes as u32).to_le(), Ordering::Release);
+}
+
+/// Sees to it that a file has room on the disk up to here, see fallocate(2).
+fn allocate(path: &[u8], bytes: u64) -> Result<()> {
+    let file = open(&Text::of(path)?, kernel::O_RDWR, 0)?;
+    let allocated = loop {
+        match ask!(__NR_fallocate, file, 0, 0, bytes) {
+            Err(Errno(errno::EINTR)) => {}
+            other => break other.map(drop),
+        }
+    };
+    close(file);
+    allocated
+}
+
+/// Ends a mapped journal, if this is its first process, and wakes who waits for that.
+pub(crate) fn end_journal(journal: usize) {
+    if journal == 0 {
+        return;
+    }
+    let root = (journal_word(journal, 8).load(Ordering::Relaxed) >> 32) as u32;
+    if root == pid() {
+        let state = slots(journal + journal::STATE_OFFSET, 1);
+        state.iter().for_each(|state| state.store(journal::STATE_ENDED, Ordering::Release));
+    }
+}
+
+/// Tells whether a file is what a mapped journal's action has as stdin (0), stdout (1) or stderr (2).
+pub(crate) fn is_stream(journal: usize, stream: usize, device: u64, inode: u64) -> bool {
+    let word =
+        |at: usize| journal_word(journal, journal::STREAMS_OFFSET + at * 8).load(Ordering::Relaxed);
+    journal != 0 && (device, inode) == (word(2 * stream), word(2 * stream + 1))
+}
+
+/// Returns the parent process, see getppid(2).
+pub(crate) fn parent() -> u32 {
+    ask!(__NR_getppid).unwrap_or(0) as u32
+}
+
+/// Returns the time of day, which no file system is ahead of, in nanoseconds since the epoch, see clock_gettime(2).
+pub(crate) fn now_ns() -> i64 {
+    let mut time = [0_i64; 2];
+    let _asked = ask!(__NR_clock_gettime, kernel::CLOCK_REALTIME, time.as_mut_ptr());
+    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
+}
+
+/// Returns the processor time of this process and of its children that have ended, in nanoseconds, see getrusage(2).
+pub(crate) fn processor_time_ns() -> u64 {
+    const SELF: usize = 0;
+    const CHILDREN: usize = usize::MAX;
+    let of = |who: usize| {
+        // Two times, each in seconds and microseconds, and fourteen words that matter to nobody here.
+        let mut usage = [0_u64; 18];
+        let _asked = ask!(__NR_getrusage, who, usage.as_mut_ptr());
+        (usage[0] + usage[2]) * 1_000_000_000 + (usage[1] + usage[3]) * 1_000
+    };
+    of(SELF) + of(CHILDREN)
 }
 
 /// Sleeps until a word is another one than was seen, somebody wakes the sleepers, a signal comes, or so much time has passed,

@@ -29,6 +29,7 @@ mod bytes;
 pub mod compose;
 mod error;
 mod hash;
+pub mod journal;
 pub mod manifest;
 pub mod merge;
 pub mod mode;

@@ -5,7 +5,8 @@
 //!             | sites: count × 32 | strings |
 //! header:     | magic 8 "RIFTRUN\0" | version u32 | projections u32 | containers u32 | libraries u32 | sites u32
 //!             | string bytes u32 | shim string | counts string
-//!             | launcher string | patches string | launcher's program headers string | flags u32 | zero 20 |
+//!             | launcher string | patches string | launcher's program headers string | flags u32
+//!             | actions string | programs string | zero 4 |
 //! projection: | device u64 | inode u64 | stand-in device u64 | stand-in inode u64 | shown i64 (ns) | stamp i64 (ns)
 //!             | uid u32 | gid u32 | umask u32 | first container u32 | containers u32 | number u32
 //!             | directory string | manifest string | sidecar string | state string | stand-in string
@@ -47,6 +48,8 @@ pub const BECOME: &str = "become";
 pub const PATCH: &str = "patch-library";
 /// See [`PATCH`].
 pub const PATCH_ALL: &str = "--all";
+/// As [`PATCH_ALL`], where those become jumps that are recorded.
+pub const PATCH_RECORDED: &str = "--recorded";
 
 const SEARCHABLE: u32 = 1;
 const TRAPPING: u32 = 1;
@@ -212,6 +215,8 @@ pub struct Run<'r> {
     patches: &'r [u8],
     headers: &'r [u8],
     is_trapping: bool,
+    actions: &'r [u8],
+    programs: &'r [u8],
 }
 
 /// What the processes of a run count together, by its place in a file of [`COUNTS_BYTES`]: one u64 each.
@@ -270,6 +275,7 @@ impl<'r> Run<'r> {
         let (shim, counts, launcher, patches) = (file(8)?, name(10)?, name(12)?, file(14)?);
         let headers = file(16)?;
         let is_trapping = word(18) & TRAPPING != 0;
+        let (actions, programs) = (file(19)?, file(21)?);
         Ok(Self {
             projections,
             containers,
@@ -282,7 +288,23 @@ impl<'r> Run<'r> {
             patches,
             headers,
             is_trapping,
+            actions,
+            programs,
         })
+    }
+
+    /// Returns the folder of the journals of this run; empty where nothing is recorded.
+    #[must_use]
+    pub fn actions(&self) -> &'r [u8] {
+        self.actions
+    }
+
+    /// Tells whether runs of the program with this path are recorded and replayed.
+    #[must_use]
+    pub fn is_recorded(&self, program: &[u8]) -> bool {
+        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let mut known = self.programs.split(|byte| *byte == b' ');
+        !name.is_empty() && known.any(|known| known == name)
     }
 
     /// Tells whether system calls are trapped that are made by instructions of the program's own.
@@ -455,6 +477,10 @@ pub struct Files<'f> {
     pub headers: &'f [u8],
     /// See [`Run::is_trapping`].
     pub is_trapping: bool,
+    /// See [`Run::actions`].
+    pub actions: &'f [u8],
+    /// See [`Run::is_recorded`]: names with a space between them.
+    pub programs: &'f [u8],
 }
 
 /// Makes run files.
@@ -548,6 +574,7 @@ impl Writer {
     #[must_use]
     pub fn finish(mut self, files: &Files<'_>) -> alloc::vec::Vec<u8> {
         let flags = if files.is_trapping { TRAPPING } else { 0 };
+        let behind = [files.actions, files.programs].map(|file| self.string(file));
         let files = [files.shim, files.counts, files.launcher, files.patches, files.headers];
         let files = files.map(|file| self.string(file));
         let mut bytes = MAGIC.to_vec();
@@ -564,6 +591,7 @@ impl Writer {
         }
         files.iter().for_each(|file| bytes.extend_from_slice(file));
         bytes.extend_from_slice(&flags.to_le_bytes());
+        behind.iter().for_each(|file| bytes.extend_from_slice(file));
         bytes.resize(HEADER_BYTES, 0);
         let parts = [self.projections, self.containers, self.libraries, self.sites, self.strings];
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
@@ -624,6 +652,8 @@ mod tests {
             patches: b"/p-",
             headers: b"h",
             is_trapping: true,
+            actions: b"/actions",
+            programs: b"cc rustc",
         };
         let bytes = writer.finish(&files);
         let run = Run::parse(&bytes).unwrap();
@@ -633,6 +663,10 @@ mod tests {
         );
         assert_eq!([run.patches(), run.launcher_headers()], [&b"/p-"[..], b"h"]);
         assert!(run.is_trapping());
+        assert_eq!(run.actions(), b"/actions");
+        let recorded = |path: &str| run.is_recorded(path.as_bytes());
+        assert!(recorded("/usr/bin/cc") && recorded("rustc"));
+        assert!(!recorded("/cc/") && !recorded("c") && !recorded(""));
         assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
         assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
         assert_eq!(run.container(&projection, 2), None);

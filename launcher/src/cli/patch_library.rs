@@ -14,11 +14,19 @@ pub(crate) struct Args {
     /// Replace all system calls
     #[arg(long)]
     all: bool,
+
+    /// Replace those that are recorded, too
+    #[arg(long)]
+    recorded: bool,
 }
 
 /// Says nothing: another program's output goes to the same places.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let which = if args.all { Which::All } else { Which::Owned };
+    let which = match (args.all, args.recorded) {
+        (true, _) => Which::All,
+        (_, true) => Which::Recorded,
+        _ => Which::Owned,
+    };
     match crate::shim::patch_library(&args.store, &args.library, which) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -130,6 +130,19 @@ impl Prepared {
     /// # Errors
     /// What the system says; nothing was started then.
     pub fn new(store: &Store, projections: &[Projection], which: Which) -> Result<Self> {
+        Self::recording(store, projections, which, None)
+    }
+
+    /// As [`Prepared::new`]; with `actions`, runs of programs are recorded and replayed.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn recording(
+        store: &Store,
+        projections: &[Projection],
+        which: Which,
+        actions: Option<Actions<'_>>,
+    ) -> Result<Self> {
         let library =
             store.publish_tool("librift.so", LIBRARY).context("could not keep the shim")?;
         // The loader would leave the library out, and programs see an empty directory.
@@ -170,6 +183,8 @@ impl Prepared {
             patches,
             headers: &headers,
             is_trapping,
+            actions: actions.map_or(&b""[..], |actions| actions.folder.as_os_str().as_bytes()),
+            programs: actions.map_or(&b""[..], |actions| actions.programs.as_bytes()),
         };
         let file = store.live_file(&writer.finish(&files))?;
         Ok(Self { library, file, counts, held })
@@ -232,8 +247,19 @@ fn is_plain(program: PathBuf) -> bool {
 pub enum Which {
     /// Those that the shim has anything to do with.
     Owned,
+    /// These, and all that are written down of actions.
+    Recorded,
     /// All that may, because those that are left are trapped.
     All,
+}
+
+/// What a run records and replays: the folder of its journals, and the names of programs, with a space between them.
+#[derive(Debug, Clone, Copy)]
+pub struct Actions<'a> {
+    /// The folder.
+    pub folder: &'a Path,
+    /// The names.
+    pub programs: &'a str,
 }
 
 impl Which {
@@ -245,9 +271,10 @@ impl Which {
             (_, kernel::__NR_rt_sigreturn) => false,
             // A thread may give its stack back and then end without one.
             (Self::All, number) => !matches!(number, kernel::__NR_munmap | kernel::__NR_exit),
-            (Self::Owned, _) => {
+            (Self::Owned | Self::Recorded, number) => {
                 let shape = table::SHAPES.get(place).copied().unwrap_or(table::Shape::None);
                 !matches!(shape, table::Shape::None | table::Shape::Masking)
+                    || self == Self::Recorded && table::RECORDED.contains(&number)
             }
         }
     }

@@ -75,6 +75,8 @@ const NO_FILES: run::Files<'_> = run::Files {
     patches: b"",
     headers: b"",
     is_trapping: false,
+    actions: b"",
+    programs: b"",
 };
 
 /// Tells whether a file tells of a library, and the copy is there and whole.
@@ -113,7 +115,9 @@ fn look(
     which: Which,
 ) -> Result<Vec<u8>> {
     let found = sites::find(bytes, |number| which.wants(number))?;
-    let mut left = found.left.iter().filter(|(_, number)| Which::Owned.wants(*number));
+    // Where all are wanted, those that are left are trapped.
+    let needed = if which == Which::All { Which::Owned } else { which };
+    let mut left = found.left.iter().filter(|(_, number)| needed.wants(*number));
     if let Some((address, number)) = left.next() {
         bail!("system call {number} at {address:#x} can't be replaced");
     }

@@ -23,6 +23,7 @@ use crate::caches::{self, Known};
 use crate::counts;
 use crate::hot::HOT;
 use crate::quick::{self, BARE, DONE, Glance, PASS, PASS_AND_FIX, SERVE, just};
+use crate::record;
 use crate::room;
 use crate::serve::{self, Asked, Call};
 use crate::signals;
@@ -224,7 +225,14 @@ pub(super) fn set_prefix(prefix: &'static [u8]) {
 /// Tells at a glance whether a call may mean something in a projection.
 #[unsafe(link_section = ".text.hot.rift_glance")]
 pub(super) extern "C" fn glance(call: &Call) -> Glance {
+    if record::is_recording() && record::takes(call) {
+        return just(SERVE);
+    }
     let Some(way) = HOT.ways.get(call.number).copied() else { return just(PASS) };
+    // Without projections, only what begins and ends is looked at.
+    if HOT.prefix_bytes.load(Ordering::Relaxed) == 0 && !is_of_processes(call.number) {
+        return just(PASS);
+    }
     if way == Way::PASS {
         return just(PASS);
     }
@@ -236,6 +244,13 @@ pub(super) extern "C" fn glance(call: &Call) -> Glance {
         return just(PASS);
     }
     look_otherwise(call, way)
+}
+
+/// Tells whether a call begins or ends a process or a program.
+#[inline]
+fn is_of_processes(number: usize) -> bool {
+    matches!(SHAPES.get(number), Some(Shape::Starting | Shape::Ending))
+        || matches!(number as u32, kernel::__NR_execve | kernel::__NR_execveat)
 }
 
 /// Looks at a call that is not made so often.
@@ -335,6 +350,7 @@ extern "C" fn give_back(end: usize) {
 /// Serves a call, with all registers at its disposal.
 extern "C" fn answer(call: &Call, asked: u32) -> isize {
     match asked {
+        _ if record::is_recording() && record::takes(call) => record::serve(call),
         FIXED => serve::fix_up(call),
         FOUND_NOTHING => serve::serve(call, Asked::FoundNothing),
         _ => serve::serve(call, Asked::No),

@@ -5,12 +5,13 @@
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
 
-use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, PATCH_ALL, Run};
+use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, PATCH_ALL, PATCH_RECORDED, Run};
 
 use super::patch::Way;
 use super::{entry, patch, trap};
 use crate::counts;
 use crate::exec::RUN;
+use crate::record::{self, RECORD};
 use crate::room;
 use crate::run;
 use crate::sys::{self, Errno, Result};
@@ -34,14 +35,22 @@ extern "C" fn start() {
         return;
     }
     room::begin();
+    let journal = variable(RECORD).map(CStr::to_bytes);
+    // An action of which a part is not written down is not believed.
+    let is_recorded = journal.is_none_or(|path| record::begin(path).is_ok());
     if let Some(prefix) = run::common_prefix() {
         entry::set_prefix(prefix);
     }
     // What can't be patched would see the directory as it is on the disk.
     if is_asked && patch_libraries(&seen) && (!run.is_trapping() || trap_strays(&seen)) {
+        if journal.is_some() && is_recorded {
+            record::began();
+            let _is_told = iterate(visit_name, &mut seen);
+        }
         return;
     }
     counts::add(Count::Unpatched);
+    record::give_up();
     if crate::exec::make_all_real().is_err() {
         sys::say(
             b"rift: a projection could not be written for a program that can't be intercepted\n",
@@ -156,6 +165,19 @@ type Visit = extern "C" fn(&Loaded, usize, *mut Seen) -> i32;
 
 /// Looks at all that is loaded; tells whether that can be asked for.
 fn look(seen: &mut Seen) -> bool {
+    iterate(visit, seen)
+}
+
+/// Writes down what is loaded, of which the loader has asked before anybody listened.
+extern "C" fn visit_name(loaded: &Loaded, _size: usize, _seen: *mut Seen) -> i32 {
+    if let Ok(name) = sys::name(loaded.name.addr()) {
+        record::loaded(name.to_bytes());
+    }
+    0
+}
+
+/// Calls `visit` for all that is loaded; tells whether that can be done.
+fn iterate(visit: Visit, seen: &mut Seen) -> bool {
     let iterate: usize;
     // SAFETY: as for `__environ`.
     unsafe {
@@ -262,13 +284,19 @@ fn patch_unknown(found: &Found, run: &Run<'static>, way: Way) -> Result<()> {
         let store = run.patches().rsplitn(3, |byte| *byte == b'/').nth(2).unwrap_or_default();
         let (store, command, launcher) =
             (Text::of(store)?, Text::of(PATCH.as_bytes())?, run.launcher());
-        let all = Text::of(PATCH_ALL.as_bytes())?;
+        let (all, recorded) =
+            (Text::of(PATCH_ALL.as_bytes())?, Text::of(PATCH_RECORDED.as_bytes())?);
+        let which = match (run.is_trapping(), run.actions()) {
+            (true, _) => all.pointer(),
+            (false, []) => core::ptr::null(),
+            (false, _) => recorded.pointer(),
+        };
         let words = [
             launcher.pointer(),
             command.pointer(),
             store.pointer(),
             found.name.pointer(),
-            if run.is_trapping() { all.pointer() } else { core::ptr::null() },
+            which,
             core::ptr::null(),
         ];
         sys::run_program(launcher, &words)?;
