@@ -11,6 +11,7 @@ pub mod blobs;
 pub mod compare;
 pub mod error;
 pub mod gc;
+pub mod hashes;
 pub mod import;
 pub mod ingest;
 mod inventory;

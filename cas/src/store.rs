@@ -243,6 +243,14 @@ impl Store {
         self.written(bytes).map(LiveFile)
     }
 
+    /// Makes a new folder for the processes of a run; who has made it removes it, or gc where that one was killed.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn live_folder(&self) -> Result<PathBuf> {
+        self.temporary_folder()
+    }
+
     /// Makes a new folder below `tmp`.
     ///
     /// # Errors

@@ -1,0 +1,196 @@
+//! What files were found to hold, by what tells them apart: a file of fixed slots, for all processes at once.
+//!
+//! ```text
+//! index/hashes: slots: 65,536 × | sum u64 | device u64 | inode u64 | size u64 | mtime i64 (ns) | ctime i64 (ns) | hash 32 |
+//! ```
+//!
+//! A slot holds what was written to it last; one that two have written at once has a wrong sum, and says nothing. The sum is the
+//! beginning of the BLAKE3 of the rest, and of the run that it is believed in: 0 is all. What was changed less than 2 s before it was read
+//! may be changed again under the same times (what git calls racily clean), so only the run that has made it believes it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rift_tree::BlobHash;
+
+use crate::store::Store;
+
+const SLOTS: u64 = 1 << 16;
+const SLOT_BYTES: usize = 80;
+/// File systems have clocks with ticks, of up to 2 s on FAT.
+const SETTLED_NS: i64 = 2_000_000_000;
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What tells a file, and what it holds, from others, see stat(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FileStamp {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`, in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// `st_ctim`, in nanoseconds since the epoch.
+    pub ctime_ns: i64,
+}
+
+impl FileStamp {
+    /// Returns what stat(2) says.
+    #[must_use]
+    pub fn of(stat: &std::fs::Metadata) -> Self {
+        let ns = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
+        Self {
+            device: stat.dev(),
+            inode: stat.ino(),
+            size: stat.size(),
+            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+        }
+    }
+
+    fn words(&self) -> [u64; 5] {
+        let (mtime, ctime) = (self.mtime_ns.cast_unsigned(), self.ctime_ns.cast_unsigned());
+        [self.device, self.inode, self.size, mtime, ctime]
+    }
+
+    /// Tells whether a change after this moment, in nanoseconds since the epoch, will show in it.
+    #[must_use]
+    pub fn is_settled(&self, now_ns: i64) -> bool {
+        self.mtime_ns.max(self.ctime_ns).saturating_add(SETTLED_NS) < now_ns
+    }
+}
+
+/// The hashes that runs have found.
+#[derive(Debug)]
+pub struct Hashes {
+    file: Option<File>,
+    run: u64,
+}
+
+impl Store {
+    /// Opens the hashes of files, as the run with this number sees them; where they can't be kept, each is found anew.
+    #[must_use]
+    pub fn hashes(&self, run: u64) -> Hashes {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        Hashes { file: opened.open(self.path("index").join("hashes")).ok(), run }
+    }
+}
+
+impl Hashes {
+    /// Returns the hash of a file's bytes, which are read where it is not known.
+    ///
+    /// # Errors
+    /// What the system says; that the file was changed while it was read.
+    pub fn of(&self, path: &Path, stamp: FileStamp) -> io::Result<BlobHash> {
+        if let Some(known) = self.known(&stamp) {
+            return Ok(known);
+        }
+        let mut file = File::open(path)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut chunk = vec![0; CHUNK_BYTES.min(stamp.size as usize + 1)];
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => {
+                    hasher.update(&chunk[..read]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if FileStamp::of(&file.metadata()?) != stamp {
+            return Err(io::Error::other("it was changed meanwhile"));
+        }
+        let hash = BlobHash::from_bytes(*hasher.finalize().as_bytes());
+        self.note(&stamp, hash);
+        Ok(hash)
+    }
+
+    /// Returns the hash of the file with this stamp, if it is known.
+    #[must_use]
+    pub fn known(&self, stamp: &FileStamp) -> Option<BlobHash> {
+        let file = self.file.as_ref()?;
+        let mut slot = [0; SLOT_BYTES];
+        file.read_exact_at(&mut slot, offset(stamp)).ok()?;
+        let (sum, rest) = slot.split_at(8);
+        let (words, hash) = rest.split_at(40);
+        let mut expected = stamp.words().into_iter().map(u64::to_le_bytes);
+        if !words.chunks_exact(8).all(|word| expected.next().is_some_and(|other| word == other)) {
+            return None;
+        }
+        let is_believed = [0, self.run].iter().any(|run| sum == sum_of(rest, *run));
+        let hash: [u8; 32] = hash.try_into().ok()?;
+        is_believed.then(|| BlobHash::from_bytes(hash))
+    }
+
+    /// Keeps the hash of the file with this stamp.
+    pub fn note(&self, stamp: &FileStamp, hash: BlobHash) {
+        let Some(file) = &self.file else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+        let run = if stamp.is_settled(now_ns) { 0 } else { self.run };
+        let mut slot = [0; SLOT_BYTES];
+        let (sum, rest) = slot.split_at_mut(8);
+        let (words, place) = rest.split_at_mut(40);
+        for (place, word) in words.chunks_exact_mut(8).zip(stamp.words()) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        place.copy_from_slice(hash.as_bytes());
+        sum.copy_from_slice(&sum_of(rest, run));
+        // A full disk costs time, later.
+        let _kept = file.write_all_at(&slot, offset(stamp)).is_ok();
+    }
+}
+
+fn offset(stamp: &FileStamp) -> u64 {
+    let mixed = (stamp.inode ^ stamp.device.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) % SLOTS * SLOT_BYTES as u64
+}
+
+fn sum_of(rest: &[u8], run: u64) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(rest).update(&run.to_le_bytes());
+    let mut sum = [0; 8];
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let stamp = FileStamp::of(&path.metadata().unwrap());
+        let one = BlobHash::from_bytes(*blake3::hash(b"one").as_bytes());
+        let (run, other) = (store.hashes(7), store.hashes(8));
+        assert_eq!(run.known(&stamp), None);
+        assert_eq!(run.of(&path, stamp).unwrap(), one);
+        // It may be changed again under this time, so that other runs read it.
+        assert_eq!((run.known(&stamp), other.known(&stamp)), (Some(one), None));
+        let old = FileStamp { mtime_ns: 5, ctime_ns: 5, ..stamp };
+        assert!(run.of(&path, old).is_err(), "that is not what is there");
+        run.note(&old, one);
+        assert_eq!((run.known(&old), other.known(&old)), (Some(one), Some(one)));
+        assert_eq!(run.known(&FileStamp { size: 4, ..old }), None);
+        let file = store.hashes(7).file.unwrap();
+        for at in 0..SLOT_BYTES as u64 {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset(&old) + at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], offset(&old) + at).unwrap();
+            assert_eq!(run.known(&old), None, "byte {at}");
+            file.write_all_at(&byte, offset(&old) + at).unwrap();
+        }
+        assert_eq!(run.known(&old), Some(one));
+    }
+}
