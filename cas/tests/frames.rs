@@ -268,7 +268,7 @@ fn what_is_in_frames_is_pruned_with_care() {
     let other = publish(&store, "other", &text(3, 100, 3000)).unwrap();
     shared.push(&store, "npm/other", other);
     assert_eq!(shared.objects().len(), 3);
-    let prune = || remote::prune(&shared.remote(), &[], "npm/", &shared.trusted).unwrap();
+    let prune = || remote::prune(&shared.remote(), &[], &["npm/"], &shared.trusted).unwrap();
     // A ref that plans leave behind, its manifest, places and pack.
     assert_eq!(prune().removed, 4);
     assert!(matches!(prune(), Pruned { removed: 0, .. }));

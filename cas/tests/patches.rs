@@ -173,7 +173,7 @@ fn a_base_is_kept_for_its_patches() {
     let first = push(&shared, &many());
     let files = more(1);
     push(&shared, &files);
-    let prune = || remote::prune(&shared.remote(), &[], "npm/", &shared.trusted).unwrap();
+    let prune = || remote::prune(&shared.remote(), &[], &["npm/"], &shared.trusted).unwrap();
     // The places of the tree that the ref meant before.
     assert_eq!(prune().removed, 1);
     assert!(matches!(prune(), Pruned { removed: 0, .. }));

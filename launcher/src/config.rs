@@ -38,6 +38,8 @@ pub enum Id {
     Cache,
     /// Whether results of install scripts are used and kept.
     ScriptCache,
+    /// Whether sources get the times back that cargo knows.
+    SourceTimes,
     /// Which variables install scripts read.
     ScriptEnv,
     /// Whether a program's own system call instructions are trapped.
@@ -140,7 +142,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -194,6 +196,15 @@ pub const KEYS: [Key; 20] = [
         default: "true",
         scope: Scope::Anywhere,
         doc: "use recorded results of install scripts instead of running them again",
+    },
+    Key {
+        id: Id::SourceTimes,
+        name: "source_times",
+        env: env_vars::RIFT_SOURCE_TIMES,
+        kind: Kind::Flag,
+        default: "true",
+        scope: Scope::Anywhere,
+        doc: "set the mtimes of a workspace's sources so that cargo finds the unchanged ones fresh",
     },
     Key {
         id: Id::ScriptEnv,
@@ -664,6 +675,12 @@ impl Config {
     #[must_use]
     pub fn has_script_cache(&self) -> bool {
         self.flag(Id::ScriptCache)
+    }
+
+    /// Tells whether sources of cargo's get the times back that it knows.
+    #[must_use]
+    pub fn sets_source_times(&self) -> bool {
+        self.flag(Id::SourceTimes)
     }
 
     /// Returns the variables that install scripts read beside those that rift knows of.

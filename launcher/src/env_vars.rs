@@ -19,6 +19,8 @@ pub const RIFT_VIA: &str = "RIFT_VIA";
 pub const RIFT_CACHE: &str = "RIFT_CACHE";
 /// Whether recorded results of install scripts are used and kept.
 pub const RIFT_SCRIPT_CACHE: &str = "RIFT_SCRIPT_CACHE";
+/// Whether sources get the times back that cargo knows.
+pub const RIFT_SOURCE_TIMES: &str = "RIFT_SOURCE_TIMES";
 /// Variables, separated by commas, that install scripts read beside those that rift knows of.
 pub const RIFT_SCRIPT_ENV: &str = "RIFT_SCRIPT_ENV";
 /// Whether system calls are trapped that a program makes by instructions of its own.
@@ -188,7 +190,7 @@ pub const FORK_SIGNS: [ForkSign; 8] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 25] = [
+pub const OWN: [&str; 26] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_TIER,
@@ -197,6 +199,7 @@ pub const OWN: [&str; 25] = [
     RIFT_VIA,
     RIFT_CACHE,
     RIFT_SCRIPT_CACHE,
+    RIFT_SOURCE_TIMES,
     RIFT_SCRIPT_ENV,
     RIFT_TRAP,
     RIFT_VERIFY,

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod env_vars;
+mod escape;
 pub mod exec;
 pub mod hint;
 pub mod hook;

@@ -138,7 +138,11 @@ impl Summary {
         if total == 0 && self.mode == Mode::Untouched {
             return format!("{} ran", self.tool());
         }
-        let plural = if total == 1 { "" } else { "s" };
+        let plural = match total {
+            1 => "",
+            _ if self.unit.ends_with('s') => "es",
+            _ => "s",
+        };
         let verb = match self.mode {
             Mode::Repeat => "checked",
             Mode::Learned => "learned",
@@ -263,9 +267,9 @@ pub struct Run {
     /// Whether rift has a plan for such commands, but this one ran and nothing was learnt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_missed: bool,
-    /// The key of its plan, where the settings name a remote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<String>,
+    /// The keys of its plans, where the settings name a remote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<String>,
 }
 
 impl Run {
@@ -281,7 +285,7 @@ impl Run {
             reasons: Vec::new(),
             job: ci::here().and_then(|ci| ci.job),
             is_missed: false,
-            plan: None,
+            plans: Vec::new(),
         }
     }
 
@@ -428,7 +432,7 @@ mod tests {
         let mut old = serde_json::to_value(&run).unwrap();
         let fields = old.as_object_mut().unwrap();
         fields.remove("job");
-        assert!(!fields.contains_key("is_missed") && !fields.contains_key("plan"));
+        assert!(!fields.contains_key("is_missed") && !fields.contains_key("plans"));
         store.set_record(Kind::Run, "1-1", old.to_string().as_bytes()).unwrap();
         store.set_record(Kind::Run, "1-2", b"{}").unwrap();
         let mut seen = Vec::new();

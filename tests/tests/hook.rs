@@ -113,7 +113,7 @@ struct Desk {
 impl Desk {
     fn new(name: &str) -> Self {
         let desk = Self::without_tools(name);
-        for tool in ["npm", "npx"] {
+        for tool in ["npm", "npx", "cargo"] {
             desk.put(&format!("bin/{tool}"), FAKE);
         }
         desk
@@ -402,7 +402,9 @@ fn the_hook_is_functions_and_one_variable_and_unhook_removes_them() {
         let known: Vec<&str> = before.lines().collect();
         let fresh: Vec<&str> = once.lines().filter(|line| !known.contains(line)).collect();
         let is_ours = |line: &&str| {
-            ["__rift_exec", "npm", "npx", "RIFT_HOOK"].iter().any(|name| line.contains(name))
+            ["__rift_exec", "npm", "npx", "cargo", "RIFT_HOOK"]
+                .iter()
+                .any(|name| line.contains(name))
         };
         assert!(fresh.len() >= 4 && fresh.iter().all(is_ours), "{shell:?}: {fresh:?}");
         assert_eq!(seen("twice"), once, "{shell:?}");
@@ -514,7 +516,7 @@ fn nested_shells_are_hooked_and_doctor_tells_where() {
     for shell in &here {
         let name = shell.name();
         let ran = desk.interactive(*shell, "rift doctor; true");
-        assert_eq!(finding(&ran), format!("on in this {name}, for npm and npx"));
+        assert_eq!(finding(&ran), format!("on in this {name}, for npm, npx and cargo"));
         let ran = desk.interactive(*shell, "sh -c 'rift doctor; true'; true");
         assert_eq!(finding(&ran), format!("on in a {name} above, not in this shell"));
         let ran = desk.interactive(*shell, "rift self uninstall --dry-run; true");
@@ -526,7 +528,7 @@ fn nested_shells_are_hooked_and_doctor_tells_where() {
             let inner = inner.name();
             let script = format!("{inner} -i -c 'npm inner; rift doctor; true'; npm outer");
             let ran = desk.interactive(*shell, &script);
-            assert_eq!(finding(&ran), format!("on in this {inner}, for npm and npx"));
+            assert_eq!(finding(&ran), format!("on in this {inner}, for npm, npx and cargo"));
             let mut noted = desk.noted();
             // Doctor asks for the version.
             noted.retain(|(_, words)| words != "[--version]");
@@ -966,7 +968,7 @@ fn a_folder_of_shims_is_made_once_and_holds_nothing_else() {
     shims(&desk, "shims").success().unwrap();
     let folder = desk.path("shims");
     let before = identities(&folder);
-    assert_eq!(before.len(), 3);
+    assert_eq!(before.len(), 4);
     shims(&desk, "shims").success().unwrap();
     assert_eq!(identities(&folder), before, "what is right is not touched");
     // A rift elsewhere brings it up to date, and nothing is left over.
@@ -974,7 +976,7 @@ fn a_folder_of_shims_is_made_once_and_holds_nothing_else() {
         .unwrap();
     shims(&desk, "shims").success().unwrap();
     assert!(!fs::read_to_string(folder.join("npm")).unwrap().contains("# old"));
-    assert_eq!(identities(&folder).len(), 3);
+    assert_eq!(identities(&folder).len(), 4);
     // A folder with anything else in it is nobody's to take out of PATH.
     for inner in ["bin", "home"] {
         let before = identities(&desk.path(inner));

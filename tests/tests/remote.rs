@@ -604,7 +604,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     fs::write(shared.join("data/left#1"), "left")?;
     // A pack of each tree, as each differs from what was there; the second plan's needs that of the first.
     assert_eq!(below(&shared.join("data"))?.len(), 4);
-    let prune = |byte| remote::prune(&opened, &[plan_key(byte)], "npm/", &trusted);
+    let prune = |byte| remote::prune(&opened, &[plan_key(byte)], &["npm/"], &trusted);
     let pruned = prune(2)?;
     assert_eq!(
         (pruned.plans, pruned.removed),
@@ -624,7 +624,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
         pushed
     );
     // A plan that nobody trusts is as good as none.
-    let none = remote::prune(&opened, &[plan_key(2)], "npm/", &TrustedKeys::default())?;
+    let none = remote::prune(&opened, &[plan_key(2)], &["npm/"], &TrustedKeys::default())?;
     assert_eq!(
         (none.plans, below(&shared.join("refs"))?.len()),
         (0, 1),
@@ -655,7 +655,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     let server = Server::start()?;
     let address = Address::parse(&format!("{}/bucket", server.endpoint()))?;
     let remote = Remote::open(&address, &Options::default())?;
-    let said = remote::prune(&remote, &[plan_key(2)], "npm/", &trusted).unwrap_err().to_string();
+    let said = remote::prune(&remote, &[plan_key(2)], &["npm/"], &trusted).unwrap_err().to_string();
     assert!(said.contains("only a folder is pruned"), "{said}");
     assert_eq!(server.asked(), []);
     Ok(())

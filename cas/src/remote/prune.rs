@@ -42,14 +42,14 @@ pub struct Pruned {
 }
 
 /// Removes everything from a folder that neither the plans of these keys need nor the refs. Of plans, only those that a
-/// trusted key has signed count; refs below `lineage` are those that plans leave behind. Nobody may write to the folder meanwhile.
+/// trusted key has signed count; refs below `lineages` are those that plans leave behind. Nobody may write to the folder meanwhile.
 ///
 /// # Errors
 /// [`Error::Setup`] for a remote that is no folder, and what the system says.
 pub fn prune(
     remote: &Remote,
     plans: &[TreeHash],
-    lineage: &str,
+    lineages: &[&str],
     trusted: &TrustedKeys,
 ) -> Result<Pruned> {
     if remote.address.scheme() != Scheme::File {
@@ -74,7 +74,7 @@ pub fn prune(
     let of_plans = kept.objects.clone();
     for (object, path) in files(folder, "refs")? {
         let Some(statement) = read_ref(&object, &path)? else { continue };
-        let is_needed = match statement.name.starts_with(lineage) {
+        let is_needed = match lineages.iter().any(|lineage| statement.name.starts_with(lineage)) {
             true => of_plans.contains(&places_object(&statement.at.places)),
             false => kept.keeps(&[statement.at])?,
         };

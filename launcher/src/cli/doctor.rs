@@ -198,7 +198,9 @@ fn hooked() -> Check {
         "hook",
         match hook::hooked() {
             Some(hooked) if Some(hooked.pid) == parent => {
-                let tools = plan::TOOLS.map(|(tool, _)| tool).join(" and ");
+                let tools = plan::TOOLS.map(|(tool, _)| tool);
+                let [first @ .., last] = &tools;
+                let tools = format!("{} and {last}", first.join(", "));
                 format!("on in this {}, for {tools}", hooked.shell.name())
             }
             Some(hooked) => format!("on in a {} above, not in this shell", hooked.shell.name()),

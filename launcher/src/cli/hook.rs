@@ -21,8 +21,8 @@ The last line of a shell's start-up file:
   eval \"$(rift hook --shell zsh)\"     ~/.zshrc
   rift hook --shell fish | source     ~/.config/fish/config.fish
 
-It defines functions for npm and npx; nothing is preloaded, nothing runs at a
-prompt. `command npm` and RIFT_DISABLE=1 pass them by; `rift unhook` removes
+It defines functions for npm, npx and cargo; nothing is preloaded, nothing runs
+at a prompt. `command npm` and RIFT_DISABLE=1 pass them by; `rift unhook` removes
 them. A function of yours with such a name stays as it is.
 
 For editors and CI, which start programs without a shell:

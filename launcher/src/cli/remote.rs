@@ -13,7 +13,7 @@ use rift_tree::TreeHash;
 use super::summary;
 use crate::config::{self, NamedRemote, PROJECT_FILE};
 use crate::context::Context;
-use crate::exec::shared::LINEAGE;
+use crate::exec::shared::{CARGO_LINEAGE, LINEAGE};
 use crate::hint::Hint as _;
 use crate::ui::Out;
 use crate::{keys, remotes, ui};
@@ -154,7 +154,8 @@ fn prune(remote: Option<&str>, since: Option<Duration>, context: &Context) -> an
         .hint("`--since 2h` takes the runs of that time")?;
     let mut plans: Vec<TreeHash> = runs
         .iter()
-        .filter_map(|run| TreeHash::from_hex(run.plan.as_ref()?.as_bytes()).ok())
+        .flat_map(|run| &run.plans)
+        .filter_map(|plan| TreeHash::from_hex(plan.as_bytes()).ok())
         .collect();
     plans.sort();
     plans.dedup();
@@ -164,9 +165,13 @@ fn prune(remote: Option<&str>, since: Option<Duration>, context: &Context) -> an
         }
         return Ok(());
     }
-    let pruned =
-        remote::prune(&open(&address, false, context)?, &plans, LINEAGE, &keys::trusted()?)
-            .with_context(|| format!("could not prune {address}"))?;
+    let pruned = remote::prune(
+        &open(&address, false, context)?,
+        &plans,
+        &[LINEAGE, CARGO_LINEAGE],
+        &keys::trusted()?,
+    )
+    .with_context(|| format!("could not prune {address}"))?;
     if !context.ui.is_quiet {
         context.ui.note(&format!(
             "{address} has {} result{} of {} ({}); {} objects are gone ({})",

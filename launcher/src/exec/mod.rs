@@ -3,6 +3,7 @@
 //! [`run`] is where a plan takes over. Whatever no plan recognizes runs untouched: the same arguments,
 //! environment, standard streams, terminal and signals, and its exit status is ours.
 
+mod cargo;
 pub mod child;
 mod fetched;
 mod noted;
@@ -60,6 +61,22 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
     {
         return npm::run(options, context, &store, started);
     }
+    let sees_files = !options.is_private && !options.is_virtual && options.views.is_empty();
+    if sees_files
+        && cargo::is_cargo(&options.command)
+        && let Some(store) = context.store_or_none()?
+    {
+        return cargo::run(options, context, &store, started);
+    }
+    run_untouched(options, context, started)
+}
+
+/// Runs a command that no plan recognizes.
+fn run_untouched(
+    options: &ExecOptions,
+    context: &Context,
+    started: Instant,
+) -> anyhow::Result<Ending> {
     let noted = Noted::begin();
     let ending = run_command(options, context)?;
     noted.end(&options.command, context);
@@ -222,6 +239,11 @@ pub fn plan(command: &[OsString], context: &Context) -> anyhow::Result<ExitCode>
     let mut out = Out::new();
     if npm::is_npm(command) {
         npm::plan(command, context, &mut out)?;
+        out.finish()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cargo::is_cargo(command) {
+        cargo::plan(command, context, &mut out)?;
         out.finish()?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -17,7 +17,7 @@ use super::{Ending, ExecOptions};
 use crate::context::Context;
 use crate::mount;
 use crate::plan;
-use crate::plan::npm::planned::hardware;
+use crate::plan::npm::planned::{Planned, hardware};
 use crate::plan::npm::run::{self, Outcome, Report, Request};
 use crate::plan::npm::{self, Env, Install, Recognized};
 use crate::plan::show::How;
@@ -46,7 +46,7 @@ struct NpmRun<'a> {
     /// How trees are shown.
     shown_as: ShownAs,
     /// The key of the plan, where the settings name a remote.
-    plan: Option<String>,
+    plans: Vec<String>,
     /// The store on the disk, once it serves because one in memory has no room, or cannot.
     disk: &'a OnceCell<Store>,
     /// Whether it was said that there is no room.
@@ -107,7 +107,7 @@ impl<'a> NpmRun<'a> {
             has_said_full: false,
             leases: Vec::new(),
             received_bytes: 0,
-            plan: None,
+            plans: Vec::new(),
         }
     }
 
@@ -268,7 +268,7 @@ impl<'a> NpmRun<'a> {
                 true => self.store.extent_shown(),
                 false => Extent::Whole,
             };
-            reasons.extend(shared.bring(&key, extent)?);
+            reasons.extend(shared.bring::<Planned>(&key, extent)?);
             self.received_bytes += shared.received_bytes();
             // What was collected by now is missing when it is opened.
             for tree in run::trees_of(self.store, &key)? {
@@ -285,9 +285,10 @@ impl<'a> NpmRun<'a> {
             && self.context.config.has_cache()
         {
             let key = self.describe(install, words, &|_| {}).key();
-            let how = shared.send(&key, &format!("{}{}", shared::LINEAGE, install.name()))?;
+            let how =
+                shared.send::<Planned>(&key, &format!("{}{}", shared::LINEAGE, install.name()))?;
             self.reasons.extend(how);
-            self.plan = Some(key);
+            self.plans = vec![key];
         }
         Ok(())
     }
@@ -393,7 +394,7 @@ impl<'a> NpmRun<'a> {
     /// Records the run, with what became of the upkeep before it.
     fn record(&mut self, mut run: Run, upkeep: anyhow::Result<()>) {
         run.reasons = std::mem::take(&mut self.reasons);
-        run.plan = self.plan.take();
+        run.plans = std::mem::take(&mut self.plans);
         let saved =
             run.save(self.home).or_else(|error| match std::ptr::eq(self.home, self.store) {
                 true => Err(error),

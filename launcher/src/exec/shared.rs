@@ -3,7 +3,6 @@
 //! A remote only saves time. Whatever is wrong with it is said once, and the run goes on without it.
 
 use std::cell::Cell;
-use std::path::{Component, Path};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +15,7 @@ use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
 use rift_tree::TreeHash;
 
 use crate::context::{Context, is_out_of_room};
-use crate::plan::npm::planned::Planned;
+use crate::plan::shareable::Shareable;
 use crate::{keys, remotes, ui};
 
 /// How old a deny-list may be where a result is here already: a purge reaches all runs after this long, and most ask for nothing.
@@ -26,6 +25,8 @@ const HEED_LIMITS: Limits =
     Limits { answer: Duration::from_secs(2), bytes_per_second: 256 << 10, retries: 0, all: None };
 /// What the names of refs begin with that plans leave behind, for the next push of the same project.
 pub(crate) const LINEAGE: &str = "npm/";
+/// The same, of builds of cargo.
+pub(crate) const CARGO_LINEAGE: &str = "cargo/";
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {
@@ -51,11 +52,15 @@ impl<'c> Shared<'c> {
     ///
     /// # Errors
     /// A remote that can't be used, when `strict` is set.
-    pub(super) fn bring(&self, key: &str, extent: Extent) -> anyhow::Result<Vec<String>> {
+    pub(super) fn bring<R: Shareable>(
+        &self,
+        key: &str,
+        extent: Extent,
+    ) -> anyhow::Result<Vec<String>> {
         let mut reasons = Vec::new();
         for named in self.context.config.remotes() {
             let address = &named.address;
-            match self.bring_from(address, key, extent) {
+            match self.bring_from::<R>(address, key, extent) {
                 Ok(Some(how)) => {
                     reasons.push(how);
                     return Ok(reasons);
@@ -117,7 +122,7 @@ impl<'c> Shared<'c> {
         Ok(why)
     }
 
-    fn bring_from(
+    fn bring_from<R: Shareable>(
         &self,
         address: &Address,
         key: &str,
@@ -126,17 +131,17 @@ impl<'c> Shared<'c> {
         let remote = self.open(address, remotes::OF_RUNS)?;
         let trusted = keys::trusted()?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
-        let read = |record: &[u8]| Planned::decode(record).filter(stays_in_project);
-        let accepts: &dyn Fn(&[u8]) -> bool = &|record| read(record).is_some();
+        let accepts: &dyn Fn(&[u8]) -> bool = &|record| R::of_others(record).is_some();
         let pulled = self.context.ui.transfer("received", |watch| {
             plan::pull_plan(&remote, self.store, hash, extent, (&trusted, accepts), watch)
         });
         self.say(&remote);
         self.received_bytes.set(self.received_bytes.get() + remote.traffic().unpacked_bytes);
         let Some(pulled) = pulled? else { return Ok(None) };
-        let mut planned = read(&pulled.record).context("it has a plan that means nothing here")?;
-        planned.shared.push(format!("{} {}", pulled.from, pulled.signer.key));
-        planned.save(self.store, key)?;
+        let mut result =
+            R::of_others(&pulled.record).context("it has a plan that means nothing here")?;
+        result.shared().push(format!("{} {}", pulled.from, pulled.signer.key));
+        result.save(self.store, key)?;
         let (from, signer) = (pulled.from, pulled.signer.name);
         let traffic = traffic(&remote.traffic());
         Ok(Some(format!("{from} had the result, signed by {signer} ({traffic})")))
@@ -146,9 +151,13 @@ impl<'c> Shared<'c> {
     ///
     /// # Errors
     /// A remote that can't be used, when `strict` is set.
-    pub(super) fn send(&self, key: &str, lineage: &str) -> anyhow::Result<Option<String>> {
+    pub(super) fn send<R: Shareable>(
+        &self,
+        key: &str,
+        lineage: &str,
+    ) -> anyhow::Result<Option<String>> {
         let Some(address) = remotes::written(&self.context.config) else { return Ok(None) };
-        match self.send_to(address, key, lineage) {
+        match self.send_to::<R>(address, key, lineage) {
             Ok(sent) => Ok(sent),
             Err(error) if is_out_of_time(&error) => {
                 let seconds = self.context.config.share_limit().map_or(0, |limit| limit.as_secs());
@@ -163,13 +172,13 @@ impl<'c> Shared<'c> {
         }
     }
 
-    fn send_to(
+    fn send_to<R: Shareable>(
         &self,
         address: &Address,
         key: &str,
         lineage: &str,
     ) -> anyhow::Result<Option<String>> {
-        let Some(mut planned) = Planned::find(self.store, key)? else { return Ok(None) };
+        let Some(mut result) = R::find(self.store, key)? else { return Ok(None) };
         let parts = remotes::parts(address, &self.context.config)?;
         let trusted = keys::trusted()?;
         let is_there = |known: &String| {
@@ -180,7 +189,7 @@ impl<'c> Shared<'c> {
             };
             part.is_some_and(|(known, _)| parts.iter().any(|part| is_it(part, known)))
         };
-        if planned.shared.iter().any(is_there) || !planned.pending.is_empty() {
+        if result.shared().iter().any(is_there) || !result.is_whole() {
             return Ok(None);
         }
         let Some(own) = keys::private()? else {
@@ -189,17 +198,18 @@ impl<'c> Shared<'c> {
         if let Some(why) = remotes::refusal(&self.context.config) {
             return Ok(Some(format!("not shared: {why}")));
         }
-        let trees: Option<Vec<TreeHash>> = planned.roots.iter().map(|root| root.tree()).collect();
-        let trees = trees.context("a plan names no tree")?;
-        if let Some(why) = self.secret(&planned, &trees)? {
+        let trees = result.trees().context("a plan names no tree")?;
+        if result.may_hold_secrets()
+            && let Some(why) = self.secret(&trees)?
+        {
             self.context.ui.warn(&why);
             return Ok(Some(why));
         }
         let limits = Limits { all: self.context.config.share_limit(), ..remotes::OF_RUNS };
         let remote = self.open(address, limits)?;
         let hash = TreeHash::from_hex(key.as_bytes()).context("a plan's key is a hash")?;
-        planned.shared.clear();
-        let record = planned.record()?;
+        result.shared().clear();
+        let record = result.record()?;
         let plan = Plan { key: hash, trees: &trees, record: &record, lineage };
         let signing = (&own, &trusted);
         let sent = self
@@ -214,8 +224,8 @@ impl<'c> Shared<'c> {
                 (format!("shared at {address} ({})", traffic(&remote.traffic())), own.public().key)
             }
         };
-        planned.shared.push(format!("{address} {key_of}"));
-        planned.save(self.store, key)?;
+        result.shared().push(format!("{address} {key_of}"));
+        result.save(self.store, key)?;
         Ok(Some(how))
     }
 
@@ -233,12 +243,8 @@ impl<'c> Shared<'c> {
         Ok(())
     }
 
-    /// Tells why trees stay here. What a package's archive holds its registry has given away; what scripts have made of it may hold secrets
-    /// of this machine.
-    fn secret(&self, planned: &Planned, trees: &[TreeHash]) -> anyhow::Result<Option<String>> {
-        if planned.built == 0 {
-            return Ok(None);
-        }
+    /// Tells why trees stay here that may hold secrets of this machine.
+    fn secret(&self, trees: &[TreeHash]) -> anyhow::Result<Option<String>> {
         for tree in trees {
             let shareable = remote::without_secrets(self.store, *tree)?;
             if let Some((path, holds)) = shareable.left_out.first() {
@@ -266,58 +272,4 @@ pub(super) fn traffic(traffic: &Traffic) -> String {
         ui::size(traffic.sent_bytes),
         ui::size(traffic.received_bytes)
     )
-}
-
-/// Tells whether all that a plan names lies in the project: who signed it may write there, and nowhere else.
-fn stays_in_project(planned: &Planned) -> bool {
-    let goes_down = |path: &Path| {
-        let mut depth = 0_i32;
-        path.components().all(|part| {
-            depth += match part {
-                Component::Normal(_) => 1,
-                Component::CurDir => 0,
-                Component::ParentDir => -1,
-                Component::RootDir | Component::Prefix(_) => i32::MIN,
-            };
-            depth >= 0
-        })
-    };
-    let is_folder = |folder: &str| {
-        let path = Path::new(folder);
-        path.components().all(|part| matches!(part, Component::Normal(_)))
-            && path.ends_with("node_modules")
-    };
-    planned.roots.iter().all(|root| is_folder(&root.folder))
-        && planned.linked.iter().all(|path| goes_down(Path::new(path)))
-        && planned.linked_bins.iter().all(|path| goes_down(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::npm::planned::PlannedRoot;
-
-    #[test]
-    fn a_plan_stays_in_its_project() {
-        let plan = |folder: &str, linked: &str, bin: &str| {
-            let tree = "0".repeat(64);
-            let mut plan = Planned::new(vec![PlannedRoot { folder: folder.to_owned(), tree }], 1);
-            plan.linked.push(linked.to_owned());
-            plan.linked_bins.push(bin.into());
-            stays_in_project(&plan)
-        };
-        assert!(plan("node_modules", "packages/a", "node_modules/a/../../packages/a/x.js"));
-        assert!(plan("packages/a/node_modules", "a", "a"));
-        for (folder, linked, bin) in [
-            ("../node_modules", "a", "a"),
-            ("/node_modules", "a", "a"),
-            ("src", "a", "a"),
-            ("node_modules", "../a", "a"),
-            ("node_modules", "/a", "a"),
-            ("node_modules", "a", "a/../../b"),
-            ("node_modules", "a", "/etc/x"),
-        ] {
-            assert!(!plan(folder, linked, bin), "{folder} {linked} {bin}");
-        }
-    }
 }

@@ -3,12 +3,14 @@
 //! The record is JSON in a self-checking file, in which gc finds the trees by their hashes. It holds no content: a tree that the store no longer
 //! has, or scripts whose result it does not have, make the plan a miss or a partial hit.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use rift_cas::Store;
 use rift_cas::record::Kind;
 use rift_tree::TreeHash;
 use serde::{Deserialize, Serialize};
+
+use crate::plan::shareable::Shareable;
 
 /// Changes whenever the record does.
 const VERSION: u32 = 2;
@@ -120,6 +122,65 @@ impl Planned {
     }
 }
 
+impl Shareable for Planned {
+    fn find(store: &Store, key: &str) -> rift_cas::Result<Option<Self>> {
+        Self::find(store, key)
+    }
+
+    fn save(&self, store: &Store, key: &str) -> anyhow::Result<()> {
+        self.save(store, key)
+    }
+
+    fn of_others(payload: &[u8]) -> Option<Self> {
+        Self::decode(payload).filter(stays_in_project)
+    }
+
+    fn record(&self) -> anyhow::Result<Vec<u8>> {
+        self.record()
+    }
+
+    fn trees(&self) -> Option<Vec<TreeHash>> {
+        self.roots.iter().map(PlannedRoot::tree).collect()
+    }
+
+    fn shared(&mut self) -> &mut Vec<String> {
+        &mut self.shared
+    }
+
+    fn is_whole(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// What a package's archive holds its registry has given away; what scripts have made of it may hold secrets.
+    fn may_hold_secrets(&self) -> bool {
+        self.built > 0
+    }
+}
+
+/// Tells whether all that a plan names lies in the project: who signed it may write there, and nowhere else.
+fn stays_in_project(planned: &Planned) -> bool {
+    let goes_down = |path: &Path| {
+        let mut depth = 0_i32;
+        path.components().all(|part| {
+            depth += match part {
+                Component::Normal(_) => 1,
+                Component::CurDir => 0,
+                Component::ParentDir => -1,
+                Component::RootDir | Component::Prefix(_) => i32::MIN,
+            };
+            depth >= 0
+        })
+    };
+    let is_folder = |folder: &str| {
+        let path = Path::new(folder);
+        path.components().all(|part| matches!(part, Component::Normal(_)))
+            && path.ends_with("node_modules")
+    };
+    planned.roots.iter().all(|root| is_folder(&root.folder))
+        && planned.linked.iter().all(|path| goes_down(Path::new(path)))
+        && planned.linked_bins.iter().all(|path| goes_down(path))
+}
+
 /// Describes the machine, to tell times measured here from those measured elsewhere.
 #[must_use]
 pub fn hardware() -> String {
@@ -130,4 +191,33 @@ pub fn hardware() -> String {
         .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{model}, {cores} cores")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_stays_in_its_project() {
+        let plan = |folder: &str, linked: &str, bin: &str| {
+            let tree = "0".repeat(64);
+            let mut plan = Planned::new(vec![PlannedRoot { folder: folder.to_owned(), tree }], 1);
+            plan.linked.push(linked.to_owned());
+            plan.linked_bins.push(bin.into());
+            stays_in_project(&plan)
+        };
+        assert!(plan("node_modules", "packages/a", "node_modules/a/../../packages/a/x.js"));
+        assert!(plan("packages/a/node_modules", "a", "a"));
+        for (folder, linked, bin) in [
+            ("../node_modules", "a", "a"),
+            ("/node_modules", "a", "a"),
+            ("src", "a", "a"),
+            ("node_modules", "../a", "a"),
+            ("node_modules", "/a", "a"),
+            ("node_modules", "a", "a/../../b"),
+            ("node_modules", "a", "/etc/x"),
+        ] {
+            assert!(!plan(folder, linked, bin), "{folder} {linked} {bin}");
+        }
+    }
 }

@@ -1,0 +1,456 @@
+//! `rift exec -- cargo build`: what an earlier build left is put back, and nothing that is stale is ever believed.
+//!
+//! The workspace needs no registry: a library whose build script looks at its whole package, a procedural macro, and a program.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rift_tests::need::{Need, have};
+use rift_tests::sandbox::{Ran, Sandbox, clear};
+
+const FILES: &[(&str, &str)] = &[
+    ("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"app\", \"lib\", \"macros\"]\n"),
+    (
+        "app/Cargo.toml",
+        "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[dependencies]\nlib = { path = \"../lib\" }\n",
+    ),
+    (
+        "app/src/main.rs",
+        "fn main() {\n    println!(\"{} {} {}\", lib::word(), lib::text().trim(), lib::made());\n}\n",
+    ),
+    (
+        "lib/Cargo.toml",
+        "[package]\nname = \"lib\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[dependencies]\nmacros = { path = \"../macros\" }\n",
+    ),
+    // Without `rerun-if-changed`: cargo goes by the newest file of the package.
+    (
+        "lib/build.rs",
+        "fn main() {\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let text = std::fs::read_to_string(\"data.txt\").unwrap();\n    std::fs::write(format!(\"{out}/made.rs\"), format!(\"\\\"{}\\\"\", text.trim())).unwrap();\n}\n",
+    ),
+    ("lib/data.txt", "made\n"),
+    ("lib/text.txt", "text\n"),
+    (
+        "lib/src/lib.rs",
+        "macros::word!();\npub fn text() -> &'static str { include_str!(\"../text.txt\") }\npub fn made() -> &'static str { include!(concat!(env!(\"OUT_DIR\"), \"/made.rs\")) }\n",
+    ),
+    (
+        "macros/Cargo.toml",
+        "[package]\nname = \"macros\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\nproc-macro = true\n",
+    ),
+    (
+        "macros/src/lib.rs",
+        "extern crate proc_macro;\n#[proc_macro]\npub fn word(_: proc_macro::TokenStream) -> proc_macro::TokenStream {\n    \"pub fn word() -> &'static str { \\\"word\\\" }\".parse().unwrap()\n}\n",
+    ),
+];
+
+/// A machine with the workspace.
+struct Story {
+    sandbox: Sandbox,
+    root: PathBuf,
+}
+
+impl Story {
+    /// `None` where cargo is missing, which was said then.
+    fn new(name: &str) -> Option<Self> {
+        have(name, &[Need::Tool("cargo")]).then(|| {
+            let sandbox = Sandbox::new(name).unwrap();
+            let root = sandbox.path("work");
+            let story = Self { sandbox, root };
+            story.check_out(&story.root);
+            story
+        })
+    }
+
+    /// Writes the workspace as a checkout does: with the time of now.
+    fn check_out(&self, root: &Path) {
+        for (name, text) in FILES {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.root.join(name), text).unwrap();
+    }
+
+    /// Prepares a command that finds the machine's toolchain, whatever the sandbox's home is.
+    fn command(&self, at: &Path, words: &[&str]) -> std::process::Command {
+        let mut command = match words {
+            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
+            [program, rest @ ..] => {
+                let mut command = self.sandbox.command(at, program);
+                command.args(rest);
+                command
+            }
+            [] => unreachable!("a command has words"),
+        };
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
+            let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
+            command.env(name, folder);
+        }
+        command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
+        command
+    }
+
+    fn run(&self, at: &Path, words: &[&str]) -> Ran {
+        self.sandbox.run(&mut self.command(at, words)).unwrap()
+    }
+
+    /// Builds under rift; returns the crates that cargo compiled.
+    #[track_caller]
+    fn build_at(&self, at: &Path, words: &[&str]) -> Vec<String> {
+        let words = [&["rift", "exec", "--", "cargo"], words].concat();
+        compiled(&self.run(at, &words).success().unwrap())
+    }
+
+    #[track_caller]
+    fn build(&self) -> Vec<String> {
+        self.build_at(&self.root, &["build"])
+    }
+
+    /// Builds without rift; returns the crates that cargo compiled.
+    #[track_caller]
+    fn build_natively(&self, at: &Path) -> Vec<String> {
+        compiled(&self.run(at, &["cargo", "build"]).success().unwrap())
+    }
+
+    /// Returns what the program says that was built.
+    fn said_at(&self, at: &Path) -> String {
+        let program = at.join("target/debug/app");
+        let mut command = self.sandbox.command(at, &program);
+        self.sandbox.run(&mut command).unwrap().success().unwrap().stdout.trim_end().to_owned()
+    }
+
+    fn said(&self) -> String {
+        self.said_at(&self.root)
+    }
+
+    fn why(&self) -> String {
+        self.run(&self.root, &["rift", "why"]).success().unwrap().stdout
+    }
+
+    fn forget_target(&self) {
+        clear(&self.root.join("target")).unwrap();
+    }
+
+    fn mtime(&self, name: &str) -> SystemTime {
+        fs::metadata(self.root.join(name)).unwrap().modified().unwrap()
+    }
+
+    fn set_mtime(&self, name: &str, time: SystemTime) {
+        fs::File::options()
+            .append(true)
+            .open(self.root.join(name))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    }
+}
+
+/// Returns the crates that cargo says it compiles, sorted.
+fn compiled(ran: &Ran) -> Vec<String> {
+    let lines = ran.stderr.lines().filter_map(|line| line.trim_start().strip_prefix("Compiling "));
+    let mut names: Vec<String> =
+        lines.filter_map(|rest| rest.split(' ').next()).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn what_was_built_is_there_again() {
+    let Some(story) = Story::new("what_was_built_is_there_again") else { return };
+    assert_eq!(story.build(), ["app", "lib", "macros"]);
+    assert_eq!(story.said(), "word text made");
+    assert!(story.why().contains("what it left is kept"), "{}", story.why());
+    assert_eq!(story.build(), NOTHING);
+    // A fresh checkout: new times, no target.
+    story.forget_target();
+    story.check_out(&story.root);
+    assert_eq!(story.build(), NOTHING);
+    assert_eq!(story.said(), "word text made");
+    assert!(story.why().contains("the same sources"), "{}", story.why());
+    // Cargo by itself agrees, in that and in every profile's flags that were built.
+    assert_eq!(story.build_natively(&story.root), NOTHING);
+    let plan = story.run(&story.root, &["rift", "plan", "--", "cargo", "build"]);
+    assert!(plan.success().unwrap().stdout.contains("what is there stays"));
+    // Another profile is another snapshot.
+    assert_eq!(story.build_at(&story.root, &["build", "--release"]), ["app", "lib", "macros"]);
+    story.forget_target();
+    assert_eq!(story.build_at(&story.root, &["build", "-r", "--color=never"]), NOTHING);
+    assert_eq!(story.build(), NOTHING);
+    story.forget_target();
+    let plan = story.run(&story.root, &["rift", "plan", "--", "cargo", "build"]);
+    assert!(plan.success().unwrap().stdout.contains("a hit"));
+}
+
+#[test]
+fn what_was_changed_is_compiled() {
+    let Some(story) = Story::new("what_was_changed_is_compiled") else { return };
+    drop(story.build());
+    // With the lockfile that the first build has written.
+    drop(story.build());
+    // As long as before, and under the old time: cargo alone would not see it.
+    for (name, before, after, expected, crates) in [
+        ("lib/text.txt", "text", "next", "word next made", &["app", "lib"][..]),
+        ("lib/data.txt", "made", "mode", "word next mode", &["app", "lib"]),
+        ("app/src/main.rs", "{} {} {}", "{}-{}-{}", "word-next-mode", &["app"]),
+        (
+            "macros/src/lib.rs",
+            "\\\"word\\\"",
+            "\\\"ward\\\"",
+            "ward-next-mode",
+            &["app", "lib", "macros"],
+        ),
+    ] {
+        let time = story.mtime(name);
+        let text = fs::read_to_string(story.root.join(name)).unwrap();
+        assert!(text.contains(before));
+        story.write(name, &text.replace(before, after));
+        story.set_mtime(name, time);
+        story.forget_target();
+        assert_eq!(story.build(), crates, "{name}");
+        assert_eq!(story.said(), expected, "{name}");
+        assert!(story.why().contains("an earlier state"), "{}", story.why());
+        assert_eq!(story.build_natively(&story.root), NOTHING, "{name}");
+    }
+    // A file that is older than what was built of another one.
+    story.write("lib/text.txt", "back in time\n");
+    story.set_mtime("lib/text.txt", SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    story.forget_target();
+    assert_eq!(story.build(), ["app", "lib"]);
+    assert_eq!(story.said(), "ward-back in time-mode");
+    // A file that is gone.
+    fs::remove_file(story.root.join("lib/text.txt")).unwrap();
+    story.forget_target();
+    let ran = story.run(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+    assert_eq!(ran.status.code(), Some(101), "{ran}");
+    // And the first state of all, which was kept.
+    story.check_out(&story.root);
+    story.forget_target();
+    assert_eq!(story.build(), NOTHING);
+    assert_eq!(story.said(), "word text made");
+}
+
+#[test]
+fn a_moved_checkout_holds_its_own_place() {
+    let Some(story) = Story::new("a_moved_checkout_holds_its_own_place") else { return };
+    drop(story.build());
+    let other = story.sandbox.path("elsewhere/work");
+    story.check_out(&other);
+    // What was made of OUT_DIR holds the old place: that is made anew, and what needs it.
+    assert_eq!(story.build_at(&other, &["build"]), ["app", "lib"]);
+    assert_eq!(story.said_at(&other), "word text made");
+    assert_eq!(story.build_natively(&other), NOTHING);
+    let place = "pub fn place() -> &'static str { env!(\"CARGO_MANIFEST_DIR\") }\n";
+    let main = "fn main() { println!(\"{}\", lib::place()); }\n";
+    for root in [&story.root, &other] {
+        let library = root.join("lib/src/lib.rs");
+        let text = fs::read_to_string(&library).unwrap();
+        fs::write(&library, format!("{text}{place}")).unwrap();
+        fs::write(root.join("app/src/main.rs"), main).unwrap();
+    }
+    drop(story.build());
+    clear(&other.join("target")).unwrap();
+    drop(story.build_at(&other, &["build"]));
+    assert_eq!(story.said(), story.root.join("lib").display().to_string());
+    assert_eq!(story.said_at(&other), other.join("lib").display().to_string());
+}
+
+#[test]
+fn what_decides_the_result_makes_another_key() {
+    let Some(story) = Story::new("what_decides_the_result_makes_another_key") else { return };
+    drop(story.build());
+    let all = ["app", "lib", "macros"];
+    let hidden = story.sandbox.path("bin");
+    fs::create_dir_all(&hidden).unwrap();
+    std::os::unix::fs::symlink("/bin/true", hidden.join("cmake")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    for (name, value) in [
+        ("RUSTFLAGS", "-Cdebuginfo=0".to_owned()),
+        ("CFLAGS", "-O1".to_owned()),
+        ("PATH", format!("{}:{path}", hidden.display())),
+    ] {
+        story.forget_target();
+        let words = ["rift", "exec", "--", "cargo", "build"];
+        let mut command = story.command(&story.root, &words);
+        command.env(name, value);
+        let ran = story.sandbox.run(&mut command).unwrap().success().unwrap();
+        assert_eq!(compiled(&ran), all, "{name}");
+    }
+    // A setting of cargo's, and what only decides what is printed.
+    story.forget_target();
+    fs::create_dir_all(story.root.join(".cargo")).unwrap();
+    story.write(".cargo/config.toml", "[profile.dev]\nopt-level = 1\n");
+    assert_eq!(story.build(), all);
+    story.write(".cargo/config.toml", "[term]\nquiet = false\n");
+    fs::remove_dir_all(story.root.join(".cargo")).unwrap();
+    story.forget_target();
+    assert_eq!(story.build_at(&story.root, &["b", "-v", "-j", "1"]), NOTHING);
+}
+
+/// Who wants his files' times left alone has what comes from registries, here nothing, and never what is stale.
+#[test]
+fn times_of_sources_are_left_alone_on_demand() {
+    let Some(story) = Story::new("times_of_sources_are_left_alone_on_demand") else { return };
+    drop(story.build());
+    drop(story.build());
+    let build = || {
+        let words = ["rift", "exec", "--", "cargo", "build"];
+        let mut command = story.command(&story.root, &words);
+        command.env("RIFT_SOURCE_TIMES", "false");
+        compiled(&story.sandbox.run(&mut command).unwrap().success().unwrap())
+    };
+    story.forget_target();
+    assert_eq!(build(), NOTHING);
+    story.forget_target();
+    story.check_out(&story.root);
+    let time = story.mtime("app/src/main.rs");
+    assert_eq!(build(), ["app", "lib", "macros"]);
+    assert_eq!(story.mtime("app/src/main.rs"), time);
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    story.write("lib/text.txt", "text of old\n");
+    story.set_mtime("lib/text.txt", old);
+    story.forget_target();
+    drop(build());
+    assert_eq!(story.said(), "word text of old made");
+    assert_eq!(story.mtime("lib/text.txt"), old);
+}
+
+#[test]
+fn what_changes_meanwhile_is_not_kept() {
+    let Some(story) = Story::new("what_changes_meanwhile_is_not_kept") else { return };
+    let script = fs::read_to_string(story.root.join("lib/build.rs")).unwrap();
+    let append = "    use std::io::Write;\n    let mut file = std::fs::File::options().append(true).open(\"text.txt\").unwrap();\n    writeln!(file, \"more\").unwrap();\n}\n";
+    story.write(
+        "lib/build.rs",
+        &format!("{}{append}", script.trim_end().strip_suffix('}').unwrap()),
+    );
+    drop(story.build());
+    assert!(story.why().contains("was changed meanwhile"), "{}", story.why());
+    // A build that fails keeps nothing, and its status is cargo's.
+    story.check_out(&story.root);
+    story.write("app/src/main.rs", "fn main() { no }\n");
+    story.forget_target();
+    let ran = story.run(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+    assert_eq!(ran.status.code(), Some(101), "{ran}");
+    story.check_out(&story.root);
+    story.forget_target();
+    assert_eq!(story.build(), ["app", "lib", "macros"]);
+}
+
+#[test]
+fn what_lies_outside_is_looked_at() {
+    let Some(story) = Story::new("what_lies_outside_is_looked_at") else { return };
+    let outside = story.sandbox.path("outside.txt");
+    fs::write(&outside, "one").unwrap();
+    let main = format!("fn main() {{ println!(\"{{}}\", include_str!({outside:?})); }}\n");
+    story.write("app/src/main.rs", &main);
+    drop(story.build());
+    story.forget_target();
+    assert_eq!(story.build(), NOTHING);
+    let time = fs::metadata(&outside).unwrap().modified().unwrap();
+    fs::write(&outside, "two").unwrap();
+    fs::File::options().append(true).open(&outside).unwrap().set_modified(time).unwrap();
+    story.forget_target();
+    drop(story.build());
+    assert_eq!(story.said(), "two");
+    assert!(story.why().contains("is another one"), "{}", story.why());
+    // What leads out can't be followed: cargo runs, and nothing is kept.
+    std::os::unix::fs::symlink(&outside, story.root.join("app/link")).unwrap();
+    story.forget_target();
+    drop(story.build());
+    assert!(story.why().contains("leads out of the workspace"), "{}", story.why());
+    assert_eq!(story.said(), "two");
+}
+
+/// What a macro reads, cargo does not know: nobody who removes `target` gets what was made of another state of that.
+#[test]
+fn what_cargo_does_not_know_of_is_made_anew() {
+    let Some(story) = Story::new("what_cargo_does_not_know_of_is_made_anew") else { return };
+    let reading = "extern crate proc_macro;\n#[proc_macro]\npub fn word(_: proc_macro::TokenStream) -> proc_macro::TokenStream {\n    let text = std::fs::read_to_string(\"lib/secret.txt\").unwrap();\n    format!(\"pub fn word() -> &'static str {{ {:?} }}\", text.trim()).parse().unwrap()\n}\n";
+    story.write("macros/src/lib.rs", reading);
+    story.write("lib/secret.txt", "one\n");
+    drop(story.build());
+    drop(story.build());
+    story.forget_target();
+    assert_eq!(story.build(), NOTHING);
+    story.write("lib/secret.txt", "two\n");
+    story.forget_target();
+    assert_eq!(story.build(), ["app", "lib"]);
+    assert_eq!(story.said(), "two text made");
+    // In no package's folder, and so perhaps in every one's.
+    let reading = reading.replace("lib/secret.txt", "top.txt");
+    story.write("macros/src/lib.rs", &reading);
+    story.write("top.txt", "three\n");
+    story.forget_target();
+    drop(story.build());
+    assert_eq!(story.said(), "three text made");
+    story.write("top.txt", "four\n");
+    story.forget_target();
+    assert_eq!(story.build(), ["app", "lib", "macros"]);
+    assert_eq!(story.said(), "four text made");
+    // What a build script has named that is no source of rift's.
+    let script = "fn main() {\n    println!(\"cargo::rerun-if-changed=../.git/HEAD\");\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let text = std::fs::read_to_string(\"../.git/HEAD\").unwrap();\n    std::fs::write(format!(\"{out}/made.rs\"), format!(\"\\\"{}\\\"\", text.trim())).unwrap();\n}\n";
+    story.write("lib/build.rs", script);
+    fs::create_dir_all(story.root.join(".git")).unwrap();
+    story.write(".git/HEAD", "first\n");
+    let time = story.mtime("app/src/main.rs");
+    story.set_mtime(".git/HEAD", time);
+    drop(story.build());
+    assert_eq!(story.said(), "four text first");
+    story.write(".git/HEAD", "other\n");
+    story.set_mtime(".git/HEAD", time);
+    story.forget_target();
+    drop(story.build());
+    assert_eq!(story.said(), "four text other");
+    assert!(story.why().contains("is another one"), "{}", story.why());
+}
+
+/// Whoever is killed while it puts things back, or keeps them, leaves nothing that cargo or the next run takes for more than it is.
+#[test]
+fn who_is_killed_leaves_nothing_false() {
+    let Some(story) = Story::new("who_is_killed_leaves_nothing_false") else { return };
+    drop(story.build());
+    let times = if rift_tests::full() { 100 } else { 12 };
+    for turn in 0..times {
+        let text = format!("text {turn}\n");
+        let is_old = turn % 3 == 0;
+        story.write("lib/text.txt", if is_old { "text\n" } else { &text });
+        story.forget_target();
+        let mut command = story.command(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(turn * 1_500 / times));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What the killed one has started may go on: cargo waits for cargo.
+        drop(story.build());
+        let expected =
+            if is_old { "word text made".to_owned() } else { format!("word text {turn} made") };
+        assert_eq!(story.said(), expected, "after {turn}");
+        assert_eq!(story.build_natively(&story.root), NOTHING, "after {turn}");
+    }
+    drop(story.run(&story.root, &["rift", "store", "verify"]).success().unwrap());
+}
+
+#[test]
+fn two_builds_at_once_end_well() {
+    let Some(story) = Story::new("two_builds_at_once_end_well") else { return };
+    drop(story.build());
+    for _ in 0..3 {
+        story.forget_target();
+        std::thread::scope(|scope| {
+            let builds: Vec<_> = (0..2).map(|_| scope.spawn(|| story.build())).collect();
+            for build in builds {
+                assert_eq!(build.join().unwrap(), NOTHING);
+            }
+        });
+        assert_eq!(story.said(), "word text made");
+    }
+}
