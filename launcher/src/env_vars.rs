@@ -54,6 +54,10 @@ pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 
 /// Where the run file of the run is that a process belongs to; rift sets it.
 pub const RIFT_RUN: &str = "RIFT_RUN";
+/// The program in whose place rift was started; rift sets it.
+pub const RIFT_REPLAY: &str = "RIFT_REPLAY";
+/// Where the journal is that a process is recorded in; rift sets it.
+pub const RIFT_RECORD: &str = "RIFT_RECORD";
 
 /// In which shell the hook is on, as `bash:PID`; the hook's own code sets it.
 pub const RIFT_HOOK: &str = "RIFT_HOOK";

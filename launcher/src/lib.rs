@@ -1,5 +1,6 @@
 //! Velo Rift's launcher: the command line, configuration and plans behind the binary `rift`.
 
+pub mod actions;
 pub mod ci;
 pub mod cli;
 pub mod config;

@@ -145,6 +145,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         views: views.collect::<anyhow::Result<_>>()?,
         command: args.command.clone(),
         record_only: args.record_only,
+        is_hooked: args.hooked,
         summary_json: context.config.summary_json().map(Path::to_owned),
     };
     exec::run(&options, context).map(exec::Ending::into_exit_code)

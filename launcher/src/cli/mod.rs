@@ -141,6 +141,10 @@ enum Command {
 /// Runs `rift` with the arguments and in the environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    // The words are those of the program that it stands for.
+    if crate::actions::replay::is_asked() {
+        return crate::actions::replay::run();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {

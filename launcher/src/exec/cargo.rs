@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use rift_cas::remote::Extent;
 use rift_cas::{Lease, Store, gc};
 
+use super::actions::{self, Told};
 use super::shared::{self, Shared};
 use super::{Ending, ExecOptions};
 use crate::ci;
@@ -105,8 +106,16 @@ pub(super) fn run(
         }
     };
     let (compiling, since_ns) = (Instant::now(), snapshot::now_ns());
-    let ending = super::run_command(options, context)?;
+    let is_exact = begun.as_ref().is_some_and(Begun::is_exact);
+    let (ending, told) = match &begun {
+        // Else cargo has nothing to compile, or nobody has asked for a library in all that it starts.
+        Some(begun) if !is_exact && !options.is_hooked => {
+            actions::run_command(options, context, store, &begun.project.root)?
+        }
+        _ => (super::run_command(options, context)?, Told::default()),
+    };
     let took = compiling.elapsed();
+    build.reasons.extend(told.reasons());
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.unit = "crate".to_owned();
     if let Some(begun) = begun.filter(|_| ending.is_success()) {

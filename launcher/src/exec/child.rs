@@ -202,6 +202,22 @@ pub fn supervise_from(command: &mut Command, started: impl FnOnce()) -> io::Resu
     Ok(Ending::of(status))
 }
 
+/// Becomes a program in whose place this process was started, whose words begin with its name; what it does goes to the journal, where
+/// there is one.
+#[must_use]
+pub fn replace_as(program: &Path, words: &[OsString], journal: Option<&Path>) -> Ending {
+    let (name, arguments) = words
+        .split_first()
+        .map_or((OsStr::new(""), &[][..]), |(name, rest)| (name.as_os_str(), rest));
+    let mut command = Command::new(program);
+    command.arg0(name).args(arguments).env_remove(env_vars::RIFT_REPLAY);
+    if let Some(journal) = journal {
+        command.env(env_vars::RIFT_RECORD, journal);
+    }
+    sys::restore_start(&mut command);
+    start_failure(program.as_os_str(), &command.exec())
+}
+
 /// Becomes the command, see exec(2); returns only when that fails.
 #[must_use]
 pub fn replace(command: &[OsString]) -> Ending {

@@ -3,6 +3,7 @@
 //! [`run`] is where a plan takes over. Whatever no plan recognizes runs untouched: the same arguments,
 //! environment, standard streams, terminal and signals, and its exit status is ours.
 
+mod actions;
 mod cargo;
 pub mod child;
 mod fetched;
@@ -40,6 +41,8 @@ pub struct ExecOptions {
     pub command: Vec<OsString>,
     /// Runs the command even if its result is known, and records it.
     pub record_only: bool,
+    /// Whether a hook has asked, so that nothing is preloaded that nobody asked for.
+    pub is_hooked: bool,
     /// Where the summary goes as JSON.
     pub summary_json: Option<PathBuf>,
     /// Whether the command has a private view.
@@ -67,6 +70,13 @@ pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
         && let Some(store) = context.store_or_none()?
     {
         return cargo::run(options, context, &store, started);
+    }
+    if sees_files
+        && context.config.has_cache()
+        && actions::are_recorded(&options.command)
+        && let Some(store) = context.store_or_none()?
+    {
+        return actions::run(options, context, &store, started);
     }
     run_untouched(options, context, started)
 }

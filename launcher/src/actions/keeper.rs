@@ -1,0 +1,511 @@
+//! Keeps the results of a run's actions: reads their journals as they end, and takes what they left into the store.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rift_cas::Store;
+use rift_cas::hashes::{FileStamp, Hashes};
+use rift_cas::import::{Import, Unit};
+use rift_tree::BlobHash;
+use rift_tree::builder::{Builder, Item};
+use rift_tree::journal::{
+    END_OFFSET, HEADER_BYTES, JOURNAL_MAX, Journal, STATE_ENDED, STATE_OFFSET,
+};
+
+use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of};
+use super::reading::{self, Reading, Scratch, Seen};
+use super::replay::what;
+use super::roots::Roots;
+use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
+use crate::escape::{decoded, escaped};
+
+/// How often journals are looked for.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Files from this size on are no text that names places.
+const TEXT_MAX: usize = 4 << 20;
+
+/// A run's folder of journals, and who reads them.
+#[derive(Debug)]
+pub struct Keeper {
+    folder: PathBuf,
+    is_over: Arc<AtomicBool>,
+    worker: Option<JoinHandle<anyhow::Result<()>>>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Keeper {
+    /// Makes the folder, and begins to wait for journals.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn begin(store: &Store, settings: &Settings) -> anyhow::Result<Self> {
+        let folder = store.live_folder()?;
+        fs::write(folder.join(SETTINGS), serde_json::to_vec(settings)?)?;
+        let (is_over, events) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let work = Work {
+            folder: folder.clone(),
+            settings: settings.clone(),
+            is_over: Arc::clone(&is_over),
+            events: Arc::clone(&events),
+        };
+        let worker = std::thread::Builder::new().name("keeper".to_owned()).spawn(|| work.run())?;
+        Ok(Self { folder, is_over, worker: Some(worker), events })
+    }
+
+    /// Returns the folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Keeps what has ended by now, and returns what became of all actions.
+    ///
+    /// # Errors
+    /// What could not be kept.
+    pub fn end(mut self) -> anyhow::Result<Vec<Event>> {
+        self.is_over.store(true, Ordering::Release);
+        let kept = match self.worker.take() {
+            Some(worker) => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Ok(()),
+        };
+        let mut events = read_events(&self.folder);
+        events.append(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.map(|()| events)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        if let Some(worker) = self.worker.take() {
+            drop(worker.join());
+        }
+        // gc removes what is left of a run that was killed.
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn read_events(folder: &Path) -> Vec<Event> {
+    let text = fs::read_to_string(folder.join(EVENTS)).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+struct Work {
+    folder: PathBuf,
+    settings: Settings,
+    is_over: Arc<AtomicBool>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// An action whose result is in the import, and has no name yet.
+struct Pending {
+    key: String,
+    folder: String,
+}
+
+impl Work {
+    fn run(self) -> anyhow::Result<()> {
+        let store = Store::open_existing(&self.settings.store)?.context("there is no store")?;
+        let hashes = store.hashes(self.settings.run);
+        let import = store.import()?;
+        let mut unit = import.unit();
+        let mut builder = Builder::new();
+        let mut pending = Vec::new();
+        loop {
+            // Whatever has ended before this is seen by the look that follows.
+            let is_last = self.is_over.load(Ordering::Acquire);
+            for path in self.ended()? {
+                let kept = self.keep(&path, &store, &hashes, &mut unit, &mut builder);
+                let (asked, outcome) = match kept {
+                    Ok((asked, Ok(one))) => {
+                        pending.push(one);
+                        (Some(asked), Outcome::Kept)
+                    }
+                    Ok((asked, Err(outcome))) => (Some(asked), outcome),
+                    Err(error) => (None, Outcome::Refused(format!("{error:#}"))),
+                };
+                drop(fs::remove_file(&path));
+                drop(fs::remove_file(path.with_extension(ASKED)));
+                self.note(asked.as_ref(), outcome);
+            }
+            if is_last {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        unit.flush()?;
+        drop(unit);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        finish(&store, import, builder, &pending)
+    }
+
+    fn note(&self, asked: Option<&AskedFor>, outcome: Outcome) {
+        let Some(asked) = asked else { return };
+        let words: Vec<_> = asked.words.iter().map(|word| decoded(word).into_os_string()).collect();
+        let program = asked.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let event = Event { program, what: what(&words), outcome };
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    /// Returns the journals of actions that have ended.
+    fn ended(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == JOURNAL) && has_ended(&path) {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes an action into the import; `Err` inside tells why it is not kept.
+    fn keep(
+        &self,
+        path: &Path,
+        store: &Store,
+        hashes: &Hashes,
+        unit: &mut Unit<'_>,
+        builder: &mut Builder,
+    ) -> anyhow::Result<(AskedFor, Result<Pending, Outcome>)> {
+        let asked: AskedFor = serde_json::from_slice(&fs::read(path.with_extension(ASKED))?)?;
+        let words: Vec<_> = asked.words.iter().map(|word| decoded(word).into_os_string()).collect();
+        let scratch = Scratch::of(&asked.program, &words, &asked.cwd);
+        let bytes = journal_bytes(path)?;
+        let journal = Journal::parse(&bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let reading = match reading::read(&journal, &scratch) {
+            Ok(reading) if reading.status == 0 => reading,
+            Ok(reading) => {
+                let why = format!("it ended with status {}", reading.status);
+                return Ok((asked, Err(Outcome::Refused(why))));
+            }
+            Err(why) => return Ok((asked, Err(Outcome::Refused(why)))),
+        };
+        if let Some(why) = clock(&asked, &reading) {
+            return Ok((asked, Err(Outcome::Refused(why))));
+        }
+        let mut taking = Taking { roots: &self.settings.roots, hashes, unit, reading: &reading };
+        let name = asked.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let taken = taking.entry(name);
+        let (entry, files) = match taken {
+            Ok(taken) => taken,
+            Err(error) => return Ok((asked, Err(Outcome::Refused(format!("{error:#}"))))),
+        };
+        if self.settings.verifies {
+            let outcome = compare(store, &asked.key, &entry, &files, &self.settings.roots, hashes);
+            if let Some(outcome) = outcome {
+                return Ok((asked, Err(outcome)));
+            }
+        }
+        let about = serde_json::to_vec(&entry)?;
+        let hash = unit.add(&about)?;
+        // The same may run twice in a build.
+        let folder = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = format!("{folder}-{}", asked.key);
+        let put = |builder: &mut Builder, name: &str, hash: BlobHash, size: u64| {
+            let item = Item::File { permissions: 0o644, size, hash };
+            builder.put(format!("{folder}/{name}").as_bytes(), 0, item)
+        };
+        builder.put(folder.as_bytes(), 0, Item::Directory { permissions: 0o755 })?;
+        put(builder, ABOUT, hash, about.len() as u64)?;
+        for (name, hash, size) in files {
+            put(builder, &name, hash, size)?;
+        }
+        let key = asked.key.clone();
+        Ok((asked, Ok(Pending { key, folder })))
+    }
+}
+
+/// Names what was taken in.
+fn finish(
+    store: &Store,
+    import: Import<'_>,
+    builder: Builder,
+    pending: &[Pending],
+) -> anyhow::Result<()> {
+    let built = builder.finish()?;
+    let (_, index) = import.finish(&[])?;
+    store.publish_located(&built, &index)?;
+    // gc waits while the index lives.
+    for Pending { key, folder } in pending {
+        Entries::add(store, key, built.hash, folder)?;
+    }
+    drop(index);
+    Ok(())
+}
+
+/// Compares what an action did with what is known of it; `None` where nothing is.
+fn compare(
+    store: &Store,
+    key: &str,
+    entry: &Entry,
+    files: &[(String, BlobHash, u64)],
+    roots: &Roots,
+    hashes: &Hashes,
+) -> Option<Outcome> {
+    let entries = Entries::find(store, key).ok()?;
+    for kept in entries.kept(store) {
+        let Ok(known) = kept.entry() else { continue };
+        // What it reads may be what it has written since.
+        let mut found: Vec<&Observation> = entry.observations.iter().collect();
+        let mut wanted: Vec<&Observation> = known.observations.iter().collect();
+        found.sort();
+        wanted.sort();
+        if found != wanted && known.differs(roots, &mut Look::new(hashes)).is_some() {
+            continue;
+        }
+        if known.left.len() != entry.left.len() {
+            return Some(Outcome::Mismatch("it leaves other files".to_owned()));
+        }
+        for (was, is) in known.left.iter().zip(&entry.left) {
+            let same = match (was, is) {
+                (
+                    Left::File { path, mode, name, .. },
+                    Left::File { path: path_now, mode: mode_now, name: name_now, .. },
+                ) => {
+                    let hash = files.iter().find(|(name, ..)| name == name_now);
+                    let held = kept.bytes(name).ok().map(|bytes| *blake3::hash(&bytes).as_bytes());
+                    (path, mode) == (path_now, mode_now)
+                        && hash.map(|(_, hash, _)| *hash.as_bytes()) == held
+                }
+                _ => was == is,
+            };
+            if !same {
+                let path = match is {
+                    Left::File { path, .. }
+                    | Left::Directory(path)
+                    | Left::Link(path, _)
+                    | Left::Nothing(path) => path,
+                };
+                return Some(Outcome::Mismatch(format!(
+                    "`{}` is another one",
+                    crate::ui::printable(path)
+                )));
+            }
+        }
+        if known.said != entry.said {
+            return Some(Outcome::Mismatch("it says something else".to_owned()));
+        }
+        return Some(Outcome::Reused(0));
+    }
+    None
+}
+
+/// Tells which source of a compiler for C names the time of day, if one does and nobody has set that; such a macro is looked for in all bytes,
+/// also in comments.
+fn clock(asked: &AskedFor, reading: &Reading) -> Option<String> {
+    const NAMES: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
+    const OTHERS: [&str; 4] = ["rustc", "ar", "ranlib", "build-script-build"];
+    let program = asked.program.file_name().unwrap_or_default();
+    if OTHERS.iter().any(|other| program == *other) {
+        return None;
+    }
+    let files = reading.seen.iter().filter(|(_, seen)| matches!(seen, Seen::File(Some(_))));
+    for ((path, _), _) in files {
+        let is_large = path.metadata().is_ok_and(|stat| stat.len() > TEXT_MAX as u64);
+        // What the system's own libraries and objects hold was compiled before.
+        let is_source = path.extension().is_none_or(|extension| {
+            !["o", "a", "so", "d", "rlib", "rmeta"].iter().any(|known| extension == *known)
+        });
+        let bytes = if is_large || !is_source { None } else { fs::read(path).ok() };
+        let is_binary = |bytes: &[u8]| bytes.starts_with(b"\x7fELF");
+        if let Some(bytes) = bytes.filter(|bytes| !is_binary(bytes))
+            && let Some(name) =
+                NAMES.iter().find(|name| memchr::memmem::find(&bytes, name.as_bytes()).is_some())
+        {
+            return Some(format!("`{}` names {name}", path.display()));
+        }
+    }
+    None
+}
+
+fn has_ended(path: &Path) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut state = [0; 4];
+    let read =
+        fs::File::open(path).and_then(|file| file.read_exact_at(&mut state, STATE_OFFSET as u64));
+    read.is_ok() && u32::from_le_bytes(state) == STATE_ENDED
+}
+
+/// Reads so much of a journal as was written.
+fn journal_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    let mut bytes = vec![0; HEADER_BYTES];
+    file.read_exact(&mut bytes)?;
+    let end: [u8; 8] = bytes[END_OFFSET..END_OFFSET + 8].try_into()?;
+    let end = u64::from_le_bytes(end);
+    if end > JOURNAL_MAX as u64 {
+        bail!("its journal has no room");
+    }
+    file.take(end.saturating_sub(HEADER_BYTES as u64)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What an action left, in the import: each file's name there, its hash and its size.
+type Files = Vec<(String, BlobHash, u64)>;
+
+struct Taking<'t, 'i> {
+    roots: &'t Roots,
+    hashes: &'t Hashes,
+    unit: &'t mut Unit<'i>,
+    reading: &'t Reading,
+}
+
+impl Taking<'_, '_> {
+    fn entry(&mut self, program: String) -> anyhow::Result<(Entry, Files)> {
+        let observations = self.observations()?;
+        let (mut left, mut files, mut pinned) = (Vec::new(), Files::new(), Vec::new());
+        for path in &self.reading.written {
+            self.take(path, &mut left, &mut files, &mut pinned)?;
+        }
+        let mut said: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (stream, bytes) in &self.reading.said {
+            match said.last_mut().filter(|(last, _)| last == stream) {
+                Some((_, all)) => all.extend_from_slice(bytes),
+                None => said.push((*stream, bytes.clone())),
+            }
+        }
+        let said = said
+            .into_iter()
+            .map(|(stream, bytes)| {
+                let short = self.roots.shorten(&bytes).context("it says a byte 1")?;
+                Ok((stream, escaped(Path::new(OsStr::from_bytes(&short)))))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        pinned.sort_unstable();
+        pinned.dedup();
+        let pinned = pinned
+            .into_iter()
+            .filter_map(|letter| Some((letter, escaped(self.roots.place(letter)?))))
+            .collect();
+        let cpu_ns = self.reading.cpu_ns;
+        Ok((Entry { program, observations, left, said, pinned, cpu_ns }, files))
+    }
+
+    fn short(&self, path: &Path) -> anyhow::Result<String> {
+        let short =
+            self.roots.shorten(path.as_os_str().as_bytes()).context("a path has a byte 1")?;
+        Ok(escaped(Path::new(OsStr::from_bytes(&short))))
+    }
+
+    fn observations(&self) -> anyhow::Result<Vec<Observation>> {
+        let mut observations = Vec::new();
+        for ((path, is_itself), seen) in &self.reading.seen {
+            let changed = || format!("`{}` was changed meanwhile", path.display());
+            let found = match seen {
+                Seen::Nothing => Found::Nothing,
+                Seen::NoLink => Found::NoLink,
+                Seen::Kind(mode, size) => {
+                    let kind = mode & libc::S_IFMT;
+                    Found::Kind(kind, if kind == libc::S_IFREG { *size } else { 0 })
+                }
+                Seen::Link => {
+                    let target = self.reading.targets.get(path).context("a link has no target")?;
+                    let short = self.roots.shorten(target).context("a link has a byte 1")?;
+                    Found::Link(escaped(Path::new(OsStr::from_bytes(&short))))
+                }
+                Seen::Names(then) => {
+                    let stat = path.metadata().with_context(changed)?;
+                    let now = FileStamp::of(&stat);
+                    if (now.inode, now.mtime_ns) != (then.inode, then.mtime_ns) {
+                        bail!(changed());
+                    }
+                    Found::Names(names_of(path)?)
+                }
+                Seen::File(then) => {
+                    let stat = path.metadata().with_context(changed)?;
+                    let now = FileStamp::of(&stat);
+                    let is_same = match then {
+                        Some(then) => now == *then,
+                        // A library was loaded before its stamp could be seen.
+                        None => now.mtime_ns.max(now.ctime_ns) < self.reading.ended_ns,
+                    };
+                    if !is_same {
+                        bail!(changed());
+                    }
+                    Found::File(self.hashes.of(path, now)?.to_string())
+                }
+            };
+            observations.push(Observation {
+                path: self.short(path)?,
+                found,
+                is_itself: *is_itself,
+            });
+        }
+        Ok(observations)
+    }
+
+    fn take(
+        &mut self,
+        path: &Path,
+        left: &mut Vec<Left>,
+        files: &mut Files,
+        pinned: &mut Vec<char>,
+    ) -> anyhow::Result<()> {
+        let short = self.short(path)?;
+        let stat = match path.symlink_metadata() {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                left.push(Left::Nothing(short));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if stat.is_dir() {
+            left.push(Left::Directory(short));
+            return Ok(());
+        }
+        if stat.is_symlink() {
+            let target = fs::read_link(path)?;
+            left.push(Left::Link(short, self.short(&target)?));
+            return Ok(());
+        }
+        let stamp = FileStamp::of(&stat);
+        // Another name changes the ctime: cargo gives what it is done with a second one.
+        let is_late = stamp.mtime_ns > self.reading.ended_ns
+            || stamp.ctime_ns > self.reading.ended_ns && stat.nlink() < 2;
+        if !stat.is_file() || is_late {
+            bail!("`{}` was changed after it ended", path.display());
+        }
+        let bytes = fs::read(path)?;
+        if FileStamp::of(&path.symlink_metadata()?) != stamp {
+            bail!("`{}` was changed after it ended", path.display());
+        }
+        let named = self.roots.named_in(&bytes);
+        let is_text = !named.is_empty()
+            && path.extension().is_some_and(|extension| extension == "d")
+            && bytes.len() < TEXT_MAX;
+        let bytes = match is_text {
+            true => self.roots.shorten(&bytes).context("it holds a byte 1")?,
+            false => {
+                pinned.extend(named);
+                bytes
+            }
+        };
+        let hash = self.unit.add(&bytes)?;
+        if !is_text {
+            // Who reads it next in this run has not to.
+            self.hashes.note(&stamp, hash);
+        }
+        let name = files.len().to_string();
+        left.push(Left::File {
+            path: short,
+            mode: stat.mode() & 0o7777,
+            name: name.clone(),
+            is_text,
+        });
+        files.push((name, hash, bytes.len() as u64));
+        Ok(())
+    }
+}

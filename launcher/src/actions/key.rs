@@ -1,0 +1,213 @@
+//! What a program is told before it begins: two runs with the same key may do the same, if what they find is the same.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use rift_cas::hashes::{FileStamp, Hashes};
+
+use super::roots::Roots;
+
+/// Grows when what is kept of an action, or how it is found, is another thing.
+pub const RULES: u32 = 1;
+
+/// Variables that tell of a session, or of who builds, and not of what is built.
+const IGNORED: &[&str] = &[
+    "_",
+    "OLDPWD",
+    "PWD",
+    "SHLVL",
+    "LS_COLORS",
+    "TERM_PROGRAM",
+    "HISTFILE",
+    "DISPLAY",
+    "MAIL",
+    "LOGNAME",
+    "USER",
+    "USERNAME",
+    "HOSTNAME",
+    "COLORTERM",
+    "WINDOWID",
+    "EDITOR",
+    "PAGER",
+    // What may run at once, and by which descriptors that is agreed on.
+    "MAKEFLAGS",
+    "MFLAGS",
+    "CARGO_MAKEFLAGS",
+    "MAKELEVEL",
+    "MAKE_TERMOUT",
+    "MAKE_TERMERR",
+    "NUM_JOBS",
+    "CARGO_BUILD_JOBS",
+    "RUST_TEST_THREADS",
+    "RUST_BACKTRACE",
+    "LD_PRELOAD",
+    "UV_USE_IO_URING",
+];
+/// What the names of such variables begin with.
+const IGNORED_STARTS: &[&str] = &[
+    "RIFT_",
+    "SSH_",
+    "XDG_",
+    "DBUS_",
+    "LC_TERMINAL",
+    "GPG_",
+    "VSCODE_",
+    "TMUX",
+    "GITHUB_",
+    "RUNNER_",
+    "CI_",
+    "ACTIONS_",
+    "CARGO_REGISTR",
+    "CARGO_NET_",
+    "CARGO_HTTP_",
+    "CARGO_TERM_",
+    "NPM_TOKEN",
+];
+
+/// Tells whether a variable may decide what a program does.
+fn decides(name: &str) -> bool {
+    !IGNORED.contains(&name) && !IGNORED_STARTS.iter().any(|start| name.starts_with(start))
+}
+
+/// A program that is about to run.
+#[derive(Debug, Clone)]
+pub struct Asked<'a> {
+    /// Its path, absolute.
+    pub program: &'a Path,
+    /// Its words, the first of which is its name.
+    pub words: &'a [OsString],
+    /// Its environment.
+    pub variables: &'a [(OsString, OsString)],
+    /// The working directory.
+    pub cwd: &'a Path,
+    /// What its stdin, stdout and stderr are: see [`shape`].
+    pub streams: [String; 3],
+}
+
+impl Asked<'_> {
+    /// Returns the key.
+    ///
+    /// # Errors
+    /// Why the action has none.
+    pub fn key(&self, roots: &Roots, hashes: &Hashes) -> anyhow::Result<String> {
+        let mut fields = blake3::Hasher::new();
+        let mut add = |name: &str, value: &[u8]| -> anyhow::Result<()> {
+            let value = roots.shorten(value).context("a byte 1 is in what it is told")?;
+            for part in [name.as_bytes(), &value] {
+                fields.update(&(part.len() as u64).to_le_bytes()).update(part);
+            }
+            Ok(())
+        };
+        add("rules", RULES.to_string().as_bytes())?;
+        add("program", self.program.as_os_str().as_bytes())?;
+        let stat = self.program.metadata().context("the program can't be looked at")?;
+        let hash = hashes.of(self.program, FileStamp::of(&stat))?;
+        add("content", hash.to_string().as_bytes())?;
+        for word in self.words {
+            // It may read what nobody knows.
+            if (word == "-" || word == "/dev/stdin") && self.streams[0] != NULL {
+                bail!("it reads its stdin");
+            }
+            if !is_of_output(word) {
+                add("word", word.as_bytes())?;
+            }
+        }
+        add("cwd", self.cwd.as_os_str().as_bytes())?;
+        add("umask", format!("{:o}", rift_cas::materialize::umask()).as_bytes())?;
+        add("user", rustix::process::geteuid().as_raw().to_string().as_bytes())?;
+        // Make gives its stdin to one of those that run at once.
+        for stream in &self.streams[1..] {
+            add("stream", stream.as_bytes())?;
+        }
+        let mut variables: Vec<_> =
+            self.variables.iter().filter(|(name, _)| decides(&name.to_string_lossy())).collect();
+        variables.sort();
+        for (name, value) in variables {
+            add(&name.to_string_lossy(), value.as_bytes())?;
+        }
+        Ok(fields.finalize().to_hex().to_string())
+    }
+}
+
+/// Tells whether a word says only how wide messages may be: where there are none, it means nothing; where there are, they are said as
+/// they were.
+fn is_of_output(word: &OsStr) -> bool {
+    word.as_bytes().starts_with(b"--diagnostic-width=")
+}
+
+/// The shape of what is always at its end.
+const NULL: &str = "null";
+
+/// Describes what a stream is, as far as programs behave otherwise for it.
+#[must_use]
+pub fn shape(descriptor: u32) -> String {
+    let path = format!("/proc/self/fd/{descriptor}");
+    let Ok(stat) = std::fs::metadata(&path) else { return "closed".to_owned() };
+    let kind = stat.file_type();
+    match () {
+        // Major number 1 has /dev/null, see null(4); terminals have others.
+        () if kind.is_char_device() && stat.rdev() >> 8 == 1 => NULL.to_owned(),
+        () if kind.is_char_device() => {
+            let size = File::open(&path).map(rustix::termios::tcgetwinsize);
+            let columns = size.ok().and_then(Result::ok).map_or(0, |size| size.ws_col);
+            format!("terminal {columns}")
+        }
+        // Colors and buffers are the same for these.
+        () => "other".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_a_session_decide_nothing() {
+        for (name, expected) in [
+            ("CFLAGS", true),
+            ("OUT_DIR", true),
+            ("HOME", true),
+            ("MAKEFLAGS", false),
+            ("RIFT_RUN", false),
+            ("SSH_AUTH_SOCK", false),
+            ("PWD", false),
+        ] {
+            assert_eq!(decides(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_of_all_that_is_told_and_of_no_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = rift_cas::Store::open(&folder.path().join("store")).unwrap();
+        let hashes = store.hashes(1);
+        let key = |place: &str, words: &[&str], variable: &str| {
+            let root = folder.path().join(place);
+            std::fs::create_dir_all(&root).unwrap();
+            let program = root.join("cc");
+            std::fs::write(&program, "program").unwrap();
+            let words: Vec<OsString> = words
+                .iter()
+                .map(|word| word.replace("ROOT", &root.to_string_lossy()).into())
+                .collect();
+            let variables = [("X".into(), variable.into()), ("PWD".into(), place.into())];
+            let asked = Asked {
+                program: &program,
+                words: &words,
+                variables: &variables,
+                cwd: &root,
+                streams: ["null", "other", "other"].map(str::to_owned),
+            };
+            asked.key(&Roots::new([('W', root.clone())]), &hashes)
+        };
+        let one = key("one", &["cc", "-IROOT/include"], "x").unwrap();
+        assert_eq!(key("other", &["cc", "-IROOT/include"], "x").unwrap(), one);
+        assert_ne!(key("one", &["cc", "-IROOT/includes"], "x").unwrap(), one);
+        assert_ne!(key("one", &["cc", "-IROOT/include"], "y").unwrap(), one);
+        assert!(key("one", &["cc", "-"], "x").is_ok(), "its stdin is empty");
+    }
+}

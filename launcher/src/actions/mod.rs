@@ -1,0 +1,126 @@
+//! Actions: single processes whose results are kept, and done again without running them.
+//!
+//! ```text
+//! exec(2) of a known program ── shim ──> rift, in its place ── known, and all is as it was? ──> its results, its words, its status
+//!                                            └── else the program itself, recorded by the shim in a journal
+//! journal ended ── keeper, in the run's rift ──> observations and results, in the store
+//!
+//! roots.rs    places that differ between checkouts and machines
+//! key.rs      what a program is told before it begins
+//! reading.rs  a journal: what was found, what was left, or why nobody could do it again
+//! entry.rs    what is kept: observations and results
+//! replay.rs   what is done in a program's place
+//! keeper.rs   what the run does with the journals
+//! ```
+//!
+//! A result counts only where every observation holds, by content. In doubt the program runs.
+
+pub mod entry;
+pub mod keeper;
+pub mod key;
+mod reading;
+pub mod replay;
+pub mod roots;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use self::roots::Roots;
+
+/// Programs that do the same whenever they find the same: compilers, linkers, archivers.
+pub const PROGRAMS: &[&str] = &[
+    "rustc",
+    "clippy-driver",
+    "rustdoc",
+    "build-script-build",
+    "cc",
+    "c++",
+    "gcc",
+    "g++",
+    "clang",
+    "clang++",
+    "ld",
+    "ld.lld",
+    "lld",
+    "rust-lld",
+    "ld.bfd",
+    "ld.gold",
+    "mold",
+    "ar",
+    "ranlib",
+    "as",
+    "nm",
+    "objcopy",
+    "strip",
+    "c89",
+    "c99",
+    "gcc-ar",
+    "llvm-ar",
+    "x86_64-linux-gnu-gcc",
+    "x86_64-linux-gnu-g++",
+];
+
+/// What the processes of a run that stand for others have to know; they find it in the folder of the journals.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    /// The store.
+    pub store: PathBuf,
+    /// The places.
+    pub roots: Roots,
+    /// Tells what this run has written itself from what others may change again, see [`rift_cas::hashes`].
+    pub run: u64,
+    /// What is known is not used.
+    pub only_records: bool,
+    /// What is known is not used, but compared with what the programs do.
+    pub verifies: bool,
+}
+
+/// The name of the settings' file.
+pub const SETTINGS: &str = "settings.json";
+/// What the names of journals end with.
+pub const JOURNAL: &str = "journal";
+/// What the names of files end with that say what a journal is of.
+pub const ASKED: &str = "asked";
+/// Where the processes that stand for others say what they did: a line of JSON each.
+pub const EVENTS: &str = "events";
+
+/// What a journal is of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AskedFor {
+    /// The key.
+    pub key: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its words, escaped.
+    pub words: Vec<String>,
+    /// Where it works.
+    pub cwd: PathBuf,
+}
+
+/// What became of a program that was to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its name.
+    pub program: String,
+    /// What tells it from others of its name: its last word.
+    pub what: String,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// How it went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its result was there; it had taken so much processor time, in nanoseconds.
+    Reused(u64),
+    /// It ran: nothing was known, or this differed.
+    Missed(Option<String>),
+    /// It ran, and its result is kept.
+    Kept,
+    /// It ran, and nobody could do the same again.
+    Refused(String),
+    /// It ran, and did something else than it would have been taken for.
+    Mismatch(String),
+}

@@ -1,0 +1,297 @@
+//! What is done in the place of a program: its result, where it is known; else it runs, and is recorded.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use rift_cas::Store;
+use rift_cas::hashes::{FileStamp, Hashes};
+use rift_tree::BlobHash;
+use rift_tree::journal::{ALLOCATED_FIRST, Header, JOURNAL_MAX};
+use rift_tree::run::Run;
+
+use super::entry::{Entries, Entry, Kept, Left, Look, place};
+use super::key::{Asked, shape};
+use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
+use crate::env_vars;
+use crate::escape::{decoded, escaped};
+use crate::exec::child;
+
+/// Tells whether this process stands for a program.
+#[must_use]
+pub fn is_asked() -> bool {
+    std::env::var_os(env_vars::RIFT_REPLAY).is_some()
+}
+
+/// A program in whose place this process is.
+struct Stand {
+    folder: PathBuf,
+    settings: Settings,
+    store: Store,
+    hashes: Hashes,
+    program: PathBuf,
+    words: Vec<OsString>,
+    cwd: PathBuf,
+    key: String,
+}
+
+/// Stands for a program: ends as it would, or becomes it.
+#[must_use]
+pub fn run() -> ExitCode {
+    let program = PathBuf::from(std::env::var_os(env_vars::RIFT_REPLAY).unwrap_or_default());
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match Stand::new(&program, &words) {
+        Ok(stand) => match stand.replay() {
+            Some(code) => code,
+            None => {
+                let journal = stand.journal().ok();
+                become_program(&program, &words, journal.as_deref())
+            }
+        },
+        // It runs as if nobody had asked.
+        Err(error) => {
+            if let Some(folder) = folder() {
+                let outcome = Outcome::Refused(format!("{error:#}"));
+                note(&folder, &program, &words, outcome);
+            }
+            become_program(&program, &words, None)
+        }
+    }
+}
+
+fn become_program(program: &Path, words: &[OsString], journal: Option<&Path>) -> ExitCode {
+    child::replace_as(program, words, journal).into_exit_code()
+}
+
+/// Returns the folder of the run's journals.
+fn folder() -> Option<PathBuf> {
+    let bytes = fs::read(std::env::var_os(env_vars::RIFT_RUN)?).ok()?;
+    let run = Run::parse(&bytes).ok()?;
+    (!run.actions().is_empty()).then(|| PathBuf::from(OsStr::from_bytes(run.actions())))
+}
+
+/// Says what became of a program; who reads it does without, if need be.
+fn note(folder: &Path, program: &Path, words: &[OsString], outcome: Outcome) {
+    let text = |word: &OsStr| word.to_string_lossy().into_owned();
+    let name = text(program.file_name().unwrap_or_default());
+    let event = Event { program: name, what: what(words), outcome };
+    if let Ok(mut line) = serde_json::to_vec(&event) {
+        line.push(b'\n');
+        let file =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(folder.join(EVENTS));
+        let _written = file.and_then(|mut file| file.write_all(&line)).is_ok();
+    }
+}
+
+/// Tells one run of a program from others, for people: the crate, the output, or the last word.
+pub(super) fn what(words: &[OsString]) -> String {
+    let after = |flag: &str| {
+        let at = words.iter().position(|word| word == flag)?;
+        words.get(at + 1)
+    };
+    let word =
+        after("--crate-name").or_else(|| after("-o")).or_else(|| words.iter().skip(1).last());
+    word.map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Stand {
+    fn new(program: &Path, words: &[OsString]) -> anyhow::Result<Self> {
+        let folder = folder().context("this run records nothing")?;
+        let settings = fs::read(folder.join(SETTINGS)).context("its settings can't be read")?;
+        let settings: Settings = serde_json::from_slice(&settings)?;
+        let store = Store::open_existing(&settings.store)?.context("there is no store")?;
+        let hashes = store.hashes(settings.run);
+        let cwd = std::env::current_dir()?;
+        let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let streams = [0, 1, 2].map(shape);
+        let asked = Asked { program, words, variables: &variables, cwd: &cwd, streams };
+        let key = asked.key(&settings.roots, &hashes)?;
+        let (program, words) = (program.to_owned(), words.to_vec());
+        Ok(Self { folder, settings, store, hashes, program, words, cwd, key })
+    }
+
+    /// Does what the program would do; `None` where that is not known.
+    fn replay(&self) -> Option<ExitCode> {
+        if self.settings.only_records || self.settings.verifies {
+            return None;
+        }
+        let entries = Entries::find(&self.store, &self.key).ok()?;
+        let mut look = Look::new(&self.hashes);
+        // Of what is known, the reason of that which fits best.
+        let mut why: Option<(usize, String)> = None;
+        for kept in entries.kept(&self.store) {
+            let Ok(entry) = kept.entry() else { continue };
+            match entry.differs(&self.settings.roots, &mut look) {
+                None => match self.apply(&kept, &entry) {
+                    Ok(()) => {
+                        Entries::touch(&self.store, &self.key);
+                        self.note(Outcome::Reused(entry.cpu_ns));
+                        return Some(ExitCode::SUCCESS);
+                    }
+                    Err(error) => why = Some((0, format!("{error:#}"))),
+                },
+                Some(differs) => {
+                    let is_better = why.as_ref().is_none_or(|(count, _)| differs.0 < *count);
+                    why = if is_better { Some(differs) } else { why };
+                }
+            }
+        }
+        self.note(Outcome::Missed(why.map(|(_, why)| why)));
+        None
+    }
+
+    fn note(&self, outcome: Outcome) {
+        note(&self.folder, &self.program, &self.words, outcome);
+    }
+
+    /// Leaves what the program would leave, and says what it would say.
+    ///
+    /// # Errors
+    /// Why it can't; then the program runs, and writes all of it anew.
+    fn apply(&self, kept: &Kept, entry: &Entry) -> anyhow::Result<()> {
+        let roots = &self.settings.roots;
+        let path_of = |path: &str| place(roots, path).context("it names a place that is not here");
+        // All that may be missing is looked for before anything is changed.
+        let mut files = Vec::new();
+        for left in &entry.left {
+            let bytes = match left {
+                Left::File { path, name, is_text, .. } => {
+                    may_be_replaced(&path_of(path)?)?;
+                    let bytes = kept.bytes(name)?;
+                    match is_text {
+                        true => {
+                            roots.lengthen(&bytes).context("it names a place that is not here")?
+                        }
+                        false => bytes,
+                    }
+                }
+                _ => Vec::new(),
+            };
+            files.push(bytes);
+        }
+        let mut said = Vec::new();
+        for (stream, text) in &entry.said {
+            let bytes = decoded(text);
+            let bytes = roots.lengthen(bytes.as_os_str().as_bytes());
+            said.push((*stream, bytes.context("it names a place that is not here")?));
+        }
+        for (left, bytes) in entry.left.iter().zip(&files) {
+            match left {
+                Left::File { path, mode, .. } => self.write(&path_of(path)?, *mode, bytes)?,
+                Left::Directory(path) => fs::create_dir_all(path_of(path)?)?,
+                Left::Link(path, target) => {
+                    let (path, target) = (path_of(path)?, path_of(target)?);
+                    remove(&path)?;
+                    std::os::unix::fs::symlink(target, path)?;
+                }
+                Left::Nothing(path) => remove(&path_of(path)?)?,
+            }
+        }
+        for (stream, bytes) in &said {
+            // Nobody listens: the program would not have ended otherwise.
+            let _heard = match stream {
+                1 => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
+                _ => std::io::stderr().write_all(bytes),
+            };
+        }
+        Ok(())
+    }
+
+    /// Writes a file under another name first, so that nobody sees a part of it.
+    fn write(&self, path: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+        let folder = path.parent().context("it has no folder")?;
+        fs::create_dir_all(folder)?;
+        let mut name = OsString::from(".rift-");
+        name.push(std::process::id().to_string());
+        let fresh = folder.join(name);
+        let written = File::create(&fresh).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.metadata()
+        });
+        let renamed = written.and_then(|stat| fs::rename(&fresh, path).map(|()| stat));
+        if renamed.is_err() {
+            // The first failure is the one to report.
+            drop(fs::remove_file(&fresh));
+        }
+        let _inode =
+            renamed.with_context(|| format!("could not write `{}`", path.display()))?.ino();
+        // Who comes next in this run has not to read it for its hash.
+        if let Ok(stat) = path.symlink_metadata() {
+            let hash = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
+            self.hashes.note(&FileStamp::of(&stat), hash);
+        }
+        Ok(())
+    }
+
+    /// Begins a journal for the program.
+    fn journal(&self) -> anyhow::Result<PathBuf> {
+        // Another process may have had this number.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let path = self.folder.join(format!("{since}-{}.{JOURNAL}", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let made = self.fill(&file, &path);
+        if made.is_err() {
+            drop(fs::remove_file(&path));
+        }
+        made?;
+        Ok(path)
+    }
+
+    fn fill(&self, mut file: &File, path: &Path) -> anyhow::Result<()> {
+        let streams = [0, 1, 2].map(|stream| {
+            let stat = fs::metadata(format!("/proc/self/fd/{stream}"));
+            stat.map_or((0, 0), |stat| (stat.dev(), stat.ino()))
+        });
+        let header = Header { root: std::process::id(), streams };
+        file.set_len(JOURNAL_MAX as u64)?;
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(file, flags, 0, ALLOCATED_FIRST as u64)?;
+        let asked = AskedFor {
+            key: self.key.clone(),
+            program: self.program.clone(),
+            words: self.words.iter().map(|word| escaped(Path::new(word))).collect(),
+            cwd: self.cwd.clone(),
+        };
+        fs::write(path.with_extension(ASKED), serde_json::to_vec(&asked)?)?;
+        file.write_all(&header.encode())?;
+        Ok(())
+    }
+}
+
+/// Tells whether a file may come in the place of what is there.
+///
+/// # Errors
+/// Why not: a program would write through what a name in its place would hide.
+fn may_be_replaced(path: &Path) -> anyhow::Result<()> {
+    match path.symlink_metadata() {
+        Ok(stat) if !stat.is_file() => bail!("`{}` is no file", path.display()),
+        Ok(stat) if stat.nlink() > 1 && !is_cargos(path) => {
+            bail!("`{}` has other names", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Cargo gives what is in `deps` another name, and replaces both.
+fn is_cargos(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == "deps")
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(stat) if stat.is_dir() => fs::remove_dir(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,492 @@
+//! `rift exec -- make`: what compilers did is done again without them, and nothing that is stale is ever believed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rift_tests::need::{Need, have};
+use rift_tests::sandbox::{Ran, Sandbox};
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "Makefile",
+        "CC = cc
+all: app
+app: main.o lib.a
+\t$(CC) $(CFLAGS) -o $@ main.o lib.a
+lib.a: part.o
+\tar rcs $@ part.o
+%.o: %.c
+\t$(CC) $(CFLAGS) -Inear -Ifar -MD -c $<
+clean:
+\trm -f *.o *.a *.d app
+-include *.d
+",
+    ),
+    ("far/part.h", "#define PART 1\n"),
+    ("near/other.h", "#define OTHER 2\n"),
+    (
+        "main.c",
+        "#include <stdio.h>\n#include \"part.h\"\n#include \"other.h\"\nint part(void);\nint main(void) { printf(\"%d %d %d\\n\", PART, OTHER, part()); return 0; }\n",
+    ),
+    ("part.c", "#include \"part.h\"\nint part(void) { int unused; return 10 * PART; }\n"),
+];
+
+/// A checkout of a project in C, on a machine with a store.
+struct Story {
+    sandbox: Sandbox,
+    root: PathBuf,
+}
+
+impl Story {
+    /// `None` where a compiler is missing, which was said then.
+    fn new(name: &str) -> Option<Self> {
+        have(name, &[Need::Tool("cc"), Need::Tool("make"), Need::Tool("ar")]).then(|| {
+            let sandbox = Sandbox::new(name).unwrap();
+            let root = sandbox.path("work");
+            let story = Self { sandbox, root };
+            story.check_out(&story.root);
+            story
+        })
+    }
+
+    fn check_out(&self, root: &Path) {
+        for (name, text) in FILES {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        // Where a project begins.
+        fs::create_dir_all(root.join(".git")).unwrap();
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.root.join(name), text).unwrap();
+    }
+
+    fn run(&self, at: &Path, words: &[&str]) -> Ran {
+        let mut command = match words {
+            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
+            [program, rest @ ..] => {
+                let mut command = self.sandbox.command(at, program);
+                command.args(rest);
+                command
+            }
+            [] => unreachable!("a command has words"),
+        };
+        command.env("LC_ALL", "C").stdin(Stdio::null());
+        self.sandbox.run(&mut command).unwrap()
+    }
+
+    /// Makes it under rift, with everything that was made gone.
+    #[track_caller]
+    fn make(&self, words: &[&str]) -> Made {
+        self.make_at(&self.root, words)
+    }
+
+    #[track_caller]
+    fn make_at(&self, at: &Path, words: &[&str]) -> Made {
+        self.run(at, &["make", "clean"]).success().unwrap();
+        let words = [&["rift", "exec", "--", "make"], words].concat();
+        let ran = self.run(at, &words).success().unwrap();
+        self.made(ran)
+    }
+
+    /// Returns what became of each action of the last run.
+    fn made(&self, ran: Ran) -> Made {
+        let why = self.run(&self.root, &["rift", "why"]).success().unwrap().stdout;
+        let reasons = why.lines().filter_map(|line| line.strip_prefix("because    "));
+        let mut made = Made { ran, reused: Vec::new(), kept: Vec::new(), others: BTreeMap::new() };
+        for reason in reasons {
+            let Some((action, how)) = reason.split_once(": ") else { continue };
+            let action = action.to_owned();
+            match how {
+                _ if how.starts_with("its result was reused") => made.reused.push(action),
+                "its result is kept" => made.kept.push(action),
+                _ => drop(made.others.insert(action, how.to_owned())),
+            }
+        }
+        made.reused.sort();
+        made.kept.sort();
+        made
+    }
+
+    fn said_at(&self, at: &Path) -> String {
+        let mut command = self.sandbox.command(at, at.join("app"));
+        self.sandbox.run(&mut command).unwrap().success().unwrap().stdout.trim_end().to_owned()
+    }
+
+    fn said(&self) -> String {
+        self.said_at(&self.root)
+    }
+
+    /// Returns what is made, by name.
+    fn made_files(&self, at: &Path) -> BTreeMap<String, Vec<u8>> {
+        let is_made = |path: &Path| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            matches!(extension, Some("o" | "a" | "d")) || path.ends_with("app")
+        };
+        let listed = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path());
+        let made = listed.filter(|path| is_made(path));
+        made.map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, fs::read(path).unwrap())
+        })
+        .collect()
+    }
+}
+
+/// What became of a run's actions.
+#[derive(Debug)]
+struct Made {
+    ran: Ran,
+    reused: Vec<String>,
+    kept: Vec<String>,
+    /// The others, and why.
+    others: BTreeMap<String, String>,
+}
+
+const ALL: [&str; 4] = ["ar part.o", "cc app", "cc main.c", "cc part.c"];
+const NONE: [&str; 0] = [];
+
+#[test]
+fn what_was_compiled_is_there_again() {
+    let Some(story) = Story::new("what_was_compiled_is_there_again") else { return };
+    story.run(&story.root, &["make"]).success().unwrap();
+    let native = story.made_files(&story.root);
+    let first = story.make(&["CFLAGS=-Wall"]);
+    assert_eq!(
+        (first.kept.as_slice(), first.reused.len()),
+        (&ALL.map(str::to_owned)[..], 0),
+        "{first:?}"
+    );
+    let again = story.make(&["CFLAGS=-Wall"]);
+    assert_eq!(
+        (again.reused.as_slice(), again.kept.len()),
+        (&ALL.map(str::to_owned)[..], 0),
+        "{again:?}"
+    );
+    assert_eq!(story.said(), "1 2 10");
+    // What it said, and to whom.
+    assert!(first.ran.stderr.contains("unused"), "{first:?}");
+    let warnings = |made: &Made| {
+        let lines = made.ran.stderr.lines().filter(|line| !line.starts_with("rift: "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((warnings(&again), &again.ran.stdout), (warnings(&first), &first.ran.stdout));
+    assert!(again.ran.stderr.contains("rift: 4 processes projected"), "{again:?}");
+    // To make there is nothing to do, and to who never heard of rift either.
+    story.run(&story.root, &["make", "-q", "CFLAGS=-Wall"]).success().unwrap();
+    // Bit by bit what the compilers make by themselves.
+    story.make(&[]);
+    assert_eq!(story.make(&[]).reused, ALL);
+    assert_eq!(story.made_files(&story.root), native);
+}
+
+#[test]
+fn what_was_changed_is_compiled() {
+    let Some(story) = Story::new("what_was_changed_is_compiled") else { return };
+    story.make(&[]);
+    // One source: what depends on it runs, and nothing else.
+    story.write("part.c", "int part(void) { return 77; }\n");
+    let made = story.make(&[]);
+    assert_eq!((made.kept.len(), story.said().as_str()), (3, "1 2 77"), "{made:?}");
+    assert_eq!(made.reused, ["cc main.c"]);
+    assert!(made.others["cc part.c"].contains("part.c` holds something else"), "{made:?}");
+    // A header, as long as before and under the time that it had.
+    let header = story.root.join("far/part.h");
+    let time = fs::metadata(&header).unwrap().modified().unwrap();
+    story.write("far/part.h", "#define PART 5\n");
+    fs::File::options().append(true).open(&header).unwrap().set_modified(time).unwrap();
+    let made = story.make(&[]);
+    assert_eq!((made.reused.len(), story.said().as_str()), (2, "5 2 77"), "{made:?}");
+    // What it was before is known as well.
+    story.write("far/part.h", "#define PART 1\n");
+    let made = story.make(&[]);
+    assert_eq!((made.kept.len(), story.said().as_str()), (0, "1 2 77"), "{made:?}");
+    // A header that comes before the one that was found.
+    story.write("near/part.h", "#define PART 3\n");
+    let made = story.make(&[]);
+    assert!(made.others["cc main.c"].contains("near/part.h` is there now"), "{made:?}");
+    assert_eq!(story.said(), "3 2 77");
+    fs::remove_file(story.root.join("near/part.h")).unwrap();
+    assert_eq!(story.make(&[]).kept, NONE);
+    assert_eq!(story.said(), "1 2 77");
+}
+
+#[test]
+fn what_is_told_makes_another_key() {
+    let Some(story) = Story::new("what_is_told_makes_another_key") else { return };
+    story.make(&[]);
+    let made = story.make(&["CFLAGS=-O2"]);
+    assert_eq!(
+        (made.reused.as_slice(), made.kept.len()),
+        (&["ar part.o".to_owned()][..0], 4),
+        "{made:?}"
+    );
+    assert_eq!(story.make(&["CFLAGS=-O2"]).reused, ALL);
+    // A variable that the compiler reads.
+    let with_path = |folder: &str| {
+        story.run(&story.root, &["make", "clean"]).success().unwrap();
+        let mut command = story.sandbox.rift(&story.root, &["exec", "--", "make"]).unwrap();
+        command.env("CPATH", folder).env("LC_ALL", "C").stdin(Stdio::null());
+        let ran = story.sandbox.run(&mut command).unwrap().success().unwrap();
+        story.made(ran)
+    };
+    assert_eq!(with_path("near").reused, NONE);
+    assert_eq!(with_path("near").kept, NONE);
+    // How many may run at once is no such thing, nor is the way in which that is agreed on.
+    let made = story.make(&["-j2"]);
+    assert_eq!(made.reused, ALL, "{made:?}");
+    // Another program of the same name.
+    let bin = story.sandbox.path("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let compiler = bin.join("cc");
+    for text in ["#!/bin/sh\nexec gcc \"$@\"\n", "#!/bin/sh\nexec gcc -DX \"$@\"\n"] {
+        fs::write(&compiler, text).unwrap();
+        fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755)).unwrap();
+        let given = format!("CC={}", compiler.display());
+        let made = story.make(&[&given]);
+        assert!(made.kept.contains(&"cc main.c".to_owned()), "{made:?}");
+        assert_eq!(story.make(&[&given]).kept, NONE);
+    }
+}
+
+#[test]
+fn another_checkout_shares_what_names_no_place() {
+    let Some(story) = Story::new("another_checkout_shares_what_names_no_place") else { return };
+    story.make(&[]);
+    let other = story.sandbox.path("elsewhere/deeper");
+    story.check_out(&other);
+    let made = story.make_at(&other, &[]);
+    assert_eq!(
+        (made.reused.as_slice(), made.kept.len()),
+        (&ALL.map(str::to_owned)[..], 0),
+        "{made:?}"
+    );
+    assert_eq!(story.said_at(&other), "1 2 10");
+    // What a debugger reads names the place.
+    story.make(&["CFLAGS=-g"]);
+    let made = story.make_at(&other, &["CFLAGS=-g"]);
+    assert!(made.others["cc main.c"].contains("what it left names"), "{made:?}");
+    let object = fs::read(other.join("main.o")).unwrap();
+    let place = story.root.as_os_str().as_encoded_bytes();
+    assert!(!object.windows(place.len()).any(|bytes| bytes == place));
+    // The files of dependencies name the place where they are.
+    let absolute = |root: &Path| format!("CFLAGS=-I{}/far", root.display());
+    story.make(&[&absolute(&story.root)]);
+    let made = story.make_at(&other, &[&absolute(&other)]);
+    assert_eq!(made.reused, ALL, "{made:?}");
+    let text = fs::read_to_string(other.join("part.d")).unwrap();
+    assert!(!text.contains(story.root.to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn a_compiler_that_fails_fails_again() {
+    let Some(story) = Story::new("a_compiler_that_fails_fails_again") else { return };
+    story.write("part.c", "int part(void) { return no; }\n");
+    let native = story.run(&story.root, &["make"]);
+    for _ in 0..2 {
+        story.run(&story.root, &["make", "clean"]).success().unwrap();
+        let ran = story.run(&story.root, &["rift", "exec", "--", "make"]);
+        assert_eq!(ran.status.code(), native.status.code());
+        let said = |ran: &Ran| {
+            let lines = ran.stderr.lines().filter(|line| !line.starts_with("rift: "));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&ran), said(&native));
+        let made = story.made(ran);
+        assert!(made.others["cc part.c"].contains("ended with status 1"), "{made:?}");
+    }
+    story.write("part.c", "int part(void) { return 4; }\n");
+    story.make(&[]);
+    assert_eq!(story.said(), "1 2 4");
+}
+
+#[test]
+fn what_depends_on_the_clock_is_not_kept() {
+    let Some(story) = Story::new("what_depends_on_the_clock_is_not_kept") else { return };
+    story.write("near/other.h", "#define OTHER (int)sizeof(__TIME__)\n");
+    let made = story.make(&[]);
+    assert!(made.others["cc main.c"].contains("__TIME__"), "{made:?}");
+    assert_eq!(made.kept, ["ar part.o", "cc app", "cc part.c"]);
+    assert!(!story.make(&[]).reused.contains(&"cc main.c".to_owned()));
+}
+
+#[test]
+fn what_is_changed_in_its_place_changes_nothing_that_is_kept() {
+    let Some(story) = Story::new("what_is_changed_in_its_place_changes_nothing_that_is_kept")
+    else {
+        return;
+    };
+    story.make(&["CFLAGS=-g"]);
+    story.make(&["CFLAGS=-g"]);
+    let before = story.made_files(&story.root);
+    let programs = story.root.join("app");
+    story.run(&story.root, &["strip", "app"]).success().unwrap();
+    fs::OpenOptions::new().append(true).open(&programs).unwrap();
+    fs::write(story.root.join("main.o"), "nothing").unwrap();
+    let made = story.make(&["CFLAGS=-g"]);
+    assert_eq!(made.reused, ALL, "{made:?}");
+    assert_eq!(story.made_files(&story.root), before);
+    story.run(&story.root, &["rift", "store", "verify"]).success().unwrap();
+}
+
+#[test]
+fn who_is_killed_leaves_nothing_false() {
+    let Some(story) = Story::new("who_is_killed_leaves_nothing_false") else { return };
+    for step in 0..20 {
+        story.run(&story.root, &["make", "clean"]).success().unwrap();
+        story.write("part.c", &format!("int part(void) {{ return {step}; }}\n"));
+        let mut command = story.sandbox.rift(&story.root, &["exec", "--", "make", "-j2"]).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(step * 15));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        story.sandbox.kill_leftovers();
+        // What is there of it may be half of a file, as after any make that was killed.
+        story.make(&[]);
+        assert_eq!(story.said(), format!("1 2 {step}"));
+    }
+    story.run(&story.root, &["rift", "store", "verify"]).success().unwrap();
+}
+
+#[test]
+fn two_builds_at_once_end_well() {
+    let Some(story) = Story::new("two_builds_at_once_end_well") else { return };
+    let other = story.sandbox.path("other");
+    story.check_out(&other);
+    for _ in 0..3 {
+        let start = |at: &Path| {
+            story.run(at, &["make", "clean"]).success().unwrap();
+            let mut command = story.sandbox.rift(at, &["exec", "--", "make", "-j2"]).unwrap();
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let children = [start(&story.root), start(&other)];
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        assert_eq!(
+            (story.said(), story.said_at(&other)),
+            ("1 2 10".to_owned(), "1 2 10".to_owned())
+        );
+    }
+    // Nobody listened to these; what is told to somebody is another key.
+    story.make(&[]);
+    assert_eq!(story.make(&[]).reused, ALL);
+}
+
+/// What is known is compared with what the programs do, and nothing is believed before.
+#[test]
+fn what_does_something_else_is_found() {
+    let Some(story) = Story::new("what_does_something_else_is_found") else { return };
+    // A compiler that never does the same.
+    let bin = story.sandbox.path("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let compiler = bin.join("cc");
+    fs::write(&compiler, "#!/bin/sh\nexec gcc -DNOW=$(date +%N | sed 's/^0*//') \"$@\"\n").unwrap();
+    fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755)).unwrap();
+    let given = format!("CC={}", compiler.display());
+    let verify = |given: &[&str]| {
+        story.run(&story.root, &["make", "clean"]).success().unwrap();
+        let words = [&["rift", "exec", "--verify", "--", "make"], given].concat();
+        let ran = story.run(&story.root, &words);
+        story.made(ran)
+    };
+    verify(&[]);
+    let made = verify(&[]);
+    assert!(made.ran.status.success() && !made.ran.stderr.contains("something else"), "{made:?}");
+    story.write("part.c", "int part(void) { return NOW; }\n");
+    verify(&[&given]);
+    let made = verify(&[&given]);
+    assert!(made.others["cc part.c"].contains("did something else"), "{made:?}");
+    assert!(made.ran.stderr.contains("does something else than is known of it"), "{made:?}");
+}
+
+/// A workspace whose library has a build script, and needs no registry.
+const CRATES: &[(&str, &str)] = &[
+    (
+        "Cargo.toml",
+        "[workspace]\nresolver = \"3\"\nmembers = [\"app\", \"lib\"]\n[profile.dev]\ndebug = false\n",
+    ),
+    (
+        "app/Cargo.toml",
+        "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[dependencies]\nlib = { path = \"../lib\" }\n",
+    ),
+    ("app/src/main.rs", "fn main() { println!(\"{}\", lib::made()); }\n"),
+    ("lib/Cargo.toml", "[package]\nname = \"lib\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
+    (
+        "lib/build.rs",
+        "fn main() {\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let text = std::fs::read_to_string(\"data.txt\").unwrap();\n    std::fs::write(format!(\"{out}/made.rs\"), format!(\"\\\"{}\\\"\", text.trim())).unwrap();\n    println!(\"cargo::rerun-if-changed=data.txt\");\n}\n",
+    ),
+    ("lib/data.txt", "made\n"),
+    (
+        "lib/src/lib.rs",
+        "pub fn made() -> &'static str { let unused = 1; include!(concat!(env!(\"OUT_DIR\"), \"/made.rs\")) }\n",
+    ),
+];
+
+#[test]
+fn crates_are_there_again_in_another_checkout() {
+    if !have("crates_are_there_again_in_another_checkout", &[Need::Tool("cargo")]) {
+        return;
+    }
+    let sandbox = Sandbox::new("crates_are_there_again_in_another_checkout").unwrap();
+    let check_out = |name: &str| {
+        let root = sandbox.path(name);
+        for (name, text) in CRATES {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    };
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let run = |root: &Path, words: &[&str]| {
+        let mut command = match words {
+            ["rift", rest @ ..] => sandbox.rift(root, rest).unwrap(),
+            _ => sandbox.command(root, words[0]),
+        };
+        if words[0] != "rift" {
+            command.args(&words[1..]);
+        }
+        for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
+            let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
+            command.env(name, folder);
+        }
+        command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
+        sandbox.run(&mut command).unwrap().success().unwrap()
+    };
+    // Another setting makes another snapshot, and the same programs.
+    let build = |root: &Path, setting: &str| {
+        let setting = format!("net.retry={setting}");
+        let ran = run(root, &["rift", "exec", "--", "cargo", "build", "--config", &setting]);
+        let why = run(root, &["rift", "why"]).stdout;
+        let count = |what: &str| why.lines().filter(|line| line.contains(what)).count();
+        assert!(ran.stderr.contains("unused variable"), "{ran}");
+        (count("was reused"), count("is kept") - count("what it left is kept"), why)
+    };
+    let one = check_out("one");
+    let (reused, kept, why) = build(&one, "1");
+    assert!(reused == 0 && kept >= 4, "{why}");
+    let other = check_out("two/deeper");
+    let (reused, ran, why) = build(&other, "2");
+    assert!(reused >= 4, "{why}");
+    // What is compiled names its checkout in the place of a panic, or of what is included.
+    assert!(ran <= 2, "{why}");
+    assert_eq!(run(&other, &["target/debug/app"]).stdout, "made\n");
+    // Cargo by itself agrees.
+    let natively = run(&other, &["cargo", "build"]);
+    assert!(!natively.stderr.contains("Compiling"), "{natively}");
+    fs::write(other.join("lib/data.txt"), "more\n").unwrap();
+    fs::remove_dir_all(other.join("target")).unwrap();
+    build(&other, "3");
+    assert_eq!(run(&other, &["target/debug/app"]).stdout, "more\n");
+}
