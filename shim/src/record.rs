@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use linux_raw_sys::general as kernel;
-use rift_tree::journal::{self, EXISTED, Entry, Kind, NOFOLLOW, Stamp, TEXT_MAX};
+use rift_tree::journal::{self, Clock, EXISTED, Entry, Kind, NOFOLLOW, Stamp, TEXT_MAX};
 
 use crate::hot::HOT;
 use crate::serve::{self, Asked, Call};
@@ -45,6 +45,43 @@ pub(crate) fn began() {
     // Where it can't be read, the action is not believed.
     let _is_read = Text::of(b"/proc/self/exe").and_then(|path| sys::link_target(&path, &mut own));
     add(Kind::Began, 0, parent, Stamp::default(), &[own.bytes()]);
+}
+
+/// Programs that name their scratch files by the time of day, and nothing else, or what their names begin with. What their sources ask for
+/// is seen in these.
+const TIMELESS: [&[u8]; 14] = [
+    b"gcc",
+    b"g++",
+    b"cc",
+    b"c++",
+    b"cpp",
+    b"clang",
+    b"x86_64-linux-gnu-",
+    b"as",
+    b"ld",
+    b"collect2",
+    b"lto",
+    b"ar",
+    b"rust",
+    b"ranlib",
+];
+
+/// Tells whether this process is not to be believed once it has asked for the time of day.
+pub(crate) fn suspects_clock() -> bool {
+    let clock = Clock::of(sys::journal_clock(HOT.journal.load(Ordering::Acquire)));
+    let mut own = Text::new();
+    let _is_read = Text::of(b"/proc/self/exe").and_then(|path| sys::link_target(&path, &mut own));
+    let name = own.bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    clock == Clock::Suspected && !TIMELESS.iter().any(|known| name.starts_with(known))
+}
+
+/// Notes that the time of day is asked for, if it is that clock; others tell only how long something took.
+pub(crate) fn asks_clock(clock: i32) {
+    let of_day = [kernel::CLOCK_REALTIME, kernel::CLOCK_REALTIME_COARSE, kernel::CLOCK_TAI];
+    if of_day.contains(&clock.cast_unsigned()) {
+        note_process();
+        add(Kind::Refused, 0, u64::from(kernel::__NR_clock_gettime), Stamp::default(), &[]);
+    }
 }
 
 /// Makes the journal worth nothing: not all that this process does will be heard of.

@@ -488,6 +488,14 @@ fn journal_word(journal: usize, offset: usize) -> &'static AtomicU64 {
     unsafe { &*((journal + offset) as *const AtomicU64) }
 }
 
+/// Returns what a mapped journal says of the clock.
+pub(crate) fn journal_clock(journal: usize) -> u32 {
+    if journal == 0 {
+        return 0;
+    }
+    journal_word(journal, journal::CLOCK_OFFSET).load(Ordering::Relaxed) as u32
+}
+
 /// Adds an entry to a mapped journal; one that finds no room makes the journal worth nothing.
 pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
     let bytes = entry.bytes();

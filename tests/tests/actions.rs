@@ -489,4 +489,20 @@ fn crates_are_there_again_in_another_checkout() {
     fs::remove_dir_all(other.join("target")).unwrap();
     build(&other, "3");
     assert_eq!(run(&other, &["target/debug/app"]).stdout, "more\n");
+    // A build script that asks for the time of day runs each time, and one that asks how long something took does not.
+    let script = |clock: &str| {
+        let (_, text) = CRATES[4];
+        let text = text.replacen("{", &format!("{{ let _now = {clock}::now();"), 1);
+        fs::write(other.join("lib/build.rs"), text).unwrap();
+        let mut said = String::new();
+        for setting in ["4", "5"] {
+            fs::remove_dir_all(other.join("target")).unwrap();
+            said = build(&other, &format!("{setting}{}", clock.len())).2;
+        }
+        said.lines().filter(|line| line.contains("build-script-build ")).collect::<String>()
+    };
+    let said = script("std::time::SystemTime");
+    assert!(said.contains("system call 228") && !said.contains("reused"), "{said}");
+    let said = script("std::time::Instant");
+    assert!(said.contains("reused"), "{said}");
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! journal: | header 96 | entries |
 //! header:  | magic 8 "RIFTJRNL" | version u32 | root process u32 | end u64 | state u32 | bell u32
-//!          | stdin: device u64, inode u64 | stdout: the same | stderr: the same | allocated u64 | zero 8 |
+//!          | stdin: device u64, inode u64 | stdout: the same | stderr: the same | allocated u64
+//!          | clock u32 | zero 4 |
 //! entry:   | bytes u32 | kind u16 | bytes of text u16 | process u32 | error u32 | word u64 | stamp 40 | text
 //!          | zeros to a multiple of 8 |
 //! stamp:   | device u64 | inode u64 | size u64 | mtime i64 (ns) | ctime i64 (ns) |
@@ -30,6 +31,8 @@ pub const STATE_OFFSET: usize = 24;
 pub const STREAMS_OFFSET: usize = 32;
 /// Where the word *allocated* is, in bytes.
 pub const ALLOCATED_OFFSET: usize = 80;
+/// Where the word *clock* is, in bytes: see [`Header::clock`].
+pub const CLOCK_OFFSET: usize = 88;
 /// How many bytes of the file have room on the disk at first.
 pub const ALLOCATED_FIRST: usize = 256 << 10;
 /// What an entry has before its text, in bytes.
@@ -177,6 +180,27 @@ pub struct Header {
     pub root: u32,
     /// Device and inode of its stdin, its stdout and its stderr.
     pub streams: [(u64, u64); 3],
+    /// What is done about the clock, in processes whose program is not known.
+    pub clock: Clock,
+}
+
+/// Whether what a program does may depend on the time of day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Clock {
+    /// It is known not to.
+    #[default]
+    Trusted,
+    /// Nothing is believed of it once it has asked, nor where that can't be noticed.
+    Suspected,
+}
+
+impl Clock {
+    /// Returns what a word of a header says.
+    #[must_use]
+    pub fn of(word: u32) -> Self {
+        if word == Self::Trusted as u32 { Self::Trusted } else { Self::Suspected }
+    }
 }
 
 impl Header {
@@ -193,6 +217,8 @@ impl Header {
         for (place, word) in places.zip(words.chain([ALLOCATED_FIRST as u64])) {
             place.copy_from_slice(&word.to_le_bytes());
         }
+        let clock = (self.clock as u32).to_le_bytes();
+        bytes[CLOCK_OFFSET..CLOCK_OFFSET + clock.len()].copy_from_slice(&clock);
         bytes
     }
 }
@@ -223,7 +249,8 @@ impl<'j> Journal<'j> {
         let root = u32_at(head, 3).unwrap_or_default();
         let streams = [4, 6, 8].map(|at| (word(at), word(at + 1)));
         let has_ended = u32_at(head, STATE_OFFSET / 4) == Some(STATE_ENDED);
-        Ok(Self { entries, header: Header { root, streams }, has_ended })
+        let clock = Clock::of(u32_at(head, CLOCK_OFFSET / 4).unwrap_or_default());
+        Ok(Self { entries, header: Header { root, streams, clock }, has_ended })
     }
 
     /// Returns the entries; an error in the place of one that was not written to its end, and nothing behind it.
@@ -268,8 +295,11 @@ mod tests {
 
     use super::*;
 
+    const HEADER: Header =
+        Header { root: 7, streams: [(1, 2), (3, 4), (5, 6)], clock: Clock::Suspected };
+
     fn journal(entries: &[Entry<'_>]) -> Vec<u8> {
-        let header = Header { root: 7, streams: [(1, 2), (3, 4), (5, 6)] };
+        let header = HEADER;
         let mut bytes = header.encode().to_vec();
         for entry in entries {
             bytes.extend_from_slice(&entry.head());
@@ -296,7 +326,7 @@ mod tests {
             .collect();
         let mut bytes = journal(&written);
         let read = Journal::parse(&bytes).unwrap();
-        assert_eq!(read.header, Header { root: 7, streams: [(1, 2), (3, 4), (5, 6)] });
+        assert_eq!(read.header, HEADER);
         assert!(!read.has_ended);
         assert_eq!(read.entries().collect::<Result<Vec<_>, _>>().unwrap(), written);
         bytes[STATE_OFFSET] = STATE_ENDED as u8;

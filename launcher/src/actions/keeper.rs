@@ -302,11 +302,11 @@ fn compare(
     None
 }
 
-/// Tells which source of a compiler for C names the time of day, if one does and nobody has set that; such a macro is looked for in all bytes,
+/// Tells which source of a compiler for C, or of what a build script may have compiled, names the time of day, if one does and nobody has set that; such a macro is looked for in all bytes,
 /// also in comments.
 fn clock(asked: &AskedFor, reading: &Reading) -> Option<String> {
     const NAMES: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
-    const OTHERS: [&str; 4] = ["rustc", "ar", "ranlib", "build-script-build"];
+    const OTHERS: [&str; 5] = ["rustc", "clippy-driver", "rustdoc", "ar", "ranlib"];
     let program = asked.program.file_name().unwrap_or_default();
     if OTHERS.iter().any(|other| program == *other) {
         return None;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use rift_cas::Store;
 use rift_cas::hashes::{FileStamp, Hashes};
 use rift_tree::BlobHash;
-use rift_tree::journal::{ALLOCATED_FIRST, Header, JOURNAL_MAX};
+use rift_tree::journal::{ALLOCATED_FIRST, Clock, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
@@ -249,7 +249,8 @@ impl Stand {
             let stat = fs::metadata(format!("/proc/self/fd/{stream}"));
             stat.map_or((0, 0), |stat| (stat.dev(), stat.ino()))
         });
-        let header = Header { root: std::process::id(), streams };
+        let clock = clock_of(self.program.file_name().unwrap_or_default());
+        let header = Header { root: std::process::id(), streams, clock };
         file.set_len(JOURNAL_MAX as u64)?;
         let flags = rustix::fs::FallocateFlags::empty();
         rustix::fs::fallocate(file, flags, 0, ALLOCATED_FIRST as u64)?;
@@ -263,6 +264,11 @@ impl Stand {
         file.write_all(&header.encode())?;
         Ok(())
     }
+}
+
+/// Tells whether a program's use of the clock matters: compilers name their scratch by the time, and a build script may keep it.
+fn clock_of(program: &OsStr) -> Clock {
+    if program == "build-script-build" { Clock::Suspected } else { Clock::Trusted }
 }
 
 /// Tells whether a file may come in the place of what is there.

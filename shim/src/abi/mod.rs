@@ -1,5 +1,6 @@
 //! Where the process meets the shim: the constructor, the patched instructions and what they lead to.
 
+mod clock;
 mod entry;
 mod patch;
 mod start;

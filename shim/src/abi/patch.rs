@@ -19,7 +19,7 @@ use crate::sys::{self, CWD, Errno, Result};
 /// How far a jump reaches, less some for the length of what is jumped over.
 const REACH: usize = (1 << 31) - (1 << 20);
 const PAGE: usize = 4096;
-const CODE: u32 = kernel::PROT_READ | kernel::PROT_EXEC;
+pub(super) const CODE: u32 = kernel::PROT_READ | kernel::PROT_EXEC;
 const DATA: u32 = kernel::PROT_READ | kernel::PROT_WRITE;
 
 /// How a library is patched.
@@ -189,14 +189,14 @@ fn map(
     Err(Errno(found.unsigned_abs() as u32))
 }
 
-fn protect(start: usize, bytes: usize, protection: u32) -> Result<()> {
+pub(super) fn protect(start: usize, bytes: usize, protection: u32) -> Result<()> {
     match sys::call(kernel::__NR_mprotect as usize, [start, bytes, protection as usize, 0, 0, 0]) {
         0 => Ok(()),
         error => Err(Errno(error.unsigned_abs() as u32)),
     }
 }
 
-fn write(start: usize, bytes: &[u8]) {
+pub(super) fn write(start: usize, bytes: &[u8]) {
     for (at, byte) in (start..).zip(bytes) {
         // SAFETY: the caller has made the page writable, and what is there was looked at or is its own.
         unsafe { (at as *mut u8).write(*byte) };

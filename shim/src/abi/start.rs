@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_char};
 use rift_tree::run::{BECOME, BUILD_ID_MAX, Count, Library, PATCH, PATCH_ALL, PATCH_RECORDED, Run};
 
 use super::patch::Way;
-use super::{entry, patch, trap};
+use super::{clock, entry, patch, trap};
 use crate::counts;
 use crate::exec::RUN;
 use crate::record::{self, RECORD};
@@ -45,6 +45,9 @@ extern "C" fn start() {
     if is_asked && patch_libraries(&seen) && (!run.is_trapping() || trap_strays(&seen)) {
         if journal.is_some() && is_recorded {
             record::began();
+            if record::suspects_clock() && clock::watch().is_err() {
+                record::give_up();
+            }
             let _is_told = iterate(visit_name, &mut seen);
         }
         return;
