@@ -454,3 +454,48 @@ fn two_builds_at_once_end_well() {
         assert_eq!(story.said(), "word text made");
     }
 }
+
+/// What one machine has built the others have, also in another folder: the same sources at once, others by what the first build with their
+/// lockfile has left. Who is not trusted is not believed.
+#[test]
+fn machines_share_what_they_build() {
+    let name = "machines_share_what_they_build";
+    let Some(producer) = Story::new(name) else { return };
+    let new_key = producer.run(&producer.root, &["rift", "key", "new", "producer"]);
+    // `NAME:HEX`, as others trust it.
+    let public = new_key.success().unwrap().stdout.trim_end().to_owned();
+    let remote = format!("file://{}", producer.sandbox.path("carried").display());
+    let build = |story: &Story, trusted: &str| {
+        let words = ["rift", "exec", "--", "cargo", "build"];
+        let mut command = story.command(&story.root, &words);
+        command.env("RIFT_REMOTE", &remote);
+        if !trusted.is_empty() {
+            command.env("RIFT_TRUSTED_KEYS", trusted);
+        }
+        let ran = story.sandbox.run(&mut command).unwrap().success().unwrap();
+        (compiled(&ran), ran.stderr)
+    };
+    assert_eq!(build(&producer, "").0, ["app", "lib", "macros"]);
+    assert!(producer.why().contains("shared at"), "{}", producer.why());
+    let lockfile = fs::read(producer.root.join("Cargo.lock")).unwrap();
+    let machine = |number: &str| {
+        let story = Story::new(&format!("{name}-{number}")).unwrap();
+        // As it comes with a checkout.
+        fs::write(story.root.join("Cargo.lock"), &lockfile).unwrap();
+        story
+    };
+    let same = machine("same");
+    // What has the place of its build script's folder in it is compiled anew in another one, and what needs that.
+    assert_eq!(build(&same, &public).0, ["app", "lib"], "{}", same.why());
+    assert_eq!(same.said(), "word text made");
+    assert_eq!(same.build_natively(&same.root), NOTHING);
+    assert!(same.why().contains("signed by producer"), "{}", same.why());
+    let changed = machine("changed");
+    changed.write("app/src/main.rs", "fn main() { println!(\"{}\", lib::word()); }\n");
+    assert_eq!(build(&changed, &public).0, ["app", "lib"], "{}", changed.why());
+    assert_eq!(changed.said(), "word");
+    let stranger = machine("stranger");
+    let (compiled, said) = build(&stranger, "");
+    assert_eq!(compiled, ["app", "lib", "macros"]);
+    assert!(said.contains("not trusted here"), "{said}");
+}

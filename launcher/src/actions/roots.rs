@@ -107,17 +107,17 @@ mod tests {
         let roots = |work: &str| {
             Roots::new([
                 ('W', PathBuf::from(work)),
-                ('H', PathBuf::from("/home/me")),
-                ('C', PathBuf::from("/home/me/.cargo")),
-                ('X', PathBuf::from("/home/me")),
+                ('H', PathBuf::from("/h/me")),
+                ('C', PathBuf::from("/h/me/.cargo")),
+                ('X', PathBuf::from("/h/me")),
                 ('R', PathBuf::from("/")),
             ])
         };
-        let (here, there) = (roots("/home/me/work"), roots("/w"));
+        let (here, there) = (roots("/h/me/work"), roots("/w"));
         for (text, short) in [
-            ("/home/me/work/src:/home/me/workers", "\u{1}W/src:\u{1}H/workers"),
-            ("-L/home/me/.cargo/x=/home/me", "-L\u{1}C/x=\u{1}H"),
-            ("/home/mean /home/me.x", "/home/mean /home/me.x"),
+            ("/h/me/work/src:/h/me/workers", "\u{1}W/src:\u{1}H/workers"),
+            ("-L/h/me/.cargo/x=/h/me", "-L\u{1}C/x=\u{1}H"),
+            ("/h/mean /h/me.x", "/h/mean /h/me.x"),
             ("", ""),
         ] {
             assert_eq!(here.shorten(text.as_bytes()).unwrap(), short.as_bytes(), "{text}");
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(here.shorten(b"a\x01"), None);
         assert_eq!(here.lengthen(b"\x01Z"), None);
         assert_eq!(there.lengthen(b"\x01W/src").unwrap(), b"/w/src");
-        assert_eq!(here.named_in(b"..\0/home/me/work\0/home/me2"), ['W', 'H']);
+        assert_eq!(here.named_in(b"..\0/h/me/work\0/h/me2"), ['W', 'H']);
         assert_eq!(here.place('R'), None);
     }
 }

@@ -1,8 +1,6 @@
 //! The clock of recorded processes. The kernel maps code into each process that tells the time without a system call, see vdso(7);
 //! in a process that must not be believed once it has asked for the time of day, that code leads here instead.
 
-#![allow(unsafe_code, reason = "the kernel's own code is read, and replaced")]
-
 use linux_raw_sys::general as kernel;
 
 use super::patch;
