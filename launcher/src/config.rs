@@ -38,6 +38,8 @@ pub enum Id {
     Cache,
     /// Whether results of install scripts are used and kept.
     ScriptCache,
+    /// Whether what builds of cargo leave is kept as a whole.
+    TargetCache,
     /// Whether sources get the times back that cargo knows.
     SourceTimes,
     /// Which variables install scripts read.
@@ -142,7 +144,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -196,6 +198,15 @@ pub const KEYS: [Key; 21] = [
         default: "true",
         scope: Scope::Anywhere,
         doc: "use recorded results of install scripts instead of running them again",
+    },
+    Key {
+        id: Id::TargetCache,
+        name: "target_cache",
+        env: env_vars::RIFT_TARGET_CACHE,
+        kind: Kind::Flag,
+        default: "true",
+        scope: Scope::Anywhere,
+        doc: "keep what builds of cargo leave in target, and put it back where it is missing",
     },
     Key {
         id: Id::SourceTimes,
@@ -675,6 +686,12 @@ impl Config {
     #[must_use]
     pub fn has_script_cache(&self) -> bool {
         self.flag(Id::ScriptCache)
+    }
+
+    /// Tells whether what builds of cargo leave in `target` is kept, and put back.
+    #[must_use]
+    pub fn keeps_targets(&self) -> bool {
+        self.flag(Id::TargetCache)
     }
 
     /// Tells whether sources of cargo's get the times back that it knows.

@@ -19,6 +19,8 @@ pub const RIFT_VIA: &str = "RIFT_VIA";
 pub const RIFT_CACHE: &str = "RIFT_CACHE";
 /// Whether recorded results of install scripts are used and kept.
 pub const RIFT_SCRIPT_CACHE: &str = "RIFT_SCRIPT_CACHE";
+/// Whether what builds of cargo leave in `target` is kept, and put back.
+pub const RIFT_TARGET_CACHE: &str = "RIFT_TARGET_CACHE";
 /// Whether sources get the times back that cargo knows.
 pub const RIFT_SOURCE_TIMES: &str = "RIFT_SOURCE_TIMES";
 /// Variables, separated by commas, that install scripts read beside those that rift knows of.
@@ -194,7 +196,7 @@ pub const FORK_SIGNS: [ForkSign; 8] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 26] = [
+pub const OWN: [&str; 27] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_TIER,
@@ -203,6 +205,7 @@ pub const OWN: [&str; 26] = [
     RIFT_VIA,
     RIFT_CACHE,
     RIFT_SCRIPT_CACHE,
+    RIFT_TARGET_CACHE,
     RIFT_SOURCE_TIMES,
     RIFT_SCRIPT_ENV,
     RIFT_TRAP,

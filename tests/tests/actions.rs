@@ -410,6 +410,50 @@ fn what_does_something_else_is_found() {
     assert!(made.ran.stderr.contains("does something else than is known of it"), "{made:?}");
 }
 
+/// Fails where the compiler would, and asks nobody what came through a pipe before.
+#[test]
+fn what_nobody_can_do_again_is_done() {
+    let Some(story) = Story::new("what_nobody_can_do_again_is_done") else { return };
+    let makefile = "all:\n\tcc -c part.c -Ifar -o out/part.o\n";
+    story.write("Makefile", makefile);
+    let make = || story.run(&story.root, &["rift", "exec", "--", "make"]);
+    fs::create_dir(story.root.join("out")).unwrap();
+    assert_eq!(story.made(make().success().unwrap()).kept, ["cc out/part.o"]);
+    fs::remove_dir_all(story.root.join("out")).unwrap();
+    let ran = make();
+    assert!(!ran.status.success() && ran.stderr.contains("out/part.o"), "{ran}");
+    let made = story.made(ran);
+    assert!(made.others["cc out/part.o"].contains("ended with status"), "{made:?}");
+    // What comes by a pipe is another thing each time.
+    story.write("Makefile", "SHELL = /bin/bash\nall:\n\tcc -x c -c -o piped.o <(echo \"int n = $(N);\")\n\tnm -S piped.o >names\n");
+    for number in ["1", "2"] {
+        let words = ["rift", "exec", "--", "make", &format!("N={number}")];
+        let made = story.made(story.run(&story.root, &words).success().unwrap());
+        assert!(made.others["cc piped.o"].contains("not kept"), "{made:?}");
+        let object = fs::read(story.root.join("piped.o")).unwrap();
+        let wanted = [number.parse::<u8>().unwrap(), 0, 0, 0];
+        assert!(object.windows(4).any(|bytes| bytes == wanted), "{number}");
+    }
+    // A file that has other names is written through by compilers.
+    story.write("Makefile", "all:\n\tcc -c part.c -Ifar -o part.o\n");
+    drop(make().success().unwrap());
+    fs::write(story.root.join("part.o"), "").unwrap();
+    fs::hard_link(story.root.join("part.o"), story.root.join("other.o")).unwrap();
+    let made = story.made(make().success().unwrap());
+    assert!(
+        made.others["cc part.o"].contains("not kept") || made.kept == ["cc part.o"],
+        "{made:?}"
+    );
+    let read = |name: &str| fs::read(story.root.join(name)).unwrap();
+    // As cc by itself leaves both, whichever that is.
+    let left = (read("part.o"), read("other.o"));
+    fs::remove_file(story.root.join("part.o")).unwrap();
+    fs::write(story.root.join("other.o"), "").unwrap();
+    fs::hard_link(story.root.join("other.o"), story.root.join("part.o")).unwrap();
+    story.run(&story.root, &["make"]).success().unwrap();
+    assert_eq!(left, (read("part.o"), read("other.o")));
+}
+
 /// A workspace whose library has a build script, and needs no registry.
 const CRATES: &[(&str, &str)] = &[
     (

@@ -22,6 +22,7 @@ use rift_tree::journal::{
 };
 
 use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of};
+use super::key::decides;
 use super::reading::{self, Reading, Scratch, Seen};
 use super::replay::what;
 use super::roots::Roots;
@@ -192,7 +193,7 @@ impl Work {
             }
             Err(why) => return Ok((asked, Err(Outcome::Refused(why)))),
         };
-        if let Some(why) = clock(&asked, &reading) {
+        if let Some(why) = clock(&asked, &reading).or_else(|| variable(&asked, &reading)) {
             return Ok((asked, Err(Outcome::Refused(why))));
         }
         let mut taking = Taking { roots: &self.settings.roots, hashes, unit, reading: &reading };
@@ -325,6 +326,23 @@ fn clock(asked: &AskedFor, reading: &Reading) -> Option<String> {
                 NAMES.iter().find(|name| memchr::memmem::find(&bytes, name.as_bytes()).is_some())
         {
             return Some(format!("`{}` names {name}", path.display()));
+        }
+    }
+    None
+}
+
+/// Tells which variable rustc says that it has compiled in, see "env!" in its dependency files, that is no part of the key.
+fn variable(asked: &AskedFor, reading: &Reading) -> Option<String> {
+    let is_told = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "d");
+    for path in reading.written.iter().filter(is_told) {
+        let text = fs::read(path).unwrap_or_default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let Some(told) = line.strip_prefix(b"# env-dep:") else { continue };
+            let name = told.split(|byte| *byte == b'=').next().unwrap_or_default();
+            let name = String::from_utf8_lossy(name);
+            if !decides(&asked.program, &name) {
+                return Some(format!("it holds the variable {name}"));
+            }
         }
     }
     None

@@ -14,12 +14,25 @@ use super::roots::Roots;
 /// Grows when what is kept of an action, or how it is found, is another thing.
 pub const RULES: u32 = 1;
 
-/// Variables that tell of a session, or of who builds, and not of what is built.
-const IGNORED: &[&str] = &[
+/// Variables that rift sets, that shells count by, or that say what may run at once, and by which descriptors that is agreed on.
+const OF_THE_RUN: &[&str] = &[
     "_",
     "OLDPWD",
-    "PWD",
     "SHLVL",
+    "MAKEFLAGS",
+    "MFLAGS",
+    "CARGO_MAKEFLAGS",
+    "MAKELEVEL",
+    "MAKE_TERMOUT",
+    "MAKE_TERMERR",
+    "NUM_JOBS",
+    "CARGO_BUILD_JOBS",
+    "LD_PRELOAD",
+    "UV_USE_IO_URING",
+];
+
+/// Variables that tell of a session, or of who builds where, and that compilers do not go by. Build scripts may.
+const OF_A_SESSION: &[&str] = &[
     "LS_COLORS",
     "TERM_PROGRAM",
     "HISTFILE",
@@ -33,23 +46,12 @@ const IGNORED: &[&str] = &[
     "WINDOWID",
     "EDITOR",
     "PAGER",
-    // What may run at once, and by which descriptors that is agreed on.
-    "MAKEFLAGS",
-    "MFLAGS",
-    "CARGO_MAKEFLAGS",
-    "MAKELEVEL",
-    "MAKE_TERMOUT",
-    "MAKE_TERMERR",
-    "NUM_JOBS",
-    "CARGO_BUILD_JOBS",
     "RUST_TEST_THREADS",
     "RUST_BACKTRACE",
-    "LD_PRELOAD",
-    "UV_USE_IO_URING",
 ];
+
 /// What the names of such variables begin with.
-const IGNORED_STARTS: &[&str] = &[
-    "RIFT_",
+const OF_A_SESSION_STARTS: &[&str] = &[
     "SSH_",
     "XDG_",
     "DBUS_",
@@ -68,9 +70,16 @@ const IGNORED_STARTS: &[&str] = &[
     "NPM_TOKEN",
 ];
 
+/// Cargo's name of the programs that it makes of build scripts.
+pub(super) const BUILD_SCRIPT: &str = "build-script-build";
+
 /// Tells whether a variable may decide what a program does.
-fn decides(name: &str) -> bool {
-    !IGNORED.contains(&name) && !IGNORED_STARTS.iter().any(|start| name.starts_with(start))
+pub(super) fn decides(program: &Path, name: &str) -> bool {
+    let is_script = program.file_name().is_some_and(|name| name == BUILD_SCRIPT);
+    let is_of_session = OF_A_SESSION.contains(&name)
+        || OF_A_SESSION_STARTS.iter().any(|start| name.starts_with(start));
+    let is_of_run = OF_THE_RUN.contains(&name) || name.starts_with("RIFT_");
+    !is_of_run && (is_script || !is_of_session)
 }
 
 /// A program that is about to run.
@@ -109,6 +118,10 @@ impl Asked<'_> {
         add("content", hash.to_string().as_bytes())?;
         for word in self.words {
             // It may read what nobody knows.
+            let is_open = |start: &str| word.as_bytes().starts_with(start.as_bytes());
+            if is_open("/dev/fd/") || is_open("/proc/self/fd/") {
+                bail!("it reads what is open already");
+            }
             if (word == "-" || word == "/dev/stdin") && self.streams[0] != NULL {
                 bail!("it reads its stdin");
             }
@@ -123,8 +136,12 @@ impl Asked<'_> {
         for stream in &self.streams[1..] {
             add("stream", stream.as_bytes())?;
         }
-        let mut variables: Vec<_> =
-            self.variables.iter().filter(|(name, _)| decides(&name.to_string_lossy())).collect();
+        // Where it works is told already; by another name for it, debug information names it.
+        let is_told = |name: &OsStr, value: &OsStr| name == "PWD" && value == self.cwd;
+        let decide = |(name, value): &&(OsString, OsString)| {
+            decides(self.program, &name.to_string_lossy()) && !is_told(name, value)
+        };
+        let mut variables: Vec<_> = self.variables.iter().filter(decide).collect();
         variables.sort();
         for (name, value) in variables {
             add(&name.to_string_lossy(), value.as_bytes())?;
@@ -166,17 +183,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_a_session_decide_nothing() {
-        for (name, expected) in [
-            ("CFLAGS", true),
-            ("OUT_DIR", true),
-            ("HOME", true),
-            ("MAKEFLAGS", false),
-            ("RIFT_RUN", false),
-            ("SSH_AUTH_SOCK", false),
-            ("PWD", false),
+    fn variables_of_a_session_decide_nothing_of_compilers() {
+        for (name, of_compilers, of_scripts) in [
+            ("CFLAGS", true, true),
+            ("OUT_DIR", true, true),
+            ("HOME", true, true),
+            ("MAKEFLAGS", false, false),
+            ("RIFT_RUN", false, false),
+            ("SSH_AUTH_SOCK", false, true),
+            ("GITHUB_SHA", false, true),
         ] {
-            assert_eq!(decides(name), expected, "{name}");
+            let decide = |program: &str| decides(Path::new(program), name);
+            assert_eq!(decide("/usr/bin/cc"), of_compilers, "{name}");
+            assert_eq!(decide("/target/x/build-script-build"), of_scripts, "{name}");
         }
     }
 
@@ -194,7 +213,7 @@ mod tests {
                 .iter()
                 .map(|word| word.replace("ROOT", &root.to_string_lossy()).into())
                 .collect();
-            let variables = [("X".into(), variable.into()), ("PWD".into(), place.into())];
+            let variables = [("X".into(), variable.into()), ("PWD".into(), root.clone().into())];
             let asked = Asked {
                 program: &program,
                 words: &words,

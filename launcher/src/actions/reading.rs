@@ -55,6 +55,8 @@ pub(super) struct Scratch {
     pub(super) ignored: Vec<PathBuf>,
     /// Their lists of names are.
     pub(super) unlisted: Vec<PathBuf>,
+    /// It opens descriptors of its own once more, by which it agrees with others on how many run at once.
+    is_rustc: bool,
 }
 
 impl Scratch {
@@ -65,6 +67,7 @@ impl Scratch {
         if name != "rustc" && name != "clippy-driver" {
             return scratch;
         }
+        scratch.is_rustc = true;
         let mut words = words.iter().map(|word| word.as_bytes());
         let place = |path: &[u8]| normal(&cwd.join(OsStr::from_bytes(path)));
         while let Some(word) = words.next() {
@@ -94,10 +97,22 @@ impl Scratch {
     }
 
     fn ignores(&self, path: &Path) -> bool {
+        if is_open_already(path) && !self.is_rustc {
+            return false;
+        }
         self.ignored.iter().any(|folder| path.starts_with(folder))
             || OF_THE_MACHINE.iter().any(|folder| path.starts_with(folder))
                 && !path.starts_with("/dev/shm")
     }
+}
+
+/// Tells whether a path leads to what a process has open, see proc(5): who opened that, and what it gives, nobody knows here.
+fn is_open_already(path: &Path) -> bool {
+    let is_of_process = path.starts_with("/proc")
+        && path.components().nth(3).is_some_and(|part| part.as_os_str() == "fd");
+    is_of_process
+        || path.starts_with("/dev/fd")
+        || ["/dev/stdin", "/dev/tty"].iter().any(|known| path == Path::new(known))
 }
 
 /// What became of a path.
@@ -283,7 +298,7 @@ impl Reader<'_> {
         if kind != libc::S_IFREG {
             return match self.is_own(&path) {
                 true => Ok(()),
-                false => Err(format!("`{}` is no file", path.display())),
+                false => Err(format!("it opens `{}`, which is no file", path.display())),
             };
         }
         let was_there = entry.word & EXISTED != 0;

@@ -1,5 +1,6 @@
 //! What is done in the place of a program: its result, where it is known; else it runs, and is recorded.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -17,7 +18,7 @@ use rift_tree::journal::{ALLOCATED_FIRST, Clock, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
-use super::key::{Asked, shape};
+use super::key::{Asked, BUILD_SCRIPT, shape};
 use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
 use crate::env_vars;
 use crate::escape::{decoded, escaped};
@@ -158,11 +159,21 @@ impl Stand {
         let roots = &self.settings.roots;
         let path_of = |path: &str| place(roots, path).context("it names a place that is not here");
         // All that may be missing is looked for before anything is changed.
-        let mut files = Vec::new();
+        let (mut files, mut made) = (Vec::new(), HashSet::new());
         for left in &entry.left {
             let bytes = match left {
+                Left::Directory(path) => {
+                    made.insert(path_of(path)?);
+                    Vec::new()
+                }
                 Left::File { path, name, is_text, .. } => {
-                    may_be_replaced(&path_of(path)?)?;
+                    let path = path_of(path)?;
+                    may_be_replaced(&path)?;
+                    let folder = path.parent().context("it has no folder")?;
+                    // The program would say that there is none.
+                    if !made.contains(folder) && !folder.is_dir() {
+                        bail!("`{}` is no folder", folder.display());
+                    }
                     let bytes = kept.bytes(name)?;
                     match is_text {
                         true => {
@@ -184,7 +195,11 @@ impl Stand {
         for (left, bytes) in entry.left.iter().zip(&files) {
             match left {
                 Left::File { path, mode, .. } => self.write(&path_of(path)?, *mode, bytes)?,
-                Left::Directory(path) => fs::create_dir_all(path_of(path)?)?,
+                // In the order in which they were made, those above come first.
+                Left::Directory(path) => match fs::create_dir(path_of(path)?) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    made => made?,
+                },
                 Left::Link(path, target) => {
                     let (path, target) = (path_of(path)?, path_of(target)?);
                     remove(&path)?;
@@ -206,22 +221,19 @@ impl Stand {
     /// Writes a file under another name first, so that nobody sees a part of it.
     fn write(&self, path: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
         let folder = path.parent().context("it has no folder")?;
-        fs::create_dir_all(folder)?;
         let mut name = OsString::from(".rift-");
         name.push(std::process::id().to_string());
         let fresh = folder.join(name);
         let written = File::create(&fresh).and_then(|mut file| {
             file.write_all(bytes)?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.metadata()
+            file.set_permissions(fs::Permissions::from_mode(mode))
         });
-        let renamed = written.and_then(|stat| fs::rename(&fresh, path).map(|()| stat));
+        let renamed = written.and_then(|()| fs::rename(&fresh, path));
         if renamed.is_err() {
             // The first failure is the one to report.
             drop(fs::remove_file(&fresh));
         }
-        let _inode =
-            renamed.with_context(|| format!("could not write `{}`", path.display()))?.ino();
+        renamed.with_context(|| format!("could not write `{}`", path.display()))?;
         // Who comes next in this run has not to read it for its hash.
         if let Ok(stat) = path.symlink_metadata() {
             let hash = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
@@ -268,7 +280,7 @@ impl Stand {
 
 /// Tells whether a program's use of the clock matters: compilers name their scratch by the time, and a build script may keep it.
 fn clock_of(program: &OsStr) -> Clock {
-    if program == "build-script-build" { Clock::Suspected } else { Clock::Trusted }
+    if program == BUILD_SCRIPT { Clock::Suspected } else { Clock::Trusted }
 }
 
 /// Tells whether a file may come in the place of what is there.

@@ -113,9 +113,9 @@ mod tests {
                 ('R', PathBuf::from("/")),
             ])
         };
-        let (here, there) = (roots("/h/me/work"), roots("/w"));
+        let (here, there) = (roots("/h/me/code"), roots("/w"));
         for (text, short) in [
-            ("/h/me/work/src:/h/me/workers", "\u{1}W/src:\u{1}H/workers"),
+            ("/h/me/code/src:/h/me/coders", "\u{1}W/src:\u{1}H/coders"),
             ("-L/h/me/.cargo/x=/h/me", "-L\u{1}C/x=\u{1}H"),
             ("/h/mean /h/me.x", "/h/mean /h/me.x"),
             ("", ""),
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(here.shorten(b"a\x01"), None);
         assert_eq!(here.lengthen(b"\x01Z"), None);
         assert_eq!(there.lengthen(b"\x01W/src").unwrap(), b"/w/src");
-        assert_eq!(here.named_in(b"..\0/h/me/work\0/h/me2"), ['W', 'H']);
+        assert_eq!(here.named_in(b"..\0/h/me/code\0/h/me2"), ['W', 'H']);
         assert_eq!(here.place('R'), None);
     }
 }

@@ -128,6 +128,12 @@ pub(super) fn run(
             }
         }
     }
+    let (reused, ..) = told.counts();
+    if reused > 0 && matches!(summary.mode, Mode::Untouched | Mode::Learned) {
+        summary.mode = Mode::Partial;
+        summary.unit = "process".to_owned();
+        summary.reused = Tally { count: reused, bytes: 0 };
+    }
     summary.store_bytes = gc::known_size(store);
     summary.elapsed_ms = 0;
     let original = summary.original_ms.map(Duration::from_millis);
@@ -174,6 +180,8 @@ impl<'a> Build<'a> {
         let mut begun = self.look(project)?;
         if self.options.record_only {
             self.reasons.push("the command runs to be recorded".to_owned());
+        } else if !self.context.config.keeps_targets() {
+            self.reasons.push("`target_cache` is off: only programs are known".to_owned());
         } else if begun.is_clean {
             self.put_back(&mut begun)?;
         } else {
@@ -276,6 +284,9 @@ impl<'a> Build<'a> {
         let is_cheap = took.as_millis() >= KEEPING * keep_ms;
         let is_worth_it = self.options.record_only
             || compiled > 0 && (begun.is_clean || ci::here().is_some() || is_cheap);
+        if !self.context.config.keeps_targets() {
+            return Ok(());
+        }
         if !is_worth_it {
             if compiled > 0 {
                 self.reasons.push(format!(
