@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod build;
 mod floor;
 mod hook;
 mod measure;
@@ -53,6 +54,8 @@ enum Suite {
     Hook(Asked),
     /// A machine with nothing beside npm and an archive, through one slow network; pushes and pulls beside curl.
     Remote(Asked),
+    /// A build that is known beside cargo, caches of compilers, and an archive of `target`.
+    Build(Asked),
     /// Removes what a run that was cut has left.
     Clean,
 }
@@ -120,6 +123,12 @@ fn main() -> Result<()> {
         Suite::Remote(asked) => {
             programs = &remote::PROGRAMS;
             (asked, remote::measures, |suite, report, save| suite.remote(report, save))
+        }
+        Suite::Build(mut asked) => {
+            programs = &build::PROGRAMS;
+            // Of one project, which is none of npm's.
+            asked.fixture = Which::Small;
+            (asked, build::measures, |suite, report, save| suite.build(report, save))
         }
         // A new sandbox removes those of dead processes.
         Suite::Clean => return Sandbox::new("clean").map(drop),
