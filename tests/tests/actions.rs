@@ -434,6 +434,17 @@ fn what_nobody_can_do_again_is_done() {
         let wanted = [number.parse::<u8>().unwrap(), 0, 0, 0];
         assert!(object.windows(4).any(|bytes| bytes == wanted), "{number}");
     }
+    // Who uses what was made and removes it at once, as configure does, finds it each time.
+    story.write(
+        "Makefile",
+        "all:\n\tcc -c part.c -Ifar -o try.o && nm try.o >names && rm try.o\n\tcc -c part.c -Ifar -o late.o && ln -f Makefile late.o && rm late.o\n",
+    );
+    for _ in 0..3 {
+        fs::write(story.root.join("names"), "").unwrap();
+        drop(make().success().unwrap());
+        assert!(fs::read_to_string(story.root.join("names")).unwrap().contains("part"));
+        assert!(!story.root.join("try.o").exists());
+    }
     // A file that has other names is written through by compilers.
     story.write("Makefile", "all:\n\tcc -c part.c -Ifar -o part.o\n");
     drop(make().success().unwrap());

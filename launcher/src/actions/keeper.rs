@@ -23,7 +23,7 @@ use rift_tree::journal::{
 
 use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of};
 use super::key::decides;
-use super::reading::{self, Reading, Scratch, Seen};
+use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::what;
 use super::roots::Roots;
 use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
@@ -333,8 +333,8 @@ fn clock(asked: &AskedFor, reading: &Reading) -> Option<String> {
 
 /// Tells which variable rustc says that it has compiled in, see "env!" in its dependency files, that is no part of the key.
 fn variable(asked: &AskedFor, reading: &Reading) -> Option<String> {
-    let is_told = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "d");
-    for path in reading.written.iter().filter(is_told) {
+    let is_told = |path: &&Path| path.extension().is_some_and(|extension| extension == "d");
+    for path in reading.written.iter().map(|written| written.path.as_path()).filter(is_told) {
         let text = fs::read(path).unwrap_or_default();
         for line in text.split(|byte| *byte == b'\n') {
             let Some(told) = line.strip_prefix(b"# env-dep:") else { continue };
@@ -384,8 +384,8 @@ impl Taking<'_, '_> {
     fn entry(&mut self, program: String) -> anyhow::Result<(Entry, Files)> {
         let observations = self.observations()?;
         let (mut left, mut files, mut pinned) = (Vec::new(), Files::new(), Vec::new());
-        for path in &self.reading.written {
-            self.take(path, &mut left, &mut files, &mut pinned)?;
+        for written in &self.reading.written {
+            self.take(written, &mut left, &mut files, &mut pinned)?;
         }
         let mut said: Vec<(u64, Vec<u8>)> = Vec::new();
         for (stream, bytes) in &self.reading.said {
@@ -466,20 +466,26 @@ impl Taking<'_, '_> {
 
     fn take(
         &mut self,
-        path: &Path,
+        written: &Written,
         left: &mut Vec<Left>,
         files: &mut Files,
         pinned: &mut Vec<char>,
     ) -> anyhow::Result<()> {
+        let path = written.path.as_path();
         let short = self.short(path)?;
         let stat = match path.symlink_metadata() {
             Ok(stat) => stat,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && written.is_gone => {
                 left.push(Left::Nothing(short));
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
+            // Whoever asked for it may have used it and removed it by now.
+            Err(error) => return Err(error).with_context(|| format!("`{}`", path.display())),
         };
+        let is_another = written.inode.is_some_and(|inode| inode != stat.ino());
+        if written.is_gone || is_another {
+            bail!("`{}` is another one by now", path.display());
+        }
         if stat.is_dir() {
             left.push(Left::Directory(short));
             return Ok(());

@@ -29,6 +29,17 @@ pub(super) enum Seen {
     Names(FileStamp),
 }
 
+/// What an action wrote, made, or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The path.
+    pub(super) path: PathBuf,
+    /// It was removed, and there before.
+    pub(super) is_gone: bool,
+    /// The inode of the file that was written, where it was opened for that.
+    pub(super) inode: Option<u64>,
+}
+
 /// What an action did.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
@@ -36,8 +47,8 @@ pub(super) struct Reading {
     pub(super) seen: BTreeMap<(PathBuf, bool), Seen>,
     /// Where the links led that it asked for.
     pub(super) targets: HashMap<PathBuf, Vec<u8>>,
-    /// The paths that it wrote, made, or removed, in the order in which that was last done.
-    pub(super) written: Vec<PathBuf>,
+    /// What it wrote, made, or removed, in the order in which that was last done.
+    pub(super) written: Vec<Written>,
     /// What it said.
     pub(super) said: Vec<(u64, Vec<u8>)>,
     /// Its exit status.
@@ -123,6 +134,7 @@ struct Own {
     /// It was there before, or may have been.
     was_there: bool,
     is_gone: bool,
+    inode: Option<u64>,
 }
 
 struct Reader<'s> {
@@ -307,15 +319,19 @@ impl Reader<'_> {
         if !writes && !has(kernel::O_TRUNC) {
             if has(kernel::O_CREAT) && !was_there {
                 self.write(&path, false);
+                self.set_inode(&path, Some(entry.stamp.inode));
             } else {
                 self.file(path, Some(stamp_of(&entry.stamp)));
             }
-        } else if begins_anew || makes {
+            return Ok(());
+        }
+        if begins_anew || makes {
             let is_new = has(kernel::O_EXCL) || makes;
             self.write(&path, !is_new);
         } else if !self.is_own(&path) {
             return Err(format!("it changes `{}` in place", path.display()));
         }
+        self.set_inode(&path, Some(entry.stamp.inode));
         Ok(())
     }
 
@@ -386,7 +402,9 @@ impl Reader<'_> {
                 if !is_own {
                     return Err(format!("it links `{}`, which it has not made", path.display()));
                 }
+                let inode = self.own.get(&normal(&path)).and_then(|own| own.inode);
                 self.write(&to, false);
+                self.set_inode(&to, inode);
             }
             kernel::__NR_mkdir | kernel::__NR_mkdirat => self.write(&path, false),
             kernel::__NR_symlink | kernel::__NR_symlinkat => self.write(&path, false),
@@ -417,6 +435,7 @@ impl Reader<'_> {
                 continue;
             }
             self.write(&place, path == from || own.was_there);
+            self.set_inode(&place, own.inode);
             self.set_gone(&path);
         }
         Ok(())
@@ -430,9 +449,17 @@ impl Reader<'_> {
         }
         self.count += 1;
         let at = self.count;
-        let own = self.own.entry(path).or_insert(Own { at, was_there, is_gone: false });
+        let own =
+            self.own.entry(path).or_insert(Own { at, was_there, is_gone: false, inode: None });
         own.at = at;
         own.is_gone = false;
+    }
+
+    /// Notes which file it is that was written.
+    fn set_inode(&mut self, path: &Path, inode: Option<u64>) {
+        if let Some(own) = self.own.get_mut(&normal(path)) {
+            own.inode = inode;
+        }
     }
 
     fn set_gone(&mut self, path: &Path) {
@@ -442,15 +469,18 @@ impl Reader<'_> {
     }
 
     fn end(mut self) -> Reading {
-        let mut written: Vec<(usize, PathBuf)> = self
+        let mut written: Vec<(usize, Written)> = self
             .own
             .iter()
             // What was neither there before nor is now was nobody's business.
             .filter(|(_, own)| !own.is_gone || own.was_there)
-            .map(|(path, own)| (own.at, path.clone()))
+            .map(|(path, own)| {
+                let (is_gone, inode) = (own.is_gone, own.inode);
+                (own.at, Written { path: path.clone(), is_gone, inode })
+            })
             .collect();
-        written.sort();
-        let written: Vec<PathBuf> = written.into_iter().map(|(_, path)| path).collect();
+        written.sort_by_key(|(at, _)| *at);
+        let written = written.into_iter().map(|(_, written)| written).collect();
         // Whether an output was there before decides nothing for who writes all of it; what it held, where it was read, does.
         let own = &self.own;
         self.reading.seen.retain(|(path, _), seen| {
