@@ -403,10 +403,12 @@ fn what_does_something_else_is_found() {
     verify(&[]);
     let made = verify(&[]);
     assert!(made.ran.status.success() && !made.ran.stderr.contains("something else"), "{made:?}");
+    assert_eq!(made.others.values().filter(|how| how.contains("did what is known")).count(), 4);
     story.write("part.c", "int part(void) { return NOW; }\n");
     verify(&[&given]);
     let made = verify(&[&given]);
     assert!(made.others["cc part.c"].contains("did something else"), "{made:?}");
+    assert_eq!(made.ran.status.code(), Some(125));
     assert!(made.ran.stderr.contains("does something else than is known of it"), "{made:?}");
 }
 

@@ -121,6 +121,8 @@ pub enum Outcome {
     Kept,
     /// It ran, and nobody could do the same again.
     Refused(String),
+    /// It ran, and did what is known of it.
+    Confirmed,
     /// It ran, and did something else than it would have been taken for.
     Mismatch(String),
 }

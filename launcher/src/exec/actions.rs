@@ -47,7 +47,9 @@ impl Told {
                     reused += 1;
                     saved_ns += cpu_ns;
                 }
-                Outcome::Kept | Outcome::Refused(_) | Outcome::Mismatch(_) => ran += 1,
+                Outcome::Kept | Outcome::Refused(_) | Outcome::Confirmed | Outcome::Mismatch(_) => {
+                    ran += 1
+                }
                 Outcome::Missed(_) => {}
             }
         }
@@ -65,6 +67,7 @@ impl Told {
                 Outcome::Missed(None) => "it ran: nothing was known of it".to_owned(),
                 Outcome::Missed(Some(why)) => format!("it ran: {why}"),
                 Outcome::Kept => "its result is kept".to_owned(),
+                Outcome::Confirmed => "it ran, and did what is known of it".to_owned(),
                 Outcome::Refused(why) => format!("its result is not kept: {why}"),
                 Outcome::Mismatch(why) => {
                     format!("it did something else than is known of it: {why}")
@@ -75,8 +78,16 @@ impl Told {
         reasons
     }
 
+    /// Returns how the run ends, if the command has ended so: it fails where a program did something else than is known of it.
+    pub(super) fn ending(&self, ending: Ending) -> Ending {
+        match ending.is_success() && self.mismatches().next().is_some() {
+            true => Ending::Exited(child::FAILED),
+            false => ending,
+        }
+    }
+
     /// Returns what was not as it is known.
-    pub(super) fn mismatches(&self) -> impl Iterator<Item = &Event> {
+    fn mismatches(&self) -> impl Iterator<Item = &Event> {
         self.events.iter().filter(|event| matches!(event.outcome, Outcome::Mismatch(_)))
     }
 }
@@ -209,5 +220,5 @@ pub(super) fn run(
     if let Err(error) = saved.and(upkeep.transpose().map(drop).map_err(Into::into)) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
     }
-    Ok(ending)
+    Ok(told.ending(ending))
 }

@@ -149,7 +149,7 @@ pub(super) fn run(
     if let Err(error) = run.save(store) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
     }
-    Ok(ending)
+    Ok(told.ending(ending))
 }
 
 impl<'a> Build<'a> {
