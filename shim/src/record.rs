@@ -281,7 +281,7 @@ fn error_of(result: isize) -> u32 {
 fn open(call: &Call, name: Name, flags: u32) -> Result<isize> {
     let mut text = Text::new();
     absolute(call, name, &mut text)?;
-    let makes = flags & kernel::O_CREAT != 0 && flags & (kernel::O_EXCL | kernel::O_TRUNC) == 0;
+    let makes = flags & kernel::O_CREAT != 0 && flags & kernel::O_EXCL == 0;
     let existed = makes && sys::stat_at(CWD, &text, kernel::AT_SYMLINK_NOFOLLOW).is_ok();
     let result = call.pass();
     let mut word = u64::from(flags) & !EXISTED | if existed { EXISTED } else { 0 };

@@ -21,7 +21,7 @@ use rift_tree::journal::{
     END_OFFSET, HEADER_BYTES, JOURNAL_MAX, Journal, STATE_ENDED, STATE_OFFSET,
 };
 
-use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of};
+use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of, place};
 use super::key::decides;
 use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::what;
@@ -289,10 +289,9 @@ fn compare(
                     | Left::Link(path, _)
                     | Left::Nothing(path) => path,
                 };
-                return Some(Outcome::Mismatch(format!(
-                    "`{}` is another one",
-                    crate::ui::printable(path)
-                )));
+                let place = place(roots, path).unwrap_or_default();
+                let place = crate::ui::printable(&place.display().to_string());
+                return Some(Outcome::Mismatch(format!("`{place}` is another one")));
             }
         }
         if known.said != entry.said {

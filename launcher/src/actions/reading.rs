@@ -66,8 +66,6 @@ pub(super) struct Scratch {
     pub(super) ignored: Vec<PathBuf>,
     /// Their lists of names are.
     pub(super) unlisted: Vec<PathBuf>,
-    /// It opens descriptors of its own once more, by which it agrees with others on how many run at once.
-    is_rustc: bool,
 }
 
 impl Scratch {
@@ -78,7 +76,6 @@ impl Scratch {
         if name != "rustc" && name != "clippy-driver" {
             return scratch;
         }
-        scratch.is_rustc = true;
         let mut words = words.iter().map(|word| word.as_bytes());
         let place = |path: &[u8]| normal(&cwd.join(OsStr::from_bytes(path)));
         while let Some(word) = words.next() {
@@ -108,7 +105,7 @@ impl Scratch {
     }
 
     fn ignores(&self, path: &Path) -> bool {
-        if is_open_already(path) && !self.is_rustc {
+        if is_open_already(path) {
             return false;
         }
         self.ignored.iter().any(|folder| path.starts_with(folder))
@@ -145,6 +142,8 @@ struct Reader<'s> {
     running: BTreeSet<u32>,
     /// What a process is about to become.
     becoming: HashMap<u32, PathBuf>,
+    /// Processes that open their descriptors once more, to agree with others on how many run at once.
+    agreeing: BTreeSet<u32>,
     count: usize,
 }
 
@@ -163,6 +162,7 @@ pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> Result<Reading, 
         reading: Reading::default(),
         running: BTreeSet::new(),
         becoming: HashMap::new(),
+        agreeing: BTreeSet::new(),
         count: 0,
     };
     let mut has_root = false;
@@ -194,6 +194,13 @@ impl Reader<'_> {
     fn take(&mut self, entry: &Entry<'_>) -> Result<(), String> {
         match entry.kind {
             Kind::Began | Kind::Loaded => {
+                if entry.kind == Kind::Began {
+                    let path = path_of(entry.text);
+                    let name = path.file_name().unwrap_or_default().as_bytes();
+                    let agrees = name.starts_with(b"rustc") || name == b"cargo" || name == b"make";
+                    self.agreeing.remove(&entry.process);
+                    self.agreeing.extend(agrees.then_some(entry.process));
+                }
                 self.running.insert(entry.process);
                 self.becoming.remove(&entry.process);
                 // What a child of vfork(2) begins, it began with the words of its parent.
@@ -291,6 +298,9 @@ impl Reader<'_> {
             }
             return self.look(path, has(kernel::O_NOFOLLOW), entry);
         }
+        if is_open_already(&path) && self.agreeing.contains(&entry.process) {
+            return Ok(());
+        }
         if path.starts_with("/dev/shm") {
             return Err("it uses memory that others may share".to_owned());
         }
@@ -326,7 +336,7 @@ impl Reader<'_> {
             return Ok(());
         }
         if begins_anew || makes {
-            let is_new = has(kernel::O_EXCL) || makes;
+            let is_new = has(kernel::O_CREAT) && !was_there;
             self.write(&path, !is_new);
         } else if !self.is_own(&path) {
             return Err(format!("it changes `{}` in place", path.display()));
@@ -449,6 +459,8 @@ impl Reader<'_> {
         }
         self.count += 1;
         let at = self.count;
+        // In a folder that it has made there was nothing.
+        let was_there = was_there && !self.is_in_own_folder(&path);
         let own =
             self.own.entry(path).or_insert(Own { at, was_there, is_gone: false, inode: None });
         own.at = at;
