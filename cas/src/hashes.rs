@@ -20,6 +20,8 @@ use crate::store::Store;
 
 const SLOTS: u64 = 1 << 16;
 const SLOT_BYTES: usize = 80;
+/// How many bytes a stamp has.
+pub const STAMP_BYTES: usize = 40;
 /// File systems have clocks with ticks, of up to 2 s on FAT.
 const SETTLED_NS: i64 = 2_000_000_000;
 const CHUNK_BYTES: usize = 256 << 10;
@@ -53,9 +55,28 @@ impl FileStamp {
         }
     }
 
-    fn words(&self) -> [u64; 5] {
+    /// Returns it as bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; STAMP_BYTES] {
         let (mtime, ctime) = (self.mtime_ns.cast_unsigned(), self.ctime_ns.cast_unsigned());
-        [self.device, self.inode, self.size, mtime, ctime]
+        let mut bytes = [0; STAMP_BYTES];
+        let words = [self.device, self.inode, self.size, mtime, ctime];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads the bytes of one.
+    #[must_use]
+    pub fn decode(bytes: &[u8; STAMP_BYTES]) -> Self {
+        let mut words = [0; 5];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = bytes.try_into().map_or(0, u64::from_le_bytes);
+        }
+        let [device, inode, size, mtime, ctime] = words;
+        let (mtime_ns, ctime_ns) = (mtime.cast_signed(), ctime.cast_signed());
+        Self { device, inode, size, mtime_ns, ctime_ns }
     }
 
     /// Tells whether a change after this moment, in nanoseconds since the epoch, will show in it.
@@ -92,22 +113,10 @@ impl Hashes {
             return Ok(known);
         }
         let mut file = File::open(path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut chunk = vec![0; CHUNK_BYTES.min(stamp.size as usize + 1)];
-        loop {
-            match file.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(read) => {
-                    hasher.update(&chunk[..read]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let hash = hash_of(&mut file)?;
         if FileStamp::of(&file.metadata()?) != stamp {
             return Err(io::Error::other("it was changed meanwhile"));
         }
-        let hash = BlobHash::from_bytes(*hasher.finalize().as_bytes());
         self.note(&stamp, hash);
         Ok(hash)
     }
@@ -119,9 +128,8 @@ impl Hashes {
         let mut slot = [0; SLOT_BYTES];
         file.read_exact_at(&mut slot, offset(stamp)).ok()?;
         let (sum, rest) = slot.split_at(8);
-        let (words, hash) = rest.split_at(40);
-        let mut expected = stamp.words().into_iter().map(u64::to_le_bytes);
-        if !words.chunks_exact(8).all(|word| expected.next().is_some_and(|other| word == other)) {
+        let (words, hash) = rest.split_at(STAMP_BYTES);
+        if words != stamp.encode() {
             return None;
         }
         let is_believed = [0, self.run].iter().any(|run| sum == sum_of(rest, *run));
@@ -132,19 +140,43 @@ impl Hashes {
     /// Keeps the hash of the file with this stamp.
     pub fn note(&self, stamp: &FileStamp, hash: BlobHash) {
         let Some(file) = &self.file else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+        let now_ns = now_ns();
         let run = if stamp.is_settled(now_ns) { 0 } else { self.run };
         let mut slot = [0; SLOT_BYTES];
         let (sum, rest) = slot.split_at_mut(8);
-        let (words, place) = rest.split_at_mut(40);
-        for (place, word) in words.chunks_exact_mut(8).zip(stamp.words()) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
+        let (words, place) = rest.split_at_mut(STAMP_BYTES);
+        words.copy_from_slice(&stamp.encode());
         place.copy_from_slice(hash.as_bytes());
         sum.copy_from_slice(&sum_of(rest, run));
         // A full disk costs time, later.
         let _kept = file.write_all_at(&slot, offset(stamp)).is_ok();
+    }
+}
+
+/// Returns the time of day, in nanoseconds since the epoch.
+#[must_use]
+pub fn now_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Returns the hash of the bytes of an open file, from where it stands to its end.
+///
+/// # Errors
+/// What the system says.
+pub fn hash_of(file: &mut File) -> io::Result<BlobHash> {
+    let mut hasher = blake3::Hasher::new();
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(CHUNK_BYTES);
+    let mut chunk = vec![0; CHUNK_BYTES.min(size.saturating_add(1))];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(BlobHash::from_bytes(*hasher.finalize().as_bytes())),
+            Ok(read) => {
+                hasher.update(&chunk[..read]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
 use serde::{Deserialize, Serialize};
 
 use super::roots::Roots;
-use crate::escape::{decoded, escaped};
+use crate::paths::{decoded, escaped};
 
 /// How many results are kept of what is told the same.
 const ENTRIES_MAX: usize = 8;

@@ -27,7 +27,7 @@ use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::what;
 use super::roots::Roots;
 use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
-use crate::escape::{decoded, escaped};
+use crate::paths::{decoded, escaped};
 
 /// How often journals are looked for.
 const PAUSE: Duration = Duration::from_millis(5);

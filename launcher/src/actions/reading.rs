@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as kernel;
 use rift_cas::hashes::FileStamp;
 use rift_tree::journal::{EXISTED, Entry, Journal, Kind, NOFOLLOW, Stamp};
+
+use crate::paths::normal;
 
 /// Folders whose files tell of the machine and of this moment: what allow-listed programs ask of them decides nothing.
 const OF_THE_MACHINE: &[&str] = &["/proc", "/sys", "/dev"];
@@ -501,21 +503,6 @@ impl Reader<'_> {
         self.reading.written = written;
         self.reading
     }
-}
-
-/// Returns a path without `.` and `..`.
-pub(super) fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                normal.pop();
-            }
-            part => normal.push(part),
-        }
-    }
-    normal
 }
 
 fn path_of(text: &[u8]) -> PathBuf {

@@ -21,8 +21,8 @@ use super::entry::{Entries, Entry, Kept, Left, Look, place};
 use super::key::{Asked, BUILD_SCRIPT, shape};
 use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
 use crate::env_vars;
-use crate::escape::{decoded, escaped};
 use crate::exec::child;
+use crate::paths::{decoded, escaped};
 
 /// Tells whether this process stands for a program.
 #[must_use]

@@ -135,7 +135,6 @@ pub(super) fn run(
         summary.reused = Tally { count: reused, bytes: 0 };
     }
     summary.store_bytes = gc::known_size(store);
-    summary.elapsed_ms = 0;
     let original = summary.original_ms.map(Duration::from_millis);
     let is_same_hardware = !summary.original_on_other_hardware;
     summary.set_times(started.elapsed(), original, is_same_hardware);

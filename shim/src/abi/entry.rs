@@ -225,13 +225,9 @@ pub(super) fn set_prefix(prefix: &'static [u8]) {
 /// Tells at a glance whether a call may mean something in a projection.
 #[unsafe(link_section = ".text.hot.rift_glance")]
 pub(super) extern "C" fn glance(call: &Call) -> Glance {
-    if record::is_recording() && record::takes(call) {
-        return just(SERVE);
-    }
     let Some(way) = HOT.ways.get(call.number).copied() else { return just(PASS) };
-    // Without projections, only what begins and ends is looked at.
-    if HOT.prefix_bytes.load(Ordering::Relaxed) == 0 && !is_of_processes(call.number) {
-        return just(PASS);
+    if HOT.prefix_bytes.load(Ordering::Relaxed) == 0 {
+        return without_projections(call, way);
     }
     if way == Way::PASS {
         return just(PASS);
@@ -244,6 +240,19 @@ pub(super) extern "C" fn glance(call: &Call) -> Glance {
         return just(PASS);
     }
     look_otherwise(call, way)
+}
+
+/// Where nothing is projected, only what is recorded, and what begins and ends, is looked at.
+#[unsafe(link_section = ".text.hot.rift_glance")]
+#[inline(never)]
+fn without_projections(call: &Call, way: Way) -> Glance {
+    if record::is_recording() && record::takes(call) {
+        return just(SERVE);
+    }
+    match way != Way::PASS && is_of_processes(call.number) {
+        true => look_otherwise(call, way),
+        false => just(PASS),
+    }
 }
 
 /// Tells whether a call begins or ends a process or a program.

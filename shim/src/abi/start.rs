@@ -35,7 +35,8 @@ extern "C" fn start() {
         return;
     }
     room::begin();
-    let journal = variable(RECORD).map(CStr::to_bytes);
+    // Who sees trees by the shim is answered, not recorded.
+    let journal = variable(RECORD).map(CStr::to_bytes).filter(|_| run.projection_count() == 0);
     // An action of which a part is not written down is not believed.
     let is_recorded = journal.is_none_or(|path| record::begin(path).is_ok());
     if let Some(prefix) = run::common_prefix() {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::project::Project;
 use super::snapshot::{FINGERPRINTS, files_in, folders_in};
 use super::sources::Sources;
-use crate::escape::escaped;
+use crate::paths::{escaped, normal};
 
 /// What rustc and build scripts say that they have read.
 pub(super) struct Inputs<'p> {
@@ -100,19 +100,4 @@ impl<'p> Inputs<'p> {
             _ => {}
         }
     }
-}
-
-/// Returns a path without `.` and `..`.
-fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                normal.pop();
-            }
-            part => normal.push(part),
-        }
-    }
-    normal
 }

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
 use super::stamps::{Stamp, Stamps};
-use crate::escape::{decoded, escaped};
+use crate::paths::{decoded, escaped};
 
 /// More files than that are no sources alone.
 const FILES_MAX: usize = 200_000;

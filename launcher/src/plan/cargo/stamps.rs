@@ -1,75 +1,19 @@
 //! What files were found to hold, so that what was not changed since is not read again.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rift_cas::Store;
+pub(super) use rift_cas::hashes::FileStamp as Stamp;
+use rift_cas::hashes::{self, STAMP_BYTES, now_ns};
 use rift_cas::record::Kind;
 
 /// Changes whenever the record does.
 const VERSION: u32 = 1;
-/// A file that was changed less than this before it was read may be changed again under the same times: clocks of file systems have
-/// ticks, of up to 2 s on FAT. What git calls racily clean.
-const SETTLED_NS: i64 = 2_000_000_000;
-
-/// What tells whether a file is as it was, see lstat(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    pub(super) size: u64,
-    pub(super) mtime_ns: i64,
-    ctime_ns: i64,
-}
-
-impl Stamp {
-    pub(super) fn of(stat: &fs::Metadata) -> Self {
-        let ns = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
-        Self {
-            device: stat.dev(),
-            inode: stat.ino(),
-            size: stat.size(),
-            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
-            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
-        }
-    }
-
-    fn encode(&self) -> [u8; 40] {
-        let words = [
-            self.device,
-            self.inode,
-            self.size,
-            self.mtime_ns.cast_unsigned(),
-            self.ctime_ns.cast_unsigned(),
-        ];
-        let mut bytes = [0; 40];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
-    fn decode(bytes: &[u8; 40]) -> Self {
-        let mut words = [0; 5];
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = bytes.try_into().map_or(0, u64::from_le_bytes);
-        }
-        let [device, inode, size, mtime, ctime] = words;
-        let (mtime_ns, ctime_ns) = (mtime.cast_signed(), ctime.cast_signed());
-        Self { device, inode, size, mtime_ns, ctime_ns }
-    }
-
-    /// Tells whether a change after `now_ns` will show in it.
-    fn is_settled(&self, now_ns: i64) -> bool {
-        self.mtime_ns.max(self.ctime_ns).saturating_add(SETTLED_NS) < now_ns
-    }
-}
 
 type Found = HashMap<PathBuf, (Stamp, blake3::Hash)>;
 
@@ -150,7 +94,7 @@ fn decode(payload: &[u8]) -> Option<Found> {
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<4>()?;
         let (path, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        let (stamp, after) = after.split_first_chunk::<40>()?;
+        let (stamp, after) = after.split_first_chunk::<STAMP_BYTES>()?;
         let (hash, after) = after.split_first_chunk::<32>()?;
         let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
         found.insert(path, (Stamp::decode(stamp), blake3::Hash::from_bytes(*hash)));
@@ -159,32 +103,16 @@ fn decode(payload: &[u8]) -> Option<Found> {
     Some(found)
 }
 
-/// Returns the time of day in nanoseconds since the epoch.
-#[must_use]
-pub fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-}
-
 /// Returns the hash of a file's bytes.
 pub(super) fn hash_of(path: &Path) -> io::Result<blake3::Hash> {
-    let mut file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hasher.finalize()),
-            Ok(read) => {
-                hasher.update(&chunk[..read]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let hash = hashes::hash_of(&mut File::open(path)?)?;
+    Ok(blake3::Hash::from_bytes(*hash.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

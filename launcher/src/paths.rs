@@ -1,7 +1,7 @@
-//! Paths, which are any bytes, as text.
+//! Paths, which are any bytes: as text, and without what means nothing.
 
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Returns a path as text: bytes that are no UTF-8, and `%`, as `%XX`.
 pub(crate) fn escaped(path: &Path) -> String {
@@ -35,6 +35,21 @@ pub(crate) fn decoded(name: &str) -> PathBuf {
         };
     }
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+/// Returns a path without `.` and `..`.
+pub(crate) fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            part => normal.push(part),
+        }
+    }
+    normal
 }
 
 #[cfg(test)]
