@@ -8,6 +8,7 @@ pub mod again;
 pub mod apps;
 pub mod bad_disk;
 pub mod between;
+pub mod builds;
 pub mod differ;
 pub mod fault;
 pub mod fixture;

@@ -72,6 +72,15 @@ impl std::fmt::Display for Ran {
     }
 }
 
+/// Lets cargo find the machine's toolchain and what is downloaded, whatever the sandbox's home is.
+pub fn with_toolchain(command: &mut Command) {
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
+        let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
+        command.env(name, folder);
+    }
+}
+
 /// A scratch home. See the module.
 #[derive(Debug)]
 pub struct Sandbox {

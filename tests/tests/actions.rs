@@ -2,154 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rift_tests::builds::{Made, Story};
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Ran, Sandbox};
-
-const FILES: &[(&str, &str)] = &[
-    (
-        "Makefile",
-        "CC = cc
-all: app
-app: main.o lib.a
-\t$(CC) $(CFLAGS) -o $@ main.o lib.a
-lib.a: part.o
-\tar rcs $@ part.o
-%.o: %.c
-\t$(CC) $(CFLAGS) -Inear -Ifar -MD -c $<
-clean:
-\trm -f *.o *.a *.d app
--include *.d
-",
-    ),
-    ("far/part.h", "#define PART 1\n"),
-    ("near/other.h", "#define OTHER 2\n"),
-    (
-        "main.c",
-        "#include <stdio.h>\n#include \"part.h\"\n#include \"other.h\"\nint part(void);\nint main(void) { printf(\"%d %d %d\\n\", PART, OTHER, part()); return 0; }\n",
-    ),
-    ("part.c", "#include \"part.h\"\nint part(void) { int unused; return 10 * PART; }\n"),
-];
-
-/// A checkout of a project in C, on a machine with a store.
-struct Story {
-    sandbox: Sandbox,
-    root: PathBuf,
-}
-
-impl Story {
-    /// `None` where a compiler is missing, which was said then.
-    fn new(name: &str) -> Option<Self> {
-        have(name, &[Need::Tool("cc"), Need::Tool("make"), Need::Tool("ar")]).then(|| {
-            let sandbox = Sandbox::new(name).unwrap();
-            let root = sandbox.path("work");
-            let story = Self { sandbox, root };
-            story.check_out(&story.root);
-            story
-        })
-    }
-
-    fn check_out(&self, root: &Path) {
-        for (name, text) in FILES {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        // Where a project begins.
-        fs::create_dir_all(root.join(".git")).unwrap();
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.root.join(name), text).unwrap();
-    }
-
-    fn run(&self, at: &Path, words: &[&str]) -> Ran {
-        let mut command = match words {
-            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
-            [program, rest @ ..] => {
-                let mut command = self.sandbox.command(at, program);
-                command.args(rest);
-                command
-            }
-            [] => unreachable!("a command has words"),
-        };
-        command.env("LC_ALL", "C").stdin(Stdio::null());
-        self.sandbox.run(&mut command).unwrap()
-    }
-
-    /// Makes it under rift, with everything that was made gone.
-    #[track_caller]
-    fn make(&self, words: &[&str]) -> Made {
-        self.make_at(&self.root, words)
-    }
-
-    #[track_caller]
-    fn make_at(&self, at: &Path, words: &[&str]) -> Made {
-        self.run(at, &["make", "clean"]).success().unwrap();
-        let words = [&["rift", "exec", "--", "make"], words].concat();
-        let ran = self.run(at, &words).success().unwrap();
-        self.made(ran)
-    }
-
-    /// Returns what became of each action of the last run.
-    fn made(&self, ran: Ran) -> Made {
-        let why = self.run(&self.root, &["rift", "why"]).success().unwrap().stdout;
-        let reasons = why.lines().filter_map(|line| line.strip_prefix("because    "));
-        let mut made = Made { ran, reused: Vec::new(), kept: Vec::new(), others: BTreeMap::new() };
-        for reason in reasons {
-            let Some((action, how)) = reason.split_once(": ") else { continue };
-            let action = action.to_owned();
-            match how {
-                _ if how.starts_with("its result was reused") => made.reused.push(action),
-                "its result is kept" => made.kept.push(action),
-                _ => drop(made.others.insert(action, how.to_owned())),
-            }
-        }
-        made.reused.sort();
-        made.kept.sort();
-        made
-    }
-
-    fn said_at(&self, at: &Path) -> String {
-        let mut command = self.sandbox.command(at, at.join("app"));
-        self.sandbox.run(&mut command).unwrap().success().unwrap().stdout.trim_end().to_owned()
-    }
-
-    fn said(&self) -> String {
-        self.said_at(&self.root)
-    }
-
-    /// Returns what is made, by name.
-    fn made_files(&self, at: &Path) -> BTreeMap<String, Vec<u8>> {
-        let is_made = |path: &Path| {
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            matches!(extension, Some("o" | "a" | "d")) || path.ends_with("app")
-        };
-        let listed = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path());
-        let made = listed.filter(|path| is_made(path));
-        made.map(|path| {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            (name, fs::read(path).unwrap())
-        })
-        .collect()
-    }
-}
-
-/// What became of a run's actions.
-#[derive(Debug)]
-struct Made {
-    ran: Ran,
-    reused: Vec<String>,
-    kept: Vec<String>,
-    /// The others, and why.
-    others: BTreeMap<String, String>,
-}
+use rift_tests::sandbox::{Ran, Sandbox, with_toolchain};
 
 const ALL: [&str; 4] = ["ar part.o", "cc app", "cc main.c", "cc part.c"];
 const NONE: [&str; 0] = [];
@@ -505,7 +366,6 @@ fn crates_are_there_again_in_another_checkout() {
         }
         root
     };
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
     let run = |root: &Path, words: &[&str]| {
         let mut command = match words {
             ["rift", rest @ ..] => sandbox.rift(root, rest).unwrap(),
@@ -514,10 +374,7 @@ fn crates_are_there_again_in_another_checkout() {
         if words[0] != "rift" {
             command.args(&words[1..]);
         }
-        for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
-            let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
-            command.env(name, folder);
-        }
+        with_toolchain(&mut command);
         command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
         sandbox.run(&mut command).unwrap().success().unwrap()
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Ran, Sandbox, clear};
+use rift_tests::sandbox::{Ran, Sandbox, clear, with_toolchain};
 
 const FILES: &[(&str, &str)] = &[
     ("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"app\", \"lib\", \"macros\"]\n"),
@@ -88,11 +88,7 @@ impl Story {
             }
             [] => unreachable!("a command has words"),
         };
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-        for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
-            let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
-            command.env(name, folder);
-        }
+        with_toolchain(&mut command);
         command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
         command
     }

@@ -4,13 +4,12 @@
 //! a case warms up. Caches are warm: the first build of each fills its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use rift_tests::need::find_in_path;
-use rift_tests::sandbox::clear;
+use rift_tests::sandbox::{clear, with_toolchain};
 
 use crate::measure::{self, Sample};
 use crate::suite::{Case, Check, Suite};
@@ -172,15 +171,6 @@ impl Suite<'_> {
         let said = self.sandbox.run(&mut program)?;
         ensure!(said.success()?.stdout.contains("ripgrep 14.1.1"), "it is not ripgrep");
         Ok(())
-    }
-}
-
-/// Lets cargo find its toolchain and its registry, whatever the sandbox's home is.
-fn with_toolchain(command: &mut Command) {
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    for (name, folder) in [("RUSTUP_HOME", ".rustup"), ("CARGO_HOME", ".cargo")] {
-        let folder = std::env::var_os(name).unwrap_or_else(|| home.join(folder).into());
-        command.env(name, folder);
     }
 }
 
