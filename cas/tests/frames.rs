@@ -18,7 +18,7 @@ use rift_cas::remote::frames::Frames;
 use rift_cas::remote::keys::TrustedKeys;
 use rift_cas::remote::places::Places;
 use rift_cas::remote::plan::{self, Plan};
-use rift_cas::remote::{self, Error, Extent, Pruned};
+use rift_cas::remote::{self, Error, Extent, Needs, Pruned};
 use rift_tree::sidecar::{ContainerKind, Sidecar};
 use rift_tree::{Kind, TreeHash};
 use support::shared::{Shared, text};
@@ -268,7 +268,8 @@ fn what_is_in_frames_is_pruned_with_care() {
     let other = publish(&store, "other", &text(3, 100, 3000)).unwrap();
     shared.push(&store, "npm/other", other);
     assert_eq!(shared.objects().len(), 3);
-    let prune = || remote::prune(&shared.remote(), &[], &["npm/"], &shared.trusted).unwrap();
+    let needs = Needs { lineages: &["npm/"], ..Needs::default() };
+    let prune = || remote::prune(&shared.remote(), &needs, &shared.trusted).unwrap();
     // A ref that plans leave behind, its manifest, places and pack.
     assert_eq!(prune().removed, 4);
     assert!(matches!(prune(), Pruned { removed: 0, .. }));

@@ -14,7 +14,7 @@ use std::fs;
 use rift_cas::Store;
 use rift_cas::purge::{self, What};
 use rift_cas::remote::reference::{Base, Located};
-use rift_cas::remote::{self, Error, Extent, Pruned, Traffic, denied};
+use rift_cas::remote::{self, Error, Extent, Needs, Pruned, Traffic, denied};
 use rift_tree::TreeHash;
 use support::shared::{Shared, text};
 use support::{Files, publish};
@@ -173,7 +173,8 @@ fn a_base_is_kept_for_its_patches() {
     let first = push(&shared, &many());
     let files = more(1);
     push(&shared, &files);
-    let prune = || remote::prune(&shared.remote(), &[], &["npm/"], &shared.trusted).unwrap();
+    let needs = Needs { lineages: &["npm/"], ..Needs::default() };
+    let prune = || remote::prune(&shared.remote(), &needs, &shared.trusted).unwrap();
     // The places of the tree that the ref meant before.
     assert_eq!(prune().removed, 1);
     assert!(matches!(prune(), Pruned { removed: 0, .. }));

@@ -44,6 +44,10 @@ pub enum Id {
     SourceTimes,
     /// Which variables install scripts read.
     ScriptEnv,
+    /// Which programs are recorded beside those that rift knows.
+    Programs,
+    /// Whether compilers are told to leave the place of a checkout out of what they make.
+    RemapPaths,
     /// Whether a program's own system call instructions are trapped.
     Trap,
     /// When content is checked.
@@ -144,7 +148,7 @@ pub struct Key {
 }
 
 /// Every setting.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 24] = [
     Key {
         id: Id::Store,
         name: "store",
@@ -225,6 +229,24 @@ pub const KEYS: [Key; 22] = [
         default: "",
         scope: Scope::Anywhere,
         doc: "variables that install scripts read beside those that rift knows of, such as \"A,B\"",
+    },
+    Key {
+        id: Id::Programs,
+        name: "programs",
+        env: env_vars::RIFT_PROGRAMS,
+        kind: Kind::Names,
+        default: "",
+        scope: Scope::Anywhere,
+        doc: "more programs of builds whose results are kept, and used once two runs have agreed (`--verify`)",
+    },
+    Key {
+        id: Id::RemapPaths,
+        name: "remap_paths",
+        env: env_vars::RIFT_REMAP_PATHS,
+        kind: Kind::Flag,
+        default: "false",
+        scope: Scope::Anywhere,
+        doc: "let compilers write `.` where they would name the checkout, so that others can use the result",
     },
     Key {
         id: Id::Trap,
@@ -692,6 +714,21 @@ impl Config {
     #[must_use]
     pub fn keeps_targets(&self) -> bool {
         self.flag(Id::TargetCache)
+    }
+
+    /// Returns the programs of builds that are recorded beside those that rift knows.
+    #[must_use]
+    pub fn programs(&self) -> &[String] {
+        match self.value(Id::Programs) {
+            Value::Names(names) => names,
+            _ => &[],
+        }
+    }
+
+    /// Tells whether compilers are told to leave the place of a checkout out of what they make.
+    #[must_use]
+    pub fn remaps_paths(&self) -> bool {
+        self.flag(Id::RemapPaths)
     }
 
     /// Tells whether sources of cargo's get the times back that it knows.

@@ -25,6 +25,10 @@ pub const RIFT_TARGET_CACHE: &str = "RIFT_TARGET_CACHE";
 pub const RIFT_SOURCE_TIMES: &str = "RIFT_SOURCE_TIMES";
 /// Variables, separated by commas, that install scripts read beside those that rift knows of.
 pub const RIFT_SCRIPT_ENV: &str = "RIFT_SCRIPT_ENV";
+/// Programs of builds, separated by commas, that are recorded beside those that rift knows.
+pub const RIFT_PROGRAMS: &str = "RIFT_PROGRAMS";
+/// Whether compilers are told to leave the place of a checkout out of what they make.
+pub const RIFT_REMAP_PATHS: &str = "RIFT_REMAP_PATHS";
 /// Whether system calls are trapped that a program makes by instructions of its own.
 pub const RIFT_TRAP: &str = "RIFT_TRAP";
 /// When content is checked against its hash.
@@ -196,7 +200,7 @@ pub const FORK_SIGNS: [ForkSign; 8] = [
 pub const PREFIX: &str = "RIFT_";
 
 /// Every variable of rift's own.
-pub const OWN: [&str; 27] = [
+pub const OWN: [&str; 29] = [
     RIFT_STORE,
     RIFT_MAX_SIZE,
     RIFT_TIER,
@@ -208,6 +212,8 @@ pub const OWN: [&str; 27] = [
     RIFT_TARGET_CACHE,
     RIFT_SOURCE_TIMES,
     RIFT_SCRIPT_ENV,
+    RIFT_PROGRAMS,
+    RIFT_REMAP_PATHS,
     RIFT_TRAP,
     RIFT_VERIFY,
     RIFT_STRICT,

@@ -21,12 +21,16 @@ const ROWS_MAX: usize = 40;
 const ROW_BYTES_MAX: usize = 48 << 10;
 /// How many letters of a name are shown.
 const LETTERS_MAX: usize = 80;
+/// What is counted where runs count different things.
+const MIXED: &str = "result";
 /// How many shortfalls are told of.
 const SHORTFALLS_MAX: usize = 3;
 
 /// What runs did together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Totals {
+    /// What the figures count: `package`, or `result` where runs count different things; empty where there is no run.
+    pub unit: String,
     /// How many commands rift did, as a whole or in part.
     pub served_runs: u64,
     /// How many commands ran, and rift learnt their result.
@@ -59,6 +63,12 @@ pub struct Totals {
     pub scripts_run: u64,
     /// Install scripts whose recorded result was used.
     pub scripts_reused: u64,
+    /// Processes of builds whose recorded results were used.
+    pub processes_reused: u64,
+    /// Processes of builds that ran, of those that are recorded.
+    pub processes_run: u64,
+    /// The processor time that those reused took when they were recorded, in milliseconds.
+    pub saved_cpu_ms: u64,
     /// How much of all came from the store, in whole percent, rounded down; `None` where nothing was asked for.
     pub hit_percent: Option<u64>,
 }
@@ -69,6 +79,14 @@ impl Totals {
         let (mut compared_ms, mut compared_original_ms) = (0_u64, 0_u64);
         for run in runs {
             let summary = &run.summary;
+            // What ran untouched has nothing to count.
+            if summary.mode != Mode::Untouched && totals.unit != summary.unit {
+                let unit = if totals.unit.is_empty() { &summary.unit } else { MIXED };
+                totals.unit = unit.to_owned();
+            }
+            totals.processes_reused += summary.processes.reused;
+            totals.processes_run += summary.processes.run;
+            totals.saved_cpu_ms += summary.processes.saved_cpu_ms;
             match summary.mode {
                 Mode::Untouched if run.is_missed => totals.missed_runs += 1,
                 Mode::Untouched => totals.untouched_runs += 1,
@@ -109,6 +127,17 @@ impl Totals {
             (count, _) => Some(totals.reused.count * 100 / count),
         };
         totals
+    }
+
+    /// Says how many, and of what.
+    fn counted(&self, count: u64) -> String {
+        let unit = if self.unit.is_empty() { "package" } else { &self.unit };
+        let end = match count {
+            1 => "",
+            _ if unit.ends_with('s') => "es",
+            _ => "s",
+        };
+        format!("{} {unit}{end}", ui::count(count))
     }
 
     fn served(&self) -> u64 {
@@ -160,8 +189,10 @@ impl Totals {
             ("learned", self.learned),
         ] {
             if tally.count > 0 {
-                let packages = plural(tally.count, "package");
-                lines.push((label, format!("{packages} ({})", ui::size(tally.bytes))));
+                let bytes = Some(tally.bytes).filter(|bytes| *bytes > 0);
+                let bytes = bytes.map(|bytes| format!(" ({})", ui::size(bytes)));
+                let counted = self.counted(tally.count);
+                lines.push((label, format!("{counted}{}", bytes.unwrap_or_default())));
             }
         }
         let scripts = [(self.scripts_reused, "reused"), (self.scripts_run, "run")];
@@ -170,6 +201,12 @@ impl Totals {
             scripts.map(|(count, what)| format!("{} {what}", ui::count(count))).collect();
         if !scripts.is_empty() {
             lines.push(("scripts", scripts.join(", ")));
+        }
+        if self.processes_reused > 0 {
+            let (reused, run) = (ui::count(self.processes_reused), ui::count(self.processes_run));
+            let saved = millis(self.saved_cpu_ms);
+            let text = format!("{reused} reused, {run} run; {saved} of processor time saved");
+            lines.push(("builds", text));
         }
         if self.missed_runs > 0 {
             lines.push(("missed", plural(self.missed_runs, "command")));
@@ -279,7 +316,7 @@ impl Job {
     pub fn share(&self) -> Option<String> {
         let totals = &self.totals;
         let percent = (totals.reused.count * 100).checked_div(totals.served())?;
-        let packages = plural(totals.served(), "package");
+        let packages = totals.counted(totals.served());
         let elapsed = millis(totals.elapsed_ms);
         let is_whole = totals.original_runs == totals.served_runs;
         let original = totals.original_ms.filter(|_| is_whole).zip(totals.faster());
@@ -300,7 +337,7 @@ impl Job {
             "is_below_floor": self.floor.map(|_| !self.shortfalls().is_empty()),
             "commands": self.rows,
         });
-        let totals = serde_json::to_value(self.totals).unwrap_or_default();
+        let totals = serde_json::to_value(&self.totals).unwrap_or_default();
         let fields = [answer, totals].into_iter().filter_map(|value| match value {
             serde_json::Value::Object(fields) => Some(fields),
             _ => None,
@@ -374,7 +411,7 @@ impl Job {
                 _ => format!(
                     ": {} of {} came from the store",
                     ui::count(reused),
-                    plural(all, "package")
+                    totals.counted(all)
                 ),
             };
             told.push(format!(

@@ -14,6 +14,7 @@ use rift_cas::Store;
 use rift_cas::record::Kind;
 use serde::{Deserialize, Serialize};
 
+use crate::actions::parts::Parts;
 use crate::ci;
 use crate::ui::{self, Style, Ui};
 
@@ -47,7 +48,29 @@ pub struct Tally {
 
 impl Tally {
     fn text(self) -> String {
-        format!("{} ({})", ui::count(self.count), ui::size(self.bytes))
+        match self.bytes {
+            0 => ui::count(self.count),
+            bytes => format!("{} ({})", ui::count(self.count), ui::size(bytes)),
+        }
+    }
+}
+
+/// Processes of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Processes {
+    /// Their recorded results were used.
+    pub reused: u64,
+    /// They ran.
+    pub run: u64,
+    /// The processor time that those reused took when they were recorded, in milliseconds.
+    pub saved_cpu_ms: u64,
+}
+
+impl Processes {
+    /// Says what was saved; nothing where that is nothing.
+    fn saved(self) -> Option<String> {
+        let time = ui::duration(Duration::from_millis(self.saved_cpu_ms));
+        (self.saved_cpu_ms > 0).then(|| format!("{time} of processor time saved"))
     }
 }
 
@@ -72,6 +95,9 @@ pub struct Summary {
     pub scripts_run: u64,
     /// Install scripts whose recorded result was used.
     pub scripts_reused: u64,
+    /// Processes of a build, as far as they are recorded.
+    #[serde(default)]
+    pub processes: Processes,
     /// What the store takes on the disk, when that is known.
     pub store_bytes: Option<u64>,
     /// What the run took, in milliseconds.
@@ -100,6 +126,7 @@ impl Summary {
             built: Tally::default(),
             scripts_run: 0,
             scripts_reused: 0,
+            processes: Processes::default(),
             store_bytes: None,
             elapsed_ms: 0,
             original_ms: None,
@@ -161,7 +188,8 @@ impl Summary {
     #[must_use]
     pub fn line(&self) -> String {
         let elapsed = ui::duration(Duration::from_millis(self.elapsed_ms));
-        let original = self.original().map(|text| format!(" ({text})")).unwrap_or_default();
+        let compared = self.original().or_else(|| self.processes.saved());
+        let original = compared.map(|text| format!(" ({text})")).unwrap_or_default();
         let store = self.store_bytes.map(|bytes| format!("; store {}", ui::size(bytes)));
         format!("rift: {} in {elapsed}{original}{}", self.what(), store.unwrap_or_default())
     }
@@ -196,6 +224,13 @@ impl Summary {
                 details.push(format!("scripts {word} {}", ui::count(scripts)));
             }
         }
+        for (word, count) in [("reused", self.processes.reused), ("run", self.processes.run)] {
+            // Else they were counted above.
+            if count > 0 && self.unit != "process" {
+                details.push(format!("processes {word} {}", ui::count(count)));
+            }
+        }
+        details.extend(self.processes.saved());
         details.extend(self.original());
         details.extend(self.store_bytes.map(|bytes| format!("store {}", ui::size(bytes))));
         match details.is_empty() {
@@ -261,6 +296,9 @@ pub struct Run {
     pub summary: Summary,
     /// Why, in the order in which it was decided.
     pub reasons: Vec<String>,
+    /// What became of the processes of a build.
+    #[serde(default, skip_serializing_if = "Parts::is_empty")]
+    pub parts: Parts,
     /// The job of a CI system that it was a part of, see [`ci::Ci`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
@@ -270,6 +308,9 @@ pub struct Run {
     /// The keys of its plans, where the settings name a remote.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<String>,
+    /// The refs of its actions, where the settings name a remote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refs: Vec<String>,
 }
 
 impl Run {
@@ -283,9 +324,11 @@ impl Run {
             directory: directory.to_owned(),
             summary,
             reasons: Vec::new(),
+            parts: Parts::default(),
             job: ci::here().and_then(|ci| ci.job),
             is_missed: false,
             plans: Vec::new(),
+            refs: Vec::new(),
         }
     }
 

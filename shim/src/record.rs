@@ -175,6 +175,15 @@ pub(crate) fn serve(call: &Call) -> isize {
         kernel::__NR_io_uring_setup => Ok(Errno::NOSYS.returned()),
         kernel::__NR_sendfile => refuse_if(call, is_stream(call.args[0] as i32)),
         kernel::__NR_splice => refuse_if(call, is_stream(call.args[2] as i32)),
+        // Make takes the rights that it has, again and again.
+        kernel::__NR_setuid | kernel::__NR_setreuid | kernel::__NR_setresuid => {
+            let before = sys::user();
+            let result = call.pass();
+            if sys::user() != before {
+                refuse(call);
+            }
+            Ok(result)
+        }
         // Names of users are looked up so, where somebody answers; nobody does on most machines.
         kernel::__NR_connect => {
             let result = call.pass();

@@ -119,6 +119,11 @@ pub(crate) fn pid() -> u32 {
     ask!(__NR_getpid).unwrap_or(0) as u32
 }
 
+/// Returns the effective user, see geteuid(2).
+pub(crate) fn user() -> u32 {
+    ask!(__NR_geteuid).unwrap_or(0) as u32
+}
+
 /// Returns the thread, see gettid(2).
 pub(crate) fn tid() -> u32 {
     ask!(__NR_gettid).unwrap_or(0) as u32

@@ -14,7 +14,7 @@ use rift_cas::Store;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::keys::{NamedKey, PrivateKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan};
-use rift_cas::remote::{self, Error, Extent, Limits, Options, Pruned, Remote};
+use rift_cas::remote::{self, Error, Extent, Limits, Needs, Options, Pruned, Remote};
 use rift_tests::moto::{self, Moto};
 use rift_tests::need::skip;
 use rift_tests::noise;
@@ -24,6 +24,11 @@ use rift_tree::TreeHash;
 
 /// A secret that must never be printed.
 const SECRET: &str = "s3cr3t-of-the-test";
+
+/// What a prune leaves that plans need.
+fn needs_of(plans: &[TreeHash]) -> Needs<'_> {
+    Needs { plans, lineages: &["npm/"], refs: &[] }
+}
 
 /// A machine.
 struct Machine {
@@ -604,7 +609,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     fs::write(shared.join("data/left#1"), "left")?;
     // A pack of each tree, as each differs from what was there; the second plan's needs that of the first.
     assert_eq!(below(&shared.join("data"))?.len(), 4);
-    let prune = |byte| remote::prune(&opened, &[plan_key(byte)], &["npm/"], &trusted);
+    let prune = |byte| remote::prune(&opened, &needs_of(&[plan_key(byte)]), &trusted);
     let pruned = prune(2)?;
     assert_eq!(
         (pruned.plans, pruned.removed),
@@ -624,7 +629,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
         pushed
     );
     // A plan that nobody trusts is as good as none.
-    let none = remote::prune(&opened, &[plan_key(2)], &["npm/"], &TrustedKeys::default())?;
+    let none = remote::prune(&opened, &needs_of(&[plan_key(2)]), &TrustedKeys::default())?;
     assert_eq!(
         (none.plans, below(&shared.join("refs"))?.len()),
         (0, 1),
@@ -655,7 +660,7 @@ fn a_pruned_folder_has_what_was_kept() -> Result<()> {
     let server = Server::start()?;
     let address = Address::parse(&format!("{}/bucket", server.endpoint()))?;
     let remote = Remote::open(&address, &Options::default())?;
-    let said = remote::prune(&remote, &[plan_key(2)], &["npm/"], &trusted).unwrap_err().to_string();
+    let said = remote::prune(&remote, &needs_of(&[plan_key(2)]), &trusted).unwrap_err().to_string();
     assert!(said.contains("only a folder is pruned"), "{said}");
     assert_eq!(server.asked(), []);
     Ok(())

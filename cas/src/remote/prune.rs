@@ -41,17 +41,23 @@ pub struct Pruned {
     pub removed_bytes: u64,
 }
 
+/// What is to stay in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Needs<'n> {
+    /// Keys of plans.
+    pub plans: &'n [TreeHash],
+    /// Below these, refs are left behind by runs: they go with the trees of plans, unless they are named.
+    pub lineages: &'n [&'n str],
+    /// Refs below lineages that stay.
+    pub refs: &'n [&'n str],
+}
+
 /// Removes everything from a folder that neither the plans of these keys need nor the refs. Of plans, only those that a
-/// trusted key has signed count; refs below `lineages` are those that plans leave behind. Nobody may write to the folder meanwhile.
+/// trusted key has signed count. Nobody may write to the folder meanwhile.
 ///
 /// # Errors
 /// [`Error::Setup`] for a remote that is no folder, and what the system says.
-pub fn prune(
-    remote: &Remote,
-    plans: &[TreeHash],
-    lineages: &[&str],
-    trusted: &TrustedKeys,
-) -> Result<Pruned> {
+pub fn prune(remote: &Remote, needs: &Needs<'_>, trusted: &TrustedKeys) -> Result<Pruned> {
     if remote.address.scheme() != Scheme::File {
         let reason = "only a folder is pruned: others may need what a server has".to_owned();
         return Err(Error::Setup { action: "prune the remote", reason });
@@ -60,7 +66,7 @@ pub fn prune(
     let _lock = crate::store::lock_file(&folder.join("lock"), FlockOperation::LockExclusive)?;
     let mut kept = Kept { remote, folder, trees: HashMap::new(), objects: BTreeSet::new() };
     let mut pruned = Pruned::default();
-    for key in plans {
+    for key in needs.plans {
         let signed = match remote.plan(*key) {
             Ok(Some((Ok(signed), _))) => signed,
             Ok(_) | Err(Error::Wrong { .. }) => continue,
@@ -74,7 +80,8 @@ pub fn prune(
     let of_plans = kept.objects.clone();
     for (object, path) in files(folder, "refs")? {
         let Some(statement) = read_ref(&object, &path)? else { continue };
-        let is_needed = match lineages.iter().any(|lineage| statement.name.starts_with(lineage)) {
+        let is_left = needs.lineages.iter().any(|lineage| statement.name.starts_with(lineage));
+        let is_needed = match is_left && !needs.refs.contains(&&*statement.name) {
             true => of_plans.contains(&places_object(&statement.at.places)),
             false => kept.keeps(&[statement.at])?,
         };

@@ -43,9 +43,27 @@ pub struct Pulled {
 /// Brings what ref `name` means into the store, as much of it as `extent` says, and makes the store's ref of that name mean it.
 ///
 /// # Errors
+/// As [`bring`].
+pub fn pull(
+    remote: &Remote,
+    store: &Store,
+    (name, extent): (&str, Extent),
+    trusted: &TrustedKeys,
+    watch: Watch<'_>,
+) -> Result<Pulled> {
+    let pulled = bring(remote, store, (name, extent), trusted, watch)?;
+    if !pulled.was_here || store.get_ref(name)? != Some(pulled.tree) {
+        store.set_ref(name, pulled.tree)?;
+    }
+    Ok(pulled)
+}
+
+/// Brings what ref `name` means into the store, as much of it as `extent` says. The caller's next step names it.
+///
+/// # Errors
 /// [`Error::NoRef`]; [`Error::Untrusted`] and [`Error::Signature`] where the ref is not to be believed; [`Error::Wrong`] for other bytes
 /// than the ref's hashes name; and whatever remote and store say.
-pub fn pull(
+pub fn bring(
     remote: &Remote,
     store: &Store,
     (name, extent): (&str, Extent),
@@ -59,9 +77,6 @@ pub fn pull(
     let statement = signed.statement;
     let (tree, time_secs) = (statement.at.tree, statement.time_secs);
     let fetched = fetch_tree(remote, store, &statement.at, extent, watch)?;
-    if fetched.is_some() || store.get_ref(name)? != Some(tree) {
-        store.set_ref(name, tree)?;
-    }
     let (was_here, blobs) = (fetched.is_none(), fetched.unwrap_or(0));
     let from = remote.address().to_string();
     Ok(Pulled { tree, signer, time_secs, was_here, from, blobs })

@@ -14,6 +14,7 @@ use rift_cas::tree::OpenTree;
 use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
 use serde::{Deserialize, Serialize};
 
+use super::EntryName;
 use super::roots::Roots;
 use crate::paths::{decoded, escaped};
 
@@ -38,6 +39,20 @@ pub enum Found {
     NoLink,
     /// A directory with these names, by the hash of all.
     Names(String),
+}
+
+impl Found {
+    /// Says how what is there now is another than this, for people.
+    #[must_use]
+    pub fn differs(&self) -> &'static str {
+        match self {
+            Self::File(_) => "holds something else",
+            Self::Nothing => "is there now",
+            Self::Kind(..) => "is of another kind or size",
+            Self::Link(_) | Self::NoLink => "leads elsewhere",
+            Self::Names(_) => "has other names",
+        }
+    }
 }
 
 /// Where something was found.
@@ -95,14 +110,7 @@ pub struct Entry {
 /// The record of a key: the trees of its entries, the last one first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Entries {
-    entries: Vec<EntryTree>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct EntryTree {
-    tree: String,
-    /// Its folder in the tree, which has the actions of a whole run.
-    folder: String,
+    entries: Vec<EntryName>,
 }
 
 /// Returns the name of the record of a key.
@@ -127,10 +135,42 @@ impl Entries {
     ///
     /// # Errors
     /// What the system says.
-    pub fn add(store: &Store, key: &str, tree: TreeHash, folder: &str) -> anyhow::Result<()> {
+    pub fn add(store: &Store, key: &str, name: EntryName) -> anyhow::Result<()> {
         let mut all = Self::find(store, key)?;
-        all.entries.insert(0, EntryTree { tree: tree.to_string(), folder: folder.to_owned() });
-        all.entries.dedup();
+        all.entries.retain(|known| *known != name);
+        all.entries.insert(0, name);
+        all.save(store, key)
+    }
+
+    /// Keeps one more entry under a key, behind those that were used here; nothing where there is no room.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn add_behind(store: &Store, key: &str, name: EntryName) -> anyhow::Result<()> {
+        let mut all = Self::find(store, key)?;
+        if all.entries.contains(&name) {
+            return Ok(());
+        }
+        // What others have used before is as good as gone.
+        all.entries.retain(|known| Kept::open(store, known).is_some());
+        all.entries.push(name);
+        all.save(store, key)
+    }
+
+    /// Notes that a run has done the same as an entry says.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn confirm(store: &Store, key: &str, name: &EntryName) -> anyhow::Result<()> {
+        let mut all = Self::find(store, key)?;
+        for known in all.entries.iter_mut().filter(|known| *known == name) {
+            known.is_confirmed = true;
+        }
+        all.save(store, key)
+    }
+
+    fn save(mut self, store: &Store, key: &str) -> anyhow::Result<()> {
+        let all = &mut self;
         all.entries.truncate(ENTRIES_MAX);
         store.set_record(Kind::Plan, &record_name(key), &serde_json::to_vec(&all)?)?;
         Ok(())
@@ -143,13 +183,11 @@ impl Entries {
     }
 
     /// Returns all entries that the store still has.
-    pub fn kept<'s>(&'s self, store: &'s Store) -> impl Iterator<Item = Kept> + 's {
-        self.entries.iter().filter_map(|entry| {
-            let hash = TreeHash::from_hex(entry.tree.as_bytes()).ok()?;
-            let tree = store.open_tree(hash).ok()??;
-            let folder = tree.manifest().child_named(EntryId::ROOT, entry.folder.as_bytes())?;
-            Some(Kept { tree, folder })
-        })
+    pub fn kept<'s>(
+        &'s self,
+        store: &'s Store,
+    ) -> impl Iterator<Item = (&'s EntryName, Kept)> + 's {
+        self.entries.iter().filter_map(|name| Some((name, Kept::open(store, name)?)))
     }
 }
 
@@ -161,6 +199,15 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Opens an entry; `None` where the store has it no more.
+    #[must_use]
+    pub fn open(store: &Store, name: &EntryName) -> Option<Self> {
+        let hash = TreeHash::from_hex(name.tree.as_bytes()).ok()?;
+        let tree = store.open_tree(hash).ok()??;
+        let folder = tree.manifest().child_named(EntryId::ROOT, name.folder.as_bytes())?;
+        Some(Self { tree, folder })
+    }
+
     /// Reads what it says.
     ///
     /// # Errors
@@ -201,13 +248,7 @@ impl Entry {
         }
         let mut differing = self.observations.iter().filter(|one| !look.holds(roots, one));
         let first = differing.next()?;
-        let was = match &first.found {
-            Found::File(_) => "holds something else",
-            Found::Nothing => "is there now",
-            Found::Kind(..) => "is of another kind or size",
-            Found::Link(_) | Found::NoLink => "leads elsewhere",
-            Found::Names(_) => "has other names",
-        };
+        let was = first.found.differs();
         let path = roots.lengthen(decoded(&first.path).as_os_str().as_bytes()).unwrap_or_default();
         let why = format!("`{}` {was}", crate::ui::printable(&String::from_utf8_lossy(&path)));
         Some((1 + differing.count(), why))

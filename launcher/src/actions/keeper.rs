@@ -24,9 +24,9 @@ use rift_tree::journal::{
 use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of, place};
 use super::key::decides;
 use super::reading::{self, Reading, Scratch, Seen, Written};
-use super::replay::what;
+use super::replay::event;
 use super::roots::Roots;
-use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
+use super::{ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings};
 use crate::paths::{decoded, escaped};
 
 /// How often journals are looked for.
@@ -109,7 +109,7 @@ struct Work {
 
 /// An action whose result is in the import, and has no name yet.
 struct Pending {
-    key: String,
+    asked: AskedFor,
     folder: String,
 }
 
@@ -126,17 +126,14 @@ impl Work {
             let is_last = self.is_over.load(Ordering::Acquire);
             for path in self.ended()? {
                 let kept = self.keep(&path, &store, &hashes, &mut unit, &mut builder);
-                let (asked, outcome) = match kept {
-                    Ok((asked, Ok(one))) => {
-                        pending.push(one);
-                        (Some(asked), Outcome::Kept)
-                    }
-                    Ok((asked, Err(outcome))) => (Some(asked), outcome),
-                    Err(error) => (None, Outcome::Refused(format!("{error:#}"))),
-                };
+                match kept {
+                    Ok((asked, Ok(folder))) => pending.push(Pending { asked, folder }),
+                    Ok((asked, Err(outcome))) => self.note(asked, outcome, None),
+                    // Nobody knows what it was.
+                    Err(_) => {}
+                }
                 drop(fs::remove_file(&path));
                 drop(fs::remove_file(path.with_extension(ASKED)));
-                self.note(asked.as_ref(), outcome);
             }
             if is_last {
                 break;
@@ -148,14 +145,13 @@ impl Work {
         if pending.is_empty() {
             return Ok(());
         }
-        finish(&store, import, builder, &pending)
+        self.finish(&store, import, builder, pending)
     }
 
-    fn note(&self, asked: Option<&AskedFor>, outcome: Outcome) {
-        let Some(asked) = asked else { return };
+    fn note(&self, asked: AskedFor, outcome: Outcome, entry: Option<EntryName>) {
         let words: Vec<_> = asked.words.iter().map(|word| decoded(word).into_os_string()).collect();
-        let program = asked.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let event = Event { program, what: what(&words), outcome };
+        let event = event(&asked.program, &words, outcome);
+        let event = Event { key: asked.key, told: asked.told, entry, ..event };
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
@@ -171,7 +167,7 @@ impl Work {
         Ok(found)
     }
 
-    /// Takes an action into the import; `Err` inside tells why it is not kept.
+    /// Takes an action into a folder of the import, whose name is returned; `Err` inside tells why it is not kept.
     fn keep(
         &self,
         path: &Path,
@@ -179,10 +175,11 @@ impl Work {
         hashes: &Hashes,
         unit: &mut Unit<'_>,
         builder: &mut Builder,
-    ) -> anyhow::Result<(AskedFor, Result<Pending, Outcome>)> {
+    ) -> anyhow::Result<(AskedFor, Result<String, Outcome>)> {
         let asked: AskedFor = serde_json::from_slice(&fs::read(path.with_extension(ASKED))?)?;
         let words: Vec<_> = asked.words.iter().map(|word| decoded(word).into_os_string()).collect();
-        let scratch = Scratch::of(&asked.program, &words, &asked.cwd);
+        let temporary = self.settings.roots.place('X');
+        let scratch = Scratch::of(&asked.program, &words, &asked.cwd, temporary);
         let bytes = journal_bytes(path)?;
         let journal = Journal::parse(&bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
         let reading = match reading::read(&journal, &scratch) {
@@ -223,27 +220,29 @@ impl Work {
         for (name, hash, size) in files {
             put(builder, &name, hash, size)?;
         }
-        let key = asked.key.clone();
-        Ok((asked, Ok(Pending { key, folder })))
+        Ok((asked, Ok(folder)))
     }
-}
 
-/// Names what was taken in.
-fn finish(
-    store: &Store,
-    import: Import<'_>,
-    builder: Builder,
-    pending: &[Pending],
-) -> anyhow::Result<()> {
-    let built = builder.finish()?;
-    let (_, index) = import.finish(&[])?;
-    store.publish_located(&built, &index)?;
-    // gc waits while the index lives.
-    for Pending { key, folder } in pending {
-        Entries::add(store, key, built.hash, folder)?;
+    /// Names what was taken in.
+    fn finish(
+        &self,
+        store: &Store,
+        import: Import<'_>,
+        builder: Builder,
+        pending: Vec<Pending>,
+    ) -> anyhow::Result<()> {
+        let built = builder.finish()?;
+        let (_, index) = import.finish(&[])?;
+        store.publish_located(&built, &index)?;
+        // gc waits while the index lives.
+        for Pending { asked, folder } in pending {
+            let name = EntryName { tree: built.hash.to_string(), folder, ..EntryName::default() };
+            Entries::add(store, &asked.key, name.clone())?;
+            self.note(asked, Outcome::Kept, Some(name));
+        }
+        drop(index);
+        Ok(())
     }
-    drop(index);
-    Ok(())
 }
 
 /// Compares what an action did with what is known of it; `None` where nothing is.
@@ -256,7 +255,7 @@ fn compare(
     hashes: &Hashes,
 ) -> Option<Outcome> {
     let entries = Entries::find(store, key).ok()?;
-    for kept in entries.kept(store) {
+    for (name, kept) in entries.kept(store) {
         let Ok(known) = kept.entry() else { continue };
         // What it reads may be what it has written since.
         let mut found: Vec<&Observation> = entry.observations.iter().collect();
@@ -297,6 +296,8 @@ fn compare(
         if known.said != entry.said {
             return Some(Outcome::Mismatch("it says something else".to_owned()));
         }
+        // Who only asks can do without.
+        let _noted = name.is_confirmed || Entries::confirm(store, key, name).is_ok();
         return Some(Outcome::Confirmed);
     }
     None
@@ -495,9 +496,10 @@ impl Taking<'_, '_> {
             return Ok(());
         }
         let stamp = FileStamp::of(&stat);
-        // Another name changes the ctime: cargo gives what it is done with a second one.
+        // Cargo gives what it is done with a second name, and sets the time of metadata that it has checked, which changes the ctime.
+        let is_touched = stat.nlink() > 1 || path.extension().is_some_and(|end| end == "rmeta");
         let is_late = stamp.mtime_ns > self.reading.ended_ns
-            || stamp.ctime_ns > self.reading.ended_ns && stat.nlink() < 2;
+            || stamp.ctime_ns > self.reading.ended_ns && !is_touched;
         if !stat.is_file() || is_late {
             bail!("`{}` was changed after it ended", path.display());
         }

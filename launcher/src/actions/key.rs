@@ -97,18 +97,39 @@ pub struct Asked<'a> {
     pub streams: [String; 3],
 }
 
+/// A key, and what it is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The key.
+    pub hash: String,
+    /// What it is made of, for people: a name, `=` and the value, or what tells it from others where it may be a secret.
+    pub told: Vec<String>,
+}
+
 impl Asked<'_> {
     /// Returns the key.
     ///
     /// # Errors
     /// Why the action has none.
-    pub fn key(&self, roots: &Roots, hashes: &Hashes) -> anyhow::Result<String> {
+    pub fn key(&self, roots: &Roots, hashes: &Hashes) -> anyhow::Result<Key> {
         let mut fields = blake3::Hasher::new();
+        let mut told = Vec::new();
+        let words = self.words.iter().map(|word| word.to_string_lossy().into_owned());
+        let mut shown = crate::redact::words(words).into_iter();
         let mut add = |name: &str, value: &[u8]| -> anyhow::Result<()> {
             let value = roots.shorten(value).context("a byte 1 is in what it is told")?;
             for part in [name.as_bytes(), &value] {
                 fields.update(&(part.len() as u64).to_le_bytes()).update(part);
             }
+            // In what people see, what differs between checkouts is no difference.
+            let text = || String::from_utf8_lossy(&value).replace('\u{1}', "%");
+            told.push(match name {
+                "word" => return Ok(()),
+                "program" | "cwd" | "umask" | "user" | "rules" | "stream" => {
+                    format!("{name}={}", text())
+                }
+                _ => format!("{name}={}", short_hash(&value)),
+            });
             Ok(())
         };
         add("rules", RULES.to_string().as_bytes())?;
@@ -146,8 +167,26 @@ impl Asked<'_> {
         for (name, value) in variables {
             add(&name.to_string_lossy(), value.as_bytes())?;
         }
-        Ok(fields.finalize().to_hex().to_string())
+        let hash = fields.finalize().to_hex().to_string();
+        for (at, word) in self.words.iter().enumerate() {
+            let shown = shown.next().unwrap_or_default();
+            // Two words of which nothing is shown are told apart by what they are.
+            let value = roots.shorten(word.as_bytes()).unwrap_or_default();
+            let shown = match shown.as_bytes() == word.as_bytes() {
+                true => String::from_utf8_lossy(&value).replace('\u{1}', "%"),
+                false => format!("{shown} ({})", short_hash(&value)),
+            };
+            if !is_of_output(word) {
+                told.push(format!("word {at}={shown}"));
+            }
+        }
+        Ok(Key { hash, told })
     }
+}
+
+/// So much of a hash that it tells two values apart, for people.
+fn short_hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..12].to_owned()
 }
 
 /// Tells whether a word says only how wide messages may be: where there are none, it means nothing; where there are, they are said as
@@ -221,7 +260,10 @@ mod tests {
                 cwd: &root,
                 streams: ["null", "other", "other"].map(str::to_owned),
             };
-            asked.key(&Roots::new([('W', root.clone())]), &hashes)
+            let key = asked.key(&Roots::new([('W', root.clone())]), &hashes)?;
+            let told = key.told.iter().find(|told| told.starts_with("X="));
+            assert!(told.is_some_and(|told| !told.contains(variable)), "{key:?}");
+            anyhow::Ok(key.hash)
         };
         let one = key("one", &["cc", "-IROOT/include"], "x").unwrap();
         assert_eq!(key("other", &["cc", "-IROOT/include"], "x").unwrap(), one);

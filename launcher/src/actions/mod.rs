@@ -10,7 +10,10 @@
 //! reading.rs  a journal: what was found, what was left, or why nobody could do it again
 //! entry.rs    what is kept: observations and results
 //! replay.rs   what is done in a program's place
+//! remap.rs    words that keep the checkout's place out of what compilers make
 //! keeper.rs   what the run does with the journals
+//! parts.rs    what a run remembers of each
+//! shared.rs   what machines share
 //! ```
 //!
 //! A result counts only where every observation holds, by content. In doubt the program runs.
@@ -18,9 +21,12 @@
 pub mod entry;
 pub mod keeper;
 pub mod key;
+pub mod parts;
 mod reading;
+mod remap;
 pub mod replay;
 pub mod roots;
+pub mod shared;
 
 use std::path::PathBuf;
 
@@ -74,6 +80,18 @@ pub struct Settings {
     pub only_records: bool,
     /// What is known is not used, but compared with what the programs do.
     pub verifies: bool,
+    /// Programs that are not of [`PROGRAMS`]: what is known of them is used once two runs have agreed.
+    pub opted: Vec<String>,
+    /// Compilers are told to leave the places of checkouts out, see `remap.rs`.
+    pub remaps: bool,
+}
+
+impl Settings {
+    /// Tells whether what is known of a program is used only once two runs have agreed.
+    fn is_opted(&self, program: &std::path::Path) -> bool {
+        let is_it = |known: &str| program.file_name().is_some_and(|name| name == known);
+        !PROGRAMS.iter().any(|known| is_it(known)) && self.opted.iter().any(|known| is_it(known))
+    }
 }
 
 /// The name of the settings' file.
@@ -96,6 +114,8 @@ pub struct AskedFor {
     pub words: Vec<String>,
     /// Where it works.
     pub cwd: PathBuf,
+    /// What the key is made of, see [`key::Key`].
+    pub told: Vec<String>,
 }
 
 /// What became of a program that was to run.
@@ -107,6 +127,27 @@ pub struct Event {
     pub what: String,
     /// How it went.
     pub outcome: Outcome,
+    /// Its key; empty where it has none.
+    pub key: String,
+    /// What the key is made of, see [`key::Key`].
+    pub told: Vec<String>,
+    /// What was used, or is kept.
+    pub entry: Option<EntryName>,
+}
+
+/// What an entry is found by in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EntryName {
+    /// The tree.
+    pub tree: String,
+    /// Its folder in the tree, which has the actions of a whole run.
+    pub folder: String,
+    /// It came from somebody else, and writes nothing outside of the workspace and the folder of temporary files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_foreign: bool,
+    /// A run that was compared with it did the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_confirmed: bool,
 }
 
 /// How it went.

@@ -71,9 +71,15 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Returns the folders that a program names as its own.
-    pub(super) fn of(program: &Path, words: &[std::ffi::OsString], cwd: &Path) -> Self {
+    /// Returns the folders that a program names as its own; of that of temporary files it goes by what it has put there.
+    pub(super) fn of(
+        program: &Path,
+        words: &[std::ffi::OsString],
+        cwd: &Path,
+        temporary: Option<&Path>,
+    ) -> Self {
         let mut scratch = Self::default();
+        scratch.unlisted.extend(temporary.map(Path::to_owned));
         let name = program.file_name().unwrap_or_default();
         if name != "rustc" && name != "clippy-driver" {
             return scratch;
@@ -144,7 +150,7 @@ struct Reader<'s> {
     running: BTreeSet<u32>,
     /// What a process is about to become.
     becoming: HashMap<u32, PathBuf>,
-    /// Processes that open their descriptors once more, to agree with others on how many run at once.
+    /// Processes that open their descriptors once more, or a pipe with a name, to agree with others on how many run at once.
     agreeing: BTreeSet<u32>,
     count: usize,
 }
@@ -204,7 +210,10 @@ impl Reader<'_> {
                     self.agreeing.extend(agrees.then_some(entry.process));
                 }
                 self.running.insert(entry.process);
-                self.becoming.remove(&entry.process);
+                // What it was asked for by may lead to another program the next time.
+                if let Some(path) = self.becoming.remove(&entry.process) {
+                    self.file(path, None);
+                }
                 // What a child of vfork(2) begins, it began with the words of its parent.
                 self.file(path_of(entry.text), None);
             }
@@ -282,7 +291,8 @@ impl Reader<'_> {
             error if super::entry::is_nothing(error.cast_signed()) => {
                 self.see(path, is_itself, Seen::Nothing);
             }
-            _ if self.is_own(&path) => {}
+            // A terminal that nobody has tells nothing.
+            _ if self.is_own(&path) || path == Path::new("/dev/tty") => {}
             error => return Err(format!("`{}` gave error {error}", path.display())),
         }
         Ok(())
@@ -317,6 +327,9 @@ impl Reader<'_> {
         let kind = mode & libc::S_IFMT;
         if kind == libc::S_IFDIR {
             self.see(path, false, Seen::Kind(mode, 0));
+            return Ok(());
+        }
+        if kind == libc::S_IFIFO && self.agreeing.contains(&entry.process) {
             return Ok(());
         }
         if kind != libc::S_IFREG {

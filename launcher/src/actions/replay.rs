@@ -18,8 +18,10 @@ use rift_tree::journal::{ALLOCATED_FIRST, Clock, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
-use super::key::{Asked, BUILD_SCRIPT, shape};
-use super::{ASKED, AskedFor, EVENTS, Event, JOURNAL, Outcome, SETTINGS, Settings};
+use super::key::{Asked, BUILD_SCRIPT, Key, shape};
+use super::{
+    ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, remap,
+};
 use crate::env_vars;
 use crate::exec::child;
 use crate::paths::{decoded, escaped};
@@ -38,8 +40,10 @@ struct Stand {
     hashes: Hashes,
     program: PathBuf,
     words: Vec<OsString>,
+    /// What the program gets behind its own words.
+    more_words: Vec<OsString>,
     cwd: PathBuf,
-    key: String,
+    key: Key,
 }
 
 /// Stands for a program: ends as it would, or becomes it.
@@ -52,6 +56,7 @@ pub fn run() -> ExitCode {
             Some(code) => code,
             None => {
                 let journal = stand.journal().ok();
+                let words = [words, stand.more_words].concat();
                 become_program(&program, &words, journal.as_deref())
             }
         },
@@ -59,7 +64,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             if let Some(folder) = folder() {
                 let outcome = Outcome::Refused(format!("{error:#}"));
-                note(&folder, &program, &words, outcome);
+                note(&folder, &event(&program, &words, outcome));
             }
             become_program(&program, &words, None)
         }
@@ -77,12 +82,16 @@ fn folder() -> Option<PathBuf> {
     (!run.actions().is_empty()).then(|| PathBuf::from(OsStr::from_bytes(run.actions())))
 }
 
+/// Returns what became of a program, of which no more is known.
+pub(super) fn event(program: &Path, words: &[OsString], outcome: Outcome) -> Event {
+    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (key, told) = (String::new(), Vec::new());
+    Event { program, what: what(words), outcome, key, told, entry: None }
+}
+
 /// Says what became of a program; who reads it does without, if need be.
-fn note(folder: &Path, program: &Path, words: &[OsString], outcome: Outcome) {
-    let text = |word: &OsStr| word.to_string_lossy().into_owned();
-    let name = text(program.file_name().unwrap_or_default());
-    let event = Event { program: name, what: what(words), outcome };
-    if let Ok(mut line) = serde_json::to_vec(&event) {
+fn note(folder: &Path, event: &Event) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
         line.push(b'\n');
         let file =
             OpenOptions::new().append(true).create(true).mode(0o600).open(folder.join(EVENTS));
@@ -91,7 +100,7 @@ fn note(folder: &Path, program: &Path, words: &[OsString], outcome: Outcome) {
 }
 
 /// Tells one run of a program from others, for people: the crate, the output, or the last word.
-pub(super) fn what(words: &[OsString]) -> String {
+fn what(words: &[OsString]) -> String {
     let after = |flag: &str| {
         let at = words.iter().position(|word| word == flag)?;
         words.get(at + 1)
@@ -111,10 +120,15 @@ impl Stand {
         let cwd = std::env::current_dir()?;
         let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         let streams = [0, 1, 2].map(shape);
-        let asked = Asked { program, words, variables: &variables, cwd: &cwd, streams };
+        let more_words = match settings.remaps {
+            true => remap::words(program, words, &settings.roots),
+            false => Vec::new(),
+        };
+        let all = [words, &more_words].concat();
+        let asked = Asked { program, words: &all, variables: &variables, cwd: &cwd, streams };
         let key = asked.key(&settings.roots, &hashes)?;
         let (program, words) = (program.to_owned(), words.to_vec());
-        Ok(Self { folder, settings, store, hashes, program, words, cwd, key })
+        Ok(Self { folder, settings, store, hashes, program, words, more_words, cwd, key })
     }
 
     /// Does what the program would do; `None` where that is not known.
@@ -122,17 +136,22 @@ impl Stand {
         if self.settings.only_records || self.settings.verifies {
             return None;
         }
-        let entries = Entries::find(&self.store, &self.key).ok()?;
+        let entries = Entries::find(&self.store, &self.key.hash).ok()?;
         let mut look = Look::new(&self.hashes);
         // Of what is known, the reason of that which fits best.
         let mut why: Option<(usize, String)> = None;
-        for kept in entries.kept(&self.store) {
+        for (name, kept) in entries.kept(&self.store) {
             let Ok(entry) = kept.entry() else { continue };
             match entry.differs(&self.settings.roots, &mut look) {
+                None if name.is_foreign && !stays_inside(&entry) => {}
+                None if !name.is_confirmed && self.settings.is_opted(&self.program) => {
+                    let agree = "no two runs have agreed yet (`rift exec --verify`)";
+                    why = Some((0, agree.to_owned()));
+                }
                 None => match self.apply(&kept, &entry) {
                     Ok(()) => {
-                        Entries::touch(&self.store, &self.key);
-                        self.note(Outcome::Reused(entry.cpu_ns));
+                        Entries::touch(&self.store, &self.key.hash);
+                        self.note(Outcome::Reused(entry.cpu_ns), Some(name));
                         return Some(ExitCode::SUCCESS);
                     }
                     Err(error) => why = Some((0, format!("{error:#}"))),
@@ -143,12 +162,14 @@ impl Stand {
                 }
             }
         }
-        self.note(Outcome::Missed(why.map(|(_, why)| why)));
+        self.note(Outcome::Missed(why.map(|(_, why)| why)), None);
         None
     }
 
-    fn note(&self, outcome: Outcome) {
-        note(&self.folder, &self.program, &self.words, outcome);
+    fn note(&self, outcome: Outcome, entry: Option<&EntryName>) {
+        let Key { hash, told } = self.key.clone();
+        let event = event(&self.program, &self.words, outcome);
+        note(&self.folder, &Event { key: hash, told, entry: entry.cloned(), ..event });
     }
 
     /// Leaves what the program would leave, and says what it would say.
@@ -267,7 +288,8 @@ impl Stand {
         let flags = rustix::fs::FallocateFlags::empty();
         rustix::fs::fallocate(file, flags, 0, ALLOCATED_FIRST as u64)?;
         let asked = AskedFor {
-            key: self.key.clone(),
+            key: self.key.hash.clone(),
+            told: self.key.told.clone(),
             program: self.program.clone(),
             words: self.words.iter().map(|word| escaped(Path::new(word))).collect(),
             cwd: self.cwd.clone(),
@@ -281,6 +303,21 @@ impl Stand {
 /// Tells whether a program's use of the clock matters: compilers name their scratch by the time, and a build script may keep it.
 fn clock_of(program: &OsStr) -> Clock {
     if program == BUILD_SCRIPT { Clock::Suspected } else { Clock::Trusted }
+}
+
+/// Tells whether an action writes below the workspace and the folder of temporary files only.
+fn stays_inside(entry: &Entry) -> bool {
+    entry.left.iter().all(|left| {
+        let (Left::File { path, .. }
+        | Left::Directory(path)
+        | Left::Link(path, _)
+        | Left::Nothing(path)) = left;
+        let path = decoded(path);
+        let mut parts = path.components();
+        let root = parts.next().map(|root| root.as_os_str().as_bytes().to_owned());
+        root.is_some_and(|root| root == b"\x01W" || root == b"\x01X")
+            && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+    })
 }
 
 /// Tells whether a file may come in the place of what is there.

@@ -25,6 +25,7 @@ mod push;
 mod refs;
 mod remote;
 mod serve_mount;
+mod stats;
 mod status;
 mod store;
 mod summary;
@@ -63,8 +64,7 @@ const STYLES: Styles = Styles::styled()
     disable_help_subcommand = true,
     after_help = "\
 Examples:
-  rift exec -- npm ci           node_modules from the store, without npm
-  rift ingest dist --name site  keep a tree; `rift materialize site DIR`: back
+  rift exec -- npm ci   node_modules from the store, without npm
 
 `rift COMMAND --help` has examples of each. Exit status: the child's for exec;
 125 rift failed, 126 not executable, 127 not found, 2 wrong usage."
@@ -103,6 +103,7 @@ enum Command {
     Plan(plan::Args),
     Why(why::Args),
     Summary(summary::Args),
+    Stats(stats::Args),
     Init(init::Args),
     Ingest(ingest::Args),
     Ls(ls::Args),
@@ -237,8 +238,9 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Exec(args) => exec::run(args, context),
         Command::Plan(args) => crate::exec::plan(&args.command, context),
-        Command::Why(args) => crate::exec::why(args.run.as_deref(), context),
+        Command::Why(args) => why::run(args, context),
         Command::Summary(args) => summary::run(args, context),
+        Command::Stats(args) => stats::run(args, context),
         Command::Init(args) => init::run(args, context),
         Command::Ingest(args) => ingest::run(args, context),
         Command::Ls(args) => ls::run(args, context),

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rift_cas::remote::address::Address;
-use rift_cas::remote::{self, Limits, Remote};
+use rift_cas::remote::{self, Limits, Needs, Remote};
 use rift_tree::TreeHash;
 
 use super::summary;
 use crate::config::{self, NamedRemote, PROJECT_FILE};
 use crate::context::Context;
-use crate::exec::shared::{CARGO_LINEAGE, LINEAGE};
+use crate::exec::shared::{ACTIONS, CARGO_LINEAGE, LINEAGE};
 use crate::hint::Hint as _;
 use crate::ui::Out;
 use crate::{keys, remotes, ui};
@@ -159,19 +159,18 @@ fn prune(remote: Option<&str>, since: Option<Duration>, context: &Context) -> an
         .collect();
     plans.sort();
     plans.dedup();
-    if plans.is_empty() {
+    let refs: Vec<&str> = runs.iter().flat_map(|run| &run.refs).map(String::as_str).collect();
+    if plans.is_empty() && refs.is_empty() {
         if !context.ui.is_quiet {
             context.ui.note("no run says what it needs, so everything stays");
         }
         return Ok(());
     }
-    let pruned = remote::prune(
-        &open(&address, false, context)?,
-        &plans,
-        &[LINEAGE, CARGO_LINEAGE],
-        &keys::trusted()?,
-    )
-    .with_context(|| format!("could not prune {address}"))?;
+    let lineages = &[LINEAGE, CARGO_LINEAGE, ACTIONS];
+    let needs = Needs { plans: &plans, lineages, refs: &refs };
+    let opened = open(&address, false, context)?;
+    let pruned = remote::prune(&opened, &needs, &keys::trusted()?)
+        .with_context(|| format!("could not prune {address}"))?;
     if !context.ui.is_quiet {
         context.ui.note(&format!(
             "{address} has {} result{} of {} ({}); {} objects are gone ({})",

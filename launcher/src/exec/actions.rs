@@ -1,81 +1,99 @@
 //! Builds under `rift exec`: compilers, linkers and the like are recorded, and what is known of them is not done again.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use rift_cas::hashes::FileStamp;
 use rift_cas::projection::ShownAs;
 use rift_cas::{Store, gc};
 
+use super::shared::{self, Came, Shared};
 use super::{Ending, ExecOptions, child};
 use crate::actions::keeper::Keeper;
+use crate::actions::parts::Parts;
 use crate::actions::roots::Roots;
-use crate::actions::{Event, Outcome, PROGRAMS, Settings};
+use crate::actions::{self, Event, Outcome, PROGRAMS, Settings};
+use crate::config::Config;
 use crate::context::Context;
 use crate::mount::private;
-use crate::report::{Mode, Run, Summary, Tally};
-use crate::shim::{Actions, Prepared, Which};
+use crate::report::{Mode, Processes, Run, Summary, Tally};
+use crate::shim::{self, Actions, Prepared, Which};
 use crate::ui;
 
 /// Commands that build: what they start is recorded.
 const BUILDING: &[&str] = &[
     "make", "gmake", "ninja", "samu", "cmake", "meson", "scons", "cc", "c++", "gcc", "g++",
-    "clang", "clang++", "rustc",
+    "clang", "clang++", "rustc", "go",
 ];
 
+/// Commands that start what a project asks for: its programs are recorded where the settings name any.
+const RUNNING: &[(&str, &[&str])] =
+    &[("npm", &["run", "run-script"]), ("pnpm", &["run"]), ("yarn", &["run"]), ("bun", &["run"])];
+
 /// Tells whether the parts of a command are recorded.
-pub(super) fn are_recorded(command: &[OsString]) -> bool {
-    let name = command.first().and_then(|program| Path::new(program).file_name());
-    name.is_some_and(|name| BUILDING.iter().any(|known| name == *known))
+pub(super) fn are_recorded(command: &[OsString], config: &Config) -> bool {
+    let Some(name) = command.first().and_then(|program| Path::new(program).file_name()) else {
+        return false;
+    };
+    let is_opted = |known: &String| name == known.as_str();
+    let runs = |(tool, words): &(&str, &[&str])| {
+        name == *tool && command.get(1).is_some_and(|word| words.iter().any(|known| word == *known))
+    };
+    let programs = config.programs();
+    BUILDING.iter().any(|known| name == *known)
+        || programs.iter().any(is_opted)
+        || !programs.is_empty() && RUNNING.iter().any(runs)
 }
 
 /// What became of a command's actions.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     events: Vec<Event>,
-    /// Why nothing was recorded, or not all of it.
-    trouble: Option<String>,
+    /// Why nothing was recorded, or not all of it, and what came from remotes and went there.
+    remarks: Vec<String>,
+    /// The ref of its actions, where the settings name a remote.
+    shared_as: Option<String>,
 }
 
 impl Told {
-    /// Returns how many were reused, how many ran, and the processor time that the former had taken, in nanoseconds.
-    pub(super) fn counts(&self) -> (u64, u64, u64) {
-        let (mut reused, mut ran, mut saved_ns) = (0, 0, 0);
+    /// Counts them.
+    pub(super) fn counts(&self) -> Processes {
+        let mut counts = Processes::default();
+        let mut saved_ns = 0;
         for event in &self.events {
             match &event.outcome {
                 Outcome::Reused(cpu_ns) => {
-                    reused += 1;
+                    counts.reused += 1;
                     saved_ns += cpu_ns;
                 }
                 Outcome::Kept | Outcome::Refused(_) | Outcome::Confirmed | Outcome::Mismatch(_) => {
-                    ran += 1
+                    counts.run += 1;
                 }
                 Outcome::Missed(_) => {}
             }
         }
-        (reused, ran, saved_ns)
+        counts.saved_cpu_ms = saved_ns / 1_000_000;
+        counts
     }
 
-    /// Says what became of each, for `rift why`.
-    pub(super) fn reasons(&self) -> Vec<String> {
-        let mut reasons: Vec<String> = self.trouble.iter().cloned().collect();
-        for Event { program, what, outcome } in &self.events {
-            let how = match outcome {
-                Outcome::Reused(cpu_ns) => {
-                    format!("its result was reused ({} ms of processor time)", cpu_ns / 1_000_000)
-                }
-                Outcome::Missed(None) => "it ran: nothing was known of it".to_owned(),
-                Outcome::Missed(Some(why)) => format!("it ran: {why}"),
-                Outcome::Kept => "its result is kept".to_owned(),
-                Outcome::Confirmed => "it ran, and did what is known of it".to_owned(),
-                Outcome::Refused(why) => format!("its result is not kept: {why}"),
-                Outcome::Mismatch(why) => {
-                    format!("it did something else than is known of it: {why}")
-                }
-            };
-            reasons.push(format!("{program} {what}: {how}"));
-        }
-        reasons
+    fn remark(why: String) -> Self {
+        Self { remarks: vec![why], ..Self::default() }
+    }
+
+    /// Says why nothing was recorded, or not all of it, and what remotes had, for `rift why`.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = String> {
+        self.remarks.iter().cloned()
+    }
+
+    /// Returns the refs of the run's actions.
+    pub(super) fn refs(&self) -> Vec<String> {
+        self.shared_as.iter().cloned().collect()
+    }
+
+    /// Returns what the run remembers of its actions.
+    pub(super) fn parts(&self) -> Parts {
+        Parts::new(&self.events)
     }
 
     /// Returns how the run ends, if the command has ended so: it fails where a program did something else than is known of it.
@@ -92,7 +110,7 @@ impl Told {
     }
 }
 
-/// Runs a command whose parts are recorded and replayed.
+/// Runs a command whose parts are recorded and replayed; with a key, machines share them under it.
 ///
 /// # Errors
 /// Rift itself failed, and is to fail rather than fall back.
@@ -101,33 +119,39 @@ pub(super) fn run_command(
     context: &Context,
     store: &Store,
     root: &Path,
+    key: Option<&str>,
 ) -> anyhow::Result<(Ending, Told)> {
     let shown = private::in_reach(store, &context.cwd)?;
     if shown.iter().any(|known| known.shown_as == ShownAs::Virtual) {
         let why = "nothing is recorded of what runs: it sees trees by the shim".to_owned();
-        let told = Told { trouble: Some(why), ..Told::default() };
-        return Ok((super::run_command(options, context)?, told));
+        return Ok((super::run_command(options, context)?, Told::remark(why)));
     }
+    let sharing = Sharing::begin(options, context, store, key)?;
     let begun = begin(options, context, store, root);
     let (keeper, prepared) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             let why = format!("nothing is recorded of what runs: {error:#}");
             context.fall_back(&why)?;
-            let told = Told { trouble: Some(why), ..Told::default() };
-            return Ok((child::run(&options.command)?, told));
+            return Ok((child::run(&options.command)?, Told::remark(why)));
         }
     };
     let outcome = prepared.run(&options.command)?;
-    let told = match keeper.end() {
-        Ok(events) => Told { events, trouble: None },
+    let mut told = match keeper.end() {
+        Ok(events) => Told { events, ..Told::default() },
         Err(error) if context.config.is_strict() => return Err(error),
         Err(error) => {
             let why = format!("what ran could not be kept: {error:#}");
             context.ui.warn(&why);
-            Told { trouble: Some(why), ..Told::default() }
+            Told::remark(why)
         }
     };
+    if shim::is_closed(&options.command[0]) {
+        let program = ui::printable(&options.command[0].to_string_lossy());
+        let why = format!("`{program}` can't be observed: nothing of it was recorded");
+        context.fall_back(&why)?;
+        told.remarks.push(why);
+    }
     for mismatch in told.mismatches() {
         context.ui.warn(&format!(
             "{} {} does something else than is known of it",
@@ -135,7 +159,60 @@ pub(super) fn run_command(
             ui::printable(&mismatch.what)
         ));
     }
+    if let Some(sharing) = sharing {
+        sharing.end(store, &mut told)?;
+    }
     Ok((outcome.ending, told))
+}
+
+/// The actions of a project that machines share, as a ref of a remote.
+struct Sharing<'c> {
+    shared: Shared<'c>,
+    name: String,
+    came: Option<Came>,
+    remarks: Vec<String>,
+}
+
+impl<'c> Sharing<'c> {
+    /// Brings what others have made, where there is a remote; without it the command runs as well.
+    fn begin(
+        options: &ExecOptions,
+        context: &'c Context,
+        store: &'c Store,
+        key: Option<&str>,
+    ) -> anyhow::Result<Option<Self>> {
+        let (Some(shared), Some(key)) = (Shared::new(context, store), key) else {
+            return Ok(None);
+        };
+        let name = format!("{}{key}", shared::ACTIONS);
+        let mut sharing = Self { shared, name, came: None, remarks: Vec::new() };
+        if options.record_only {
+            return Ok(Some(sharing));
+        }
+        (sharing.came, sharing.remarks) = sharing.shared.bring_ref(&sharing.name)?;
+        if let Some((tree, _)) = &sharing.came
+            && let Err(error) = actions::shared::take(store, *tree)
+        {
+            sharing.remarks.push(format!("what came is not used: {error:#}"));
+        }
+        Ok(Some(sharing))
+    }
+
+    /// Sends what the run has used and made, where that is more than what came.
+    fn end(self, store: &Store, told: &mut Told) -> anyhow::Result<()> {
+        let Self { shared, name, came, mut remarks } = self;
+        let came = came.as_ref().map(|(tree, _)| *tree);
+        match actions::shared::gather(store, &told.events, came) {
+            Ok(Some((tree, _lease))) if came != Some(tree) => {
+                remarks.extend(shared.send_ref(&name, tree)?);
+            }
+            Ok(_) => {}
+            Err(error) => remarks.push(format!("programs not shared: {error:#}")),
+        }
+        told.remarks.append(&mut remarks);
+        told.shared_as = Some(name);
+        Ok(())
+    }
 }
 
 fn begin(
@@ -152,9 +229,13 @@ fn begin(
         run: run.max(1),
         only_records: options.record_only,
         verifies: context.config.verifies_always(),
+        opted: context.config.programs().to_vec(),
+        remaps: context.config.remaps_paths(),
     };
     let keeper = Keeper::begin(store, &settings)?;
-    let programs = PROGRAMS.join(" ");
+    let opted = context.config.programs().iter().map(String::as_str);
+    let programs: Vec<&str> = PROGRAMS.iter().copied().chain(opted).collect();
+    let programs = programs.join(" ");
     let actions = Actions { folder: keeper.folder(), programs: &programs };
     let prepared = Prepared::recording(store, &[], Which::Recorded, Some(actions))?;
     Ok((keeper, prepared))
@@ -178,6 +259,37 @@ fn roots(root: &Path) -> Roots {
     Roots::new(places.into_iter().filter_map(|(letter, path)| Some((letter, path?))))
 }
 
+/// Files that say how a project is built.
+const BUILD_FILES: &[&str] = &[
+    "GNUmakefile",
+    "makefile",
+    "Makefile",
+    "CMakeLists.txt",
+    "build.ninja",
+    "meson.build",
+    "SConstruct",
+    "configure.ac",
+];
+
+/// Returns under what machines share the actions of such builds: the tool, the file that says what is built, and the compilers; `None` where there is no
+/// such file. Two projects that agree in all of this share what they make, which is of no harm.
+fn key(command: &[OsString], context: &Context, store: &Store) -> Option<String> {
+    Shared::new(context, store)?;
+    let hashes = store.hashes(0);
+    let hash_of = |path: &Path| {
+        let stat = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        hashes.of(path, FileStamp::of(&stat)).ok().map(|hash| hash.to_string())
+    };
+    let mut fields = vec!["actions".to_owned(), std::env::consts::ARCH.to_owned()];
+    fields.push(Path::new(command.first()?).file_name()?.to_string_lossy().into_owned());
+    fields.push(BUILD_FILES.iter().find_map(|name| hash_of(&context.cwd.join(name)))?);
+    for compiler in ["cc", "c++", "clang", "rustc"] {
+        let found = child::find(OsStr::new(compiler)).and_then(|path| hash_of(&path));
+        fields.push(found.unwrap_or_default());
+    }
+    Some(blake3::hash(fields.join("\n").as_bytes()).to_hex().to_string())
+}
+
 /// Returns the folder of the project that a folder is in: the nearest one above that version control knows, else itself.
 pub(super) fn project(cwd: &Path) -> &Path {
     let is_known = |folder: &&Path| {
@@ -196,9 +308,11 @@ pub(super) fn run(
     store: &Store,
     started: Instant,
 ) -> anyhow::Result<Ending> {
-    let (ending, told) = run_command(options, context, store, project(&context.cwd))?;
-    let (reused, ran, _) = told.counts();
-    let mode = match (reused, ran) {
+    let key = key(&options.command, context, store);
+    let root = project(&context.cwd);
+    let (ending, told) = run_command(options, context, store, root, key.as_deref())?;
+    let counts = told.counts();
+    let mode = match (counts.reused, counts.run) {
         (0, 0) => Mode::Untouched,
         (0, _) => Mode::Learned,
         (_, 0) => Mode::Hit,
@@ -206,7 +320,9 @@ pub(super) fn run(
     };
     let mut summary = Summary::new(mode, &options.command);
     summary.unit = "process".to_owned();
-    summary.reused = Tally { count: reused, bytes: 0 };
+    summary.reused = Tally { count: counts.reused, bytes: 0 };
+    summary.built = Tally { count: counts.run, bytes: 0 };
+    summary.processes = counts;
     summary.store_bytes = gc::known_size(store);
     summary.set_times(started.elapsed(), None, true);
     summary.print(&context.ui);
@@ -214,9 +330,11 @@ pub(super) fn run(
         summary.write_json(path)?;
     }
     let mut run = Run::begin(summary, &context.cwd);
-    run.reasons = told.reasons();
+    run.reasons = told.reasons().collect();
+    run.parts = told.parts();
+    run.refs = told.refs();
     let saved = run.save(store);
-    let upkeep = context.cap(store).filter(|_| ran > 0).map(|cap| gc::maybe(store, cap, 0));
+    let upkeep = context.cap(store).filter(|_| counts.run > 0).map(|cap| gc::maybe(store, cap, 0));
     if let Err(error) = saved.and(upkeep.transpose().map(drop).map_err(Into::into)) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
     }

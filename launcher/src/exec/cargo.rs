@@ -23,7 +23,7 @@ use crate::plan::npm::planned::{Original, hardware};
 use crate::plan::npm::run::options as write_options;
 use crate::plan::shareable::Shareable as _;
 use crate::plan::{self, show};
-use crate::report::{Mode, Run, Summary, Tally};
+use crate::report::{Mode, Processes, Run, Summary, Tally};
 
 /// Tells whether a command is cargo, found on the PATH.
 pub(super) fn is_cargo(command: &[std::ffi::OsString]) -> bool {
@@ -75,6 +75,8 @@ struct Keys {
     locked: String,
     /// The last one here of all like it.
     nearest: String,
+    /// The programs of builds with the same lockfile.
+    programs: String,
 }
 
 /// Runs cargo.
@@ -110,7 +112,8 @@ pub(super) fn run(
     let (ending, told) = match &begun {
         // Else cargo has nothing to compile, or nobody has asked for a library in all that it starts.
         Some(begun) if !is_exact && !options.is_hooked => {
-            actions::run_command(options, context, store, &begun.project.root)?
+            let (root, key) = (&begun.project.root, &begun.keys.programs);
+            actions::run_command(options, context, store, root, Some(key))?
         }
         _ => (super::run_command(options, context)?, Told::default()),
     };
@@ -128,11 +131,13 @@ pub(super) fn run(
             }
         }
     }
-    let (reused, ..) = told.counts();
+    summary.processes = told.counts();
+    let Processes { reused, run, .. } = summary.processes;
     if reused > 0 && matches!(summary.mode, Mode::Untouched | Mode::Learned) {
         summary.mode = Mode::Partial;
         summary.unit = "process".to_owned();
         summary.reused = Tally { count: reused, bytes: 0 };
+        summary.built = Tally { count: run, bytes: 0 };
     }
     summary.store_bytes = gc::known_size(store);
     let original = summary.original_ms.map(Duration::from_millis);
@@ -144,6 +149,8 @@ pub(super) fn run(
     }
     let mut run = Run::begin(summary, &context.cwd);
     run.reasons = build.reasons;
+    run.parts = told.parts();
+    run.refs = told.refs();
     run.plans = build.plans;
     if let Err(error) = run.save(store) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
@@ -199,6 +206,7 @@ impl<'a> Build<'a> {
         let keys = Keys {
             exact: of("exact", sources.hash().to_hex().as_str()),
             locked: of("locked", sources.hash_of("Cargo.lock").unwrap_or_default()),
+            programs: of("programs", sources.hash_of("Cargo.lock").unwrap_or_default()),
             nearest: key,
         };
         let is_clean = snapshot::is_missing(&project.target, &self.args.profile)?;
@@ -206,7 +214,7 @@ impl<'a> Build<'a> {
     }
 
     fn put_back(&mut self, begun: &mut Begun) -> anyhow::Result<()> {
-        let Keys { exact, locked, nearest } = begun.keys.clone();
+        let Keys { exact, locked, nearest, .. } = begun.keys.clone();
         let shared = Shared::new(self.context, self.store);
         if let Some(shared) = &shared {
             self.reasons.extend(shared.heed()?);
@@ -372,7 +380,7 @@ pub(super) fn plan(
     writeln!(out, "sources    {} files", crate::ui::count(begun.sources.len() as u64))?;
     writeln!(out, "key        {}", begun.keys.exact)?;
     let is_known = |key: &str| Ok::<_, anyhow::Error>(Snapshot::find(&store, key)?.is_some());
-    let Keys { exact, nearest, locked } = &begun.keys;
+    let Keys { exact, nearest, locked, .. } = &begun.keys;
     let line = match (is_known(exact)?, is_known(nearest)? || is_known(locked)?) {
         _ if !begun.is_clean => "what is there stays: cargo goes on with it",
         (true, _) => "a hit: what a build of the same sources left would be put back",

@@ -10,6 +10,7 @@ mod fetched;
 mod noted;
 mod npm;
 pub(crate) mod shared;
+pub mod why;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use rift_cas::Store;
 use rift_cas::projection::{Projection, ShownAs};
 
@@ -27,7 +28,6 @@ use self::fetched::Fetched;
 use self::noted::Noted;
 use self::shared::Shared;
 use crate::context::Context;
-use crate::hint::Hint as _;
 use crate::mount::{self, Condition, private};
 use crate::report::{Mode, Run, Summary};
 use crate::shim::{self, Which};
@@ -59,23 +59,24 @@ pub struct ExecOptions {
 /// Rift itself failed; a command that fails is an [`Ending`].
 pub fn run(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
     let started = Instant::now();
-    if npm::is_npm(&options.command)
+    let sees_files = !options.is_private && !options.is_virtual && options.views.is_empty();
+    let is_recorded = sees_files
+        && context.config.has_cache()
+        && !options.is_hooked
+        && actions::are_recorded(&options.command, &context.config);
+    if !is_recorded
+        && npm::is_npm(&options.command)
         && let Some(store) = context.store_or_none()?
     {
         return npm::run(options, context, &store, started);
     }
-    let sees_files = !options.is_private && !options.is_virtual && options.views.is_empty();
     if sees_files
         && cargo::is_cargo(&options.command)
         && let Some(store) = context.store_or_none()?
     {
         return cargo::run(options, context, &store, started);
     }
-    if sees_files
-        && context.config.has_cache()
-        && actions::are_recorded(&options.command)
-        && let Some(store) = context.store_or_none()?
-    {
+    if is_recorded && let Some(store) = context.store_or_none()? {
         return actions::run(options, context, &store, started);
     }
     run_untouched(options, context, started)
@@ -259,31 +260,6 @@ pub fn plan(command: &[OsString], context: &Context) -> anyhow::Result<ExitCode>
     }
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     writeln!(out, "{}: not recognized: runs untouched", ui::printable(&words.join(" ")))?;
-    out.finish()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Explains a run, the last one when none is named.
-///
-/// # Errors
-/// No such run was recorded, or it can't be read.
-pub fn why(name: Option<&str>, context: &Context) -> anyhow::Result<ExitCode> {
-    let store = context.existing_store()?;
-    let missing = || match name {
-        Some(name) => anyhow!("no run {name} was recorded"),
-        None => anyhow!("no run was recorded"),
-    };
-    let (name, run) = Run::load(&store, name)?.ok_or_else(missing).hint(
-        "commands that rift recognizes are recorded; `rift plan -- COMMAND` tells which are",
-    )?;
-    let mut out = Out::new();
-    writeln!(out, "run        {name}")?;
-    writeln!(out, "command    {}", ui::printable(&run.summary.command.join(" ")))?;
-    writeln!(out, "directory  {}", ui::printable(&run.directory.display().to_string()))?;
-    writeln!(out, "summary    {}", run.summary.line())?;
-    for reason in &run.reasons {
-        writeln!(out, "because    {}", ui::printable(reason))?;
-    }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
 }

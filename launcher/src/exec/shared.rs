@@ -6,12 +6,12 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rift_cas::Store;
 use rift_cas::remote::access::AccessKey;
 use rift_cas::remote::address::Address;
 use rift_cas::remote::keys::{PublicKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan, Sent};
 use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
+use rift_cas::{Lease, Store};
 use rift_tree::TreeHash;
 
 use crate::context::{Context, is_out_of_room};
@@ -27,6 +27,11 @@ const HEED_LIMITS: Limits =
 pub(crate) const LINEAGE: &str = "npm/";
 /// The same, of builds of cargo.
 pub(crate) const CARGO_LINEAGE: &str = "cargo/";
+/// What the names of refs begin with that mean the actions of a project.
+pub(crate) const ACTIONS: &str = "actions/";
+
+/// A tree that came from a remote, and stays in the store while the lease lives.
+pub(super) type Came = (TreeHash, Lease);
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {
@@ -116,6 +121,16 @@ impl<'c> Shared<'c> {
         remotes::open(address, makes_folder, limits, config)
     }
 
+    fn say_out_of_time(&self, address: &Address) -> String {
+        let seconds = self.context.config.share_limit().map_or(0, |limit| limit.as_secs());
+        let why = format!(
+            "the result is not all at {address} after {seconds} s (`share_seconds`): the next run \
+             goes on"
+        );
+        self.context.ui.warn(&why);
+        why
+    }
+
     fn refuse(&self, address: &Address, error: &anyhow::Error) -> anyhow::Result<String> {
         let why = format!("the remote {address} is not used: {error:#}");
         self.context.fall_back(&why)?;
@@ -147,6 +162,100 @@ impl<'c> Shared<'c> {
         Ok(Some(format!("{from} had the result, signed by {signer} ({traffic})")))
     }
 
+    /// Brings the tree that a ref means from the first remote that has it into the store, whose next step is to name it; also returns what came of
+    /// it, for `rift why`.
+    ///
+    /// # Errors
+    /// A remote that can't be used, when `strict` is set.
+    pub(super) fn bring_ref(&self, name: &str) -> anyhow::Result<(Option<Came>, Vec<String>)> {
+        let mut reasons = Vec::new();
+        for named in self.context.config.remotes() {
+            let address = &named.address;
+            match self.bring_ref_from(address, name) {
+                Ok(Some((tree, lease, how))) => {
+                    reasons.push(how);
+                    return Ok((Some((tree, lease)), reasons));
+                }
+                Ok(None) => reasons.push(format!("{address} has no programs of such builds")),
+                Err(error) if is_out_of_room(&error, self.store) => return Err(error),
+                Err(error) => reasons.push(self.refuse(address, &error)?),
+            }
+        }
+        Ok((None, reasons))
+    }
+
+    fn bring_ref_from(
+        &self,
+        address: &Address,
+        name: &str,
+    ) -> anyhow::Result<Option<(TreeHash, Lease, String)>> {
+        let remote = self.open(address, remotes::OF_RUNS)?;
+        let trusted = keys::trusted()?;
+        let pulled = self.context.ui.transfer("received", |watch| {
+            remote::bring(&remote, self.store, (name, Extent::Whole), &trusted, watch)
+        });
+        self.say(&remote);
+        self.received_bytes.set(self.received_bytes.get() + remote.traffic().unpacked_bytes);
+        let pulled = match pulled {
+            Err(remote::Error::NoRef { .. }) => return Ok(None),
+            other => other?,
+        };
+        let lease = self.store.lease(pulled.tree)?;
+        let (from, signer) = (&pulled.from, &pulled.signer.name);
+        let traffic = traffic(&remote.traffic());
+        let how = format!("{from} had programs of such builds, signed by {signer} ({traffic})");
+        Ok(Some((pulled.tree, lease, how)))
+    }
+
+    /// Sends a tree to the first remote that can be written, if this user has a key, and makes a ref there mean it.
+    ///
+    /// # Errors
+    /// A remote that can't be used, when `strict` is set.
+    pub(super) fn send_ref(&self, name: &str, tree: TreeHash) -> anyhow::Result<Option<String>> {
+        let Some(address) = remotes::written(&self.context.config) else { return Ok(None) };
+        match self.send_ref_to(address, name, tree) {
+            Ok(sent) => Ok(sent),
+            Err(error) if is_out_of_time(&error) => Ok(Some(self.say_out_of_time(address))),
+            Err(error) => self.refuse(address, &error).map(Some),
+        }
+    }
+
+    fn send_ref_to(
+        &self,
+        address: &Address,
+        name: &str,
+        tree: TreeHash,
+    ) -> anyhow::Result<Option<String>> {
+        let Some(own) = keys::private()? else {
+            return Ok(Some("not shared: there is no key to sign with".to_owned()));
+        };
+        if let Some(why) = remotes::refusal(&self.context.config) {
+            return Ok(Some(format!("not shared: {why}")));
+        }
+        if let Some(why) = self.secret(&[tree])? {
+            self.context.ui.warn(&why);
+            return Ok(Some(why));
+        }
+        let limits = Limits { all: self.context.config.share_limit(), ..remotes::OF_RUNS };
+        let remote = self.open(address, limits)?;
+        let trusted = keys::trusted()?;
+        let sent = self.context.ui.transfer("sent", |watch| {
+            remote::push(&remote, self.store, name, tree, (&own, &trusted), watch)
+        });
+        self.say(&remote);
+        match sent {
+            Ok(_) => {
+                let (address, traffic) = (remote.address(), traffic(&remote.traffic()));
+                Ok(Some(format!("programs shared at {address} ({traffic})")))
+            }
+            // Its next run has these as well.
+            Err(remote::Error::Changed { .. }) => {
+                Ok(Some("programs not shared: another run was faster".to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Sends a plan and its trees to the first remote that can be written, if this user has a key and it is not there.
     ///
     /// # Errors
@@ -159,15 +268,7 @@ impl<'c> Shared<'c> {
         let Some(address) = remotes::written(&self.context.config) else { return Ok(None) };
         match self.send_to::<R>(address, key, lineage) {
             Ok(sent) => Ok(sent),
-            Err(error) if is_out_of_time(&error) => {
-                let seconds = self.context.config.share_limit().map_or(0, |limit| limit.as_secs());
-                let why = format!(
-                    "the result is not all at {address} after {seconds} s (`share_seconds`): the \
-                     next run goes on"
-                );
-                self.context.ui.warn(&why);
-                Ok(Some(why))
-            }
+            Err(error) if is_out_of_time(&error) => Ok(Some(self.say_out_of_time(address))),
             Err(error) => self.refuse(address, &error).map(Some),
         }
     }

@@ -242,6 +242,16 @@ fn is_plain(program: PathBuf) -> bool {
     is_read && !has_rights && !wishes.is_checked && !has_paths && has_loader
 }
 
+/// Tells whether a command is a program that no library is loaded into: a static one, or one that runs with other rights.
+#[must_use]
+pub fn is_closed(program: &OsStr) -> bool {
+    let mut head = Vec::new();
+    let Some(Ok(file)) = child::find(program).map(File::open) else { return false };
+    let has_rights = file.metadata().is_ok_and(|stat| stat.mode() & 0o6000 != 0);
+    let is_read = (&file).take(program::HEAD_BYTES as u64).read_to_end(&mut head).is_ok();
+    is_read && head.starts_with(b"\x7fELF") && (has_rights || Program::loader(&head).is_none())
+}
+
 /// Which system calls of a library become jumps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {

@@ -11,6 +11,7 @@ const COMMANDS: &[&[&str]] = &[
     &["plan"],
     &["why"],
     &["summary"],
+    &["stats"],
     &["init"],
     &["ingest"],
     &["ls"],

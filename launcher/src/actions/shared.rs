@@ -1,0 +1,203 @@
+//! Actions that machines share: those of a run as one tree, and the entries of one that came from somebody else.
+//!
+//! ```text
+//! KEY-N/action      an entry, see entry.rs; the folder's mtime is the day on which it was used last
+//! KEY-N/0, 1, …     what its files held
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use rift_cas::tree::OpenTree;
+use rift_cas::{Lease, Store};
+use rift_tree::builder::{Builder, Item};
+use rift_tree::{EntryId, Kind, TreeHash};
+
+use super::entry::{ABOUT, Entries};
+use super::{EntryName, Event};
+
+/// How many actions that a run had nothing to do with are handed on.
+const OTHERS_MAX: usize = 1000;
+/// For how long they are, in nanoseconds.
+const HANDED_ON_NS: i64 = 30 * DAY_NS;
+const DAY_NS: i64 = 86_400 * 1_000_000_000;
+/// How many digits a key has.
+const KEY_DIGITS: usize = 64;
+
+/// Where an action lies, and when it was used last.
+struct Member {
+    key: String,
+    used_ns: i64,
+    name: EntryName,
+}
+
+/// Keeps the actions that a run has used or made as one tree, with what came of others; `None` where there are none. The tree stays while the
+/// lease lives.
+///
+/// # Errors
+/// What the system says.
+pub fn gather(
+    store: &Store,
+    events: &[Event],
+    others: Option<TreeHash>,
+) -> anyhow::Result<Option<(TreeHash, Lease)>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let today_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX) / DAY_NS * DAY_NS;
+    let own = events.iter().filter_map(|event| {
+        let name = event.entry.clone()?;
+        Some(Member { key: event.key.clone(), used_ns: today_ns, name })
+    });
+    let mut members: Vec<Member> = own.collect();
+    if members.is_empty() {
+        return Ok(None);
+    }
+    let known: HashSet<(String, String)> =
+        members.iter().map(|one| (one.name.tree.clone(), one.name.folder.clone())).collect();
+    if let Some(tree) = others {
+        let mut handed_on = members_of(store, tree)?;
+        handed_on.retain(|one| {
+            let is_own = known.contains(&(one.name.tree.clone(), one.name.folder.clone()));
+            !is_own && one.used_ns + HANDED_ON_NS >= today_ns
+        });
+        handed_on.sort_by_key(|one| std::cmp::Reverse(one.used_ns));
+        handed_on.truncate(OTHERS_MAX);
+        members.extend(handed_on);
+    }
+    let mut trees: HashMap<&str, Option<OpenTree>> = HashMap::new();
+    for Member { name, .. } in &members {
+        if !trees.contains_key(&*name.tree) {
+            trees.insert(&name.tree, opened(store, &name.tree)?);
+        }
+    }
+    // The same actions are the same tree, whatever the order in which they ran and whoever had them before.
+    let mut sorted = BTreeMap::new();
+    for Member { key, used_ns, name } in &members {
+        let Some(Some(tree)) = trees.get(&*name.tree) else { continue };
+        let manifest = tree.manifest();
+        let Some(folder) = manifest.child_named(EntryId::ROOT, name.folder.as_bytes()) else {
+            continue;
+        };
+        let about = manifest.child_named(folder, ABOUT.as_bytes()).map(|id| manifest.kind(id));
+        let Some(Some(Kind::File { blob, .. })) = about else { continue };
+        let hash = manifest.blob_hash(blob).map(|hash| *hash.as_bytes());
+        let known = sorted.entry((key, hash)).or_insert((*used_ns, tree, folder));
+        known.0 = known.0.max(*used_ns);
+    }
+    let mut builder = Builder::new();
+    let mut last = (None, 0);
+    for ((key, _), (used_ns, tree, folder)) in sorted {
+        let number = if last.0 == Some(key) { last.1 + 1 } else { 0 };
+        last = (Some(key), number);
+        let at = format!("{key}-{number}");
+        builder.put(at.as_bytes(), used_ns, Item::Directory { permissions: 0o755 })?;
+        let manifest = tree.manifest();
+        for child in manifest.children(folder) {
+            let (Some(Kind::File { blob, size }), Some(name)) =
+                (manifest.kind(child), manifest.name(child))
+            else {
+                continue;
+            };
+            let hash = manifest.blob_hash(blob).context("a file of an action has no hash")?;
+            let item = Item::File { permissions: 0o644, size, hash };
+            builder.put(&[at.as_bytes(), b"/", name].concat(), 0, item)?;
+        }
+    }
+    let built = builder.finish()?;
+    // gc waits while the index lives.
+    let (_, index) = store.import()?.finish(&[])?;
+    store.publish_located(&built, &index)?;
+    drop(index);
+    Ok(Some((built.hash, store.lease(built.hash)?)))
+}
+
+/// Keeps the actions of somebody else's tree under their keys, and returns how many.
+///
+/// # Errors
+/// What the system says.
+pub fn take(store: &Store, tree: TreeHash) -> anyhow::Result<usize> {
+    let members = members_of(store, tree)?;
+    let count = members.len();
+    for Member { key, name, .. } in members {
+        Entries::add_behind(store, &key, name)?;
+    }
+    Ok(count)
+}
+
+fn opened(store: &Store, tree: &str) -> anyhow::Result<Option<OpenTree>> {
+    let hash = TreeHash::from_hex(tree.as_bytes())?;
+    Ok(store.open_tree(hash)?)
+}
+
+fn members_of(store: &Store, tree: TreeHash) -> anyhow::Result<Vec<Member>> {
+    let Some(opened) = store.open_tree(tree)? else { return Ok(Vec::new()) };
+    let manifest = opened.manifest();
+    let mut members = Vec::new();
+    for child in manifest.children(EntryId::ROOT) {
+        let Some(folder) = manifest.name(child).and_then(|name| std::str::from_utf8(name).ok())
+        else {
+            continue;
+        };
+        let Some(key) = folder.get(..KEY_DIGITS).filter(|key| is_key(key)) else { continue };
+        let used_ns = manifest.mtime_ns(child).unwrap_or(0);
+        let name = EntryName {
+            tree: tree.to_string(),
+            folder: folder.to_owned(),
+            is_foreign: true,
+            is_confirmed: false,
+        };
+        members.push(Member { key: key.to_owned(), used_ns, name });
+    }
+    Ok(members)
+}
+
+fn is_key(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Outcome;
+    use super::*;
+
+    #[test]
+    fn actions_go_to_others_and_on_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let import = store.import().unwrap();
+        let mut unit = import.unit();
+        let hash = unit.add(b"{}").unwrap();
+        unit.flush().unwrap();
+        drop(unit);
+        let mut builder = Builder::new();
+        builder.put(b"x-1", 0, Item::Directory { permissions: 0o755 }).unwrap();
+        let item = Item::File { permissions: 0o644, size: 2, hash };
+        builder.put(b"x-1/action", 0, item).unwrap();
+        let built = builder.finish().unwrap();
+        let (_, index) = import.finish(&[]).unwrap();
+        store.publish_located(&built, &index).unwrap();
+        drop(index);
+        let event = |key: &str, entry| Event {
+            program: "cc".to_owned(),
+            what: "a".to_owned(),
+            outcome: Outcome::Kept,
+            key: key.repeat(KEY_DIGITS),
+            told: Vec::new(),
+            entry,
+        };
+        let (tree, folder) = (built.hash.to_string(), "x-1".to_owned());
+        let name = EntryName { tree, folder, ..EntryName::default() };
+        assert!(gather(&store, &[event("a", None)], None).unwrap().is_none());
+        let events = [event("a", Some(name.clone())), event("a", Some(name.clone()))];
+        let (tree, _lease) = gather(&store, &events, None).unwrap().unwrap();
+        assert_eq!(gather(&store, &events[..1], None).unwrap().unwrap().0, tree);
+        assert_eq!(take(&store, tree).unwrap(), 1);
+        let found = Entries::find(&store, &"a".repeat(KEY_DIGITS)).unwrap();
+        let kept: Vec<_> = found.kept(&store).map(|(name, _)| name.clone()).collect();
+        assert!(kept.len() == 1 && kept[0].is_foreign && kept[0].tree == tree.to_string());
+        // The next run had other actions, and hands these on.
+        let (more, _lease) =
+            gather(&store, &[event("b", Some(name))], Some(tree)).unwrap().unwrap();
+        assert_eq!(take(&store, more).unwrap(), 2);
+    }
+}
