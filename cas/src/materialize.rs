@@ -8,6 +8,7 @@
 //! A *stamped* tree stands for what a tool would make at this moment: its entries get one mtime, and
 //! its modes lose the bits of the umask. Other trees are written exactly as they were taken in.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -51,6 +52,8 @@ pub struct Options {
     pub umask: u16,
     /// Checks each blob against its hash before it is written, or the file that is linked to.
     pub verify: bool,
+    /// Large files of a tree that have the same bytes, mode and mtime, and names alike, become names of one file, as cargo leaves them.
+    pub links_twins: bool,
 }
 
 impl Options {
@@ -103,8 +106,8 @@ impl std::ops::AddAssign for Written {
 struct Part {
     directory: EntryId,
     path: PathBuf,
-    /// Only the entries of `directory` that are no directories: the rest are parts of their own.
-    is_flat: bool,
+    /// Only these entries of `directory`, none of which is a directory: the rest are parts of their own.
+    files: Option<Vec<EntryId>>,
 }
 
 /// A directory that entries are written into.
@@ -128,7 +131,12 @@ pub struct Writer<'t> {
     containers: Vec<OnceLock<Option<File>>>,
     /// Whether bytes are read from the store's files, not taken from the maps of them.
     reads: bool,
+    /// Files that become a name of another one, which comes before them.
+    twins: HashMap<EntryId, EntryId>,
 }
+
+/// Files from this size on are linked to their twins.
+const TWINS_FROM: u64 = 64 << 10;
 
 /// How much is copied at once where bytes are read.
 const COPY_BYTES: u64 = 256 << 10;
@@ -148,8 +156,18 @@ impl<'t> Writer<'t> {
     pub fn new(tree: &'t OpenTree, options: Options) -> Self {
         let (manifest, sidecar) = (tree.manifest(), tree.sidecar());
         let containers = (0..sidecar.container_count()).map(|_| OnceLock::new()).collect();
-        let (can_reflink, reads) = (AtomicBool::new(true), false);
-        Self { tree, manifest, sidecar, options, linker: None, can_reflink, containers, reads }
+        let (can_reflink, reads, twins) = (AtomicBool::new(true), false, HashMap::new());
+        Self {
+            tree,
+            manifest,
+            sidecar,
+            options,
+            linker: None,
+            can_reflink,
+            containers,
+            reads,
+            twins,
+        }
     }
 
     /// Starts writing entries of `tree` for who serves it for days: of a store file that was cut meanwhile, the map shows
@@ -171,6 +189,14 @@ impl<'t> Writer<'t> {
     /// # Errors
     /// What the system says, or damage that was met; what was written by then stays.
     pub fn write_tree(&self, root: &Path) -> Result<Written> {
+        if self.options.links_twins && self.linker.is_none() {
+            let new = Self::new(self.tree, self.options);
+            return Self { reads: self.reads, twins: self.find_twins(), ..new }.write_whole(root);
+        }
+        self.write_whole(root)
+    }
+
+    fn write_whole(&self, root: &Path) -> Result<Written> {
         let mut parts = Vec::new();
         let mut above = Vec::new();
         let weights = self.weights();
@@ -180,11 +206,65 @@ impl<'t> Writer<'t> {
         self.make_directory(None, root.as_os_str(), EntryId::ROOT, root)?;
         self.cut(EntryId::ROOT, root, limit, &weights, &mut parts, &mut above)?;
         let written = self.write_parts(&parts)?;
+        let touched = self.link_far_twins(root)?;
+        let finished = above.len() as u64;
+        above.extend(touched);
         for (directory, path) in above.iter().rev() {
             let opened = open_directory(None, path.as_os_str(), path)?;
             self.finish_directory(opened.as_fd(), *directory, path)?;
         }
-        Ok(Written { entries: written.entries + above.len() as u64, ..written })
+        Ok(Written { entries: written.entries + finished, ..written })
+    }
+
+    /// Finds files that are names of one.
+    fn find_twins(&self) -> HashMap<EntryId, EntryId> {
+        let (mut first, mut twins) = (HashMap::<_, Vec<EntryId>>::new(), HashMap::new());
+        for id in (0..self.manifest.len()).map(EntryId) {
+            let Some(Kind::File { blob, size }) = self.manifest.kind(id) else { continue };
+            if size < TWINS_FROM || self.manifest.xattrs(id).next().is_some() {
+                continue;
+            }
+            let alike = (blob, self.manifest.mode(id), self.manifest.mtime_ns(id));
+            // A clock that ticks slowly gives others the same time.
+            let group = first.entry(alike).or_default();
+            match group.iter().find(|known| self.are_named_alike(id, **known)) {
+                Some(known) => drop(twins.insert(id, *known)),
+                None => group.push(id),
+            }
+        }
+        twins
+    }
+
+    /// Tells whether one name is the other with something behind it, as cargo names what it makes: `build-script-build` and `build_script_build-HASH`.
+    fn are_named_alike(&self, one: EntryId, other: EntryId) -> bool {
+        let stem = |id: EntryId| -> Vec<u8> {
+            let name = self.manifest.name(id).unwrap_or_default();
+            let stem = name.split(|byte| *byte == b'.').next().unwrap_or_default();
+            stem.iter().map(|byte| if *byte == b'-' { b'_' } else { *byte }).collect()
+        };
+        let (one, other) = (stem(one), stem(other));
+        one.starts_with(&other) || other.starts_with(&one)
+    }
+
+    /// Links the files whose twins are in other directories, when these are written; returns the directories that were changed by that.
+    fn link_far_twins(&self, root: &Path) -> Result<Vec<(EntryId, PathBuf)>> {
+        let mut touched = Vec::new();
+        let far = self.twins.iter().filter(|(id, twin)| !self.are_neighbors(**id, **twin));
+        for (id, twin) in far {
+            let [path, from] = [*id, *twin].map(|id| root.join(relative_path(&self.manifest, id)));
+            let folder = path.parent().unwrap_or(root).to_owned();
+            if std::fs::hard_link(from, &path).is_err() {
+                let opened = open_directory(None, folder.as_os_str(), &folder)?;
+                let name = path.file_name().unwrap_or_default();
+                self.write_file_as(opened.as_fd(), name, *id, &folder)?;
+            }
+            touched.push((self.manifest.parent(*id).unwrap_or(EntryId::ROOT), folder));
+        }
+        Ok(touched)
+    }
+
+    fn are_neighbors(&self, one: EntryId, other: EntryId) -> bool {
+        self.manifest.parent(one) == self.manifest.parent(other)
     }
 
     /// Makes directory `id`, without its entries, as `name` in `parent`, which is at `path`.
@@ -231,7 +311,7 @@ impl<'t> Writer<'t> {
     pub(crate) fn write_entries(&self, root: &Path, ids: &[EntryId]) -> Result<Written> {
         let part = |id: &EntryId| {
             let path = root.join(relative_path(&self.manifest, *id));
-            Part { directory: *id, path, is_flat: false }
+            Part { directory: *id, path, files: None }
         };
         self.write_parts(&ids.iter().map(part).collect::<Vec<_>>())
     }
@@ -271,9 +351,17 @@ impl<'t> Writer<'t> {
         above: &mut Vec<(EntryId, PathBuf)>,
     ) -> Result<()> {
         above.push((directory, path.to_owned()));
-        parts.push(Part { directory, path: path.to_owned(), is_flat: true });
+        let (mut files, mut weight) = (Vec::new(), 0);
         for child in self.manifest.children(directory) {
             let Some(Kind::Directory { .. }) = self.manifest.kind(child) else {
+                let at = |index: u32| weights.get(index as usize).copied().unwrap_or(0);
+                weight += at(child.0 + 1).saturating_sub(at(child.0));
+                files.push(child);
+                if weight > limit {
+                    let files = Some(std::mem::take(&mut files));
+                    parts.push(Part { directory, path: path.to_owned(), files });
+                    weight = 0;
+                }
                 continue;
             };
             let below = path.join(OsStr::from_bytes(self.manifest.name(child).unwrap_or_default()));
@@ -281,8 +369,11 @@ impl<'t> Writer<'t> {
                 self.make_directory(None, below.as_os_str(), child, &below)?;
                 self.cut(child, &below, limit, weights, parts, above)?;
             } else {
-                parts.push(Part { directory: child, path: below, is_flat: false });
+                parts.push(Part { directory: child, path: below, files: None });
             }
+        }
+        if !files.is_empty() {
+            parts.push(Part { directory, path: path.to_owned(), files: Some(files) });
         }
         Ok(())
     }
@@ -332,17 +423,12 @@ impl<'t> Writer<'t> {
     }
 
     fn write_part(&self, part: &Part, written: &mut Written) -> Result<()> {
-        if part.is_flat {
+        if let Some(files) = &part.files {
             let opened = open_directory(None, part.path.as_os_str(), &part.path)?;
             let loose = self.loose_directory(part.directory)?;
             let loose = loose.as_ref().map(AsFd::as_fd);
             let place = Place { opened: opened.as_fd(), loose, path: &part.path };
-            for child in self.manifest.children(part.directory) {
-                if !matches!(self.manifest.kind(child), Some(Kind::Directory { .. })) {
-                    self.write_one(place, child, written)?;
-                }
-            }
-            return Ok(());
+            return files.iter().try_for_each(|child| self.write_one(place, *child, written));
         }
         // Only the root has no parent, and it is flat.
         let parent = part.path.parent().unwrap_or(&part.path);
@@ -384,6 +470,11 @@ impl<'t> Writer<'t> {
                     written.linked += 1;
                     return Ok(());
                 }
+                if let Some(twin) = self.twins.get(&id)
+                    && (!self.are_neighbors(id, *twin) || self.link_twin(parent, name, *twin))
+                {
+                    return Ok(());
+                }
                 self.write_file_as(parent.opened, name, id, parent.path).map(drop)
             }
             Kind::Symlink { target } => {
@@ -395,6 +486,13 @@ impl<'t> Writer<'t> {
                     .map_err(|error| Error::io("set the time of", &path())(error))
             }
         }
+    }
+
+    /// Links a file to a twin beside it; `false` when that is not there yet, or can't be linked.
+    fn link_twin(&self, parent: Place<'_>, name: &OsStr, twin: EntryId) -> bool {
+        let from = OsStr::from_bytes(self.manifest.name(twin).unwrap_or_default());
+        let (folder, flags) = (parent.opened, AtFlags::empty());
+        rustix::fs::linkat(folder, from, folder, name, flags).is_ok()
     }
 
     /// Links a file to the loose form; `false` when it has to be written.

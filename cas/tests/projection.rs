@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rift_cas::ahead::Ahead;
 use rift_cas::compare::{self, Differences};
 use rift_cas::import::Unit;
+use rift_cas::ingest;
 use rift_cas::materialize::{self, Options, Writer};
 use rift_cas::projection::Projection;
 use rift_cas::store::Store;
@@ -32,7 +33,13 @@ const STAMP_NS: i64 = 1_700_000_000_000_000_000;
 type Seen = (u32, i64, Vec<u8>);
 
 fn options() -> Options {
-    Options { threads: 2, stamp_ns: STAMP_NS, umask: materialize::umask(), verify: true }
+    Options {
+        threads: 2,
+        stamp_ns: STAMP_NS,
+        umask: materialize::umask(),
+        verify: true,
+        links_twins: false,
+    }
 }
 
 /// As most runs have it: by size and time.
@@ -100,6 +107,51 @@ impl Scene {
         let writer = Writer::new(&self.tree, options());
         materialize::replace(&writer, &self.target()).unwrap();
         Projection::seal(&writer, &self.target()).unwrap()
+    }
+}
+
+/// What cargo leaves: large files that have two names, in one folder or in two.
+#[test]
+fn twins_are_names_of_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let source = folder.path().join("source");
+    fs::create_dir_all(source.join("deps")).unwrap();
+    let large = |byte: u8| vec![byte; 70_000];
+    fs::write(source.join("deps/app-1"), large(1)).unwrap();
+    fs::hard_link(source.join("deps/app-1"), source.join("app")).unwrap();
+    fs::write(source.join("deps/script"), large(2)).unwrap();
+    fs::hard_link(source.join("deps/script"), source.join("deps/script-1")).unwrap();
+    // The same bytes, of another time; and too small for it.
+    fs::write(source.join("deps/other"), large(2)).unwrap();
+    for name in ["small", "smaller"] {
+        fs::write(source.join(name), "small").unwrap();
+    }
+    let import = store.import().unwrap();
+    let mut builder = Builder::new();
+    let entries = ingest::directory(&import, &source, 2, &|_| false).unwrap();
+    for entry in entries {
+        builder.put_with_xattrs(&entry.path, entry.mtime_ns, entry.item, entry.xattrs).unwrap();
+    }
+    let built = builder.finish().unwrap();
+    let (_, index) = import.finish(&[]).unwrap();
+    store.publish_located(&built, &index).unwrap();
+    drop(index);
+    let tree = store.open_tree(built.hash).unwrap().unwrap();
+    for links_twins in [true, false] {
+        let target = folder.path().join(format!("target-{links_twins}"));
+        let options = Options { links_twins, umask: 0, ..options() };
+        let written = Writer::new(&tree, options).write_tree(&target).unwrap();
+        assert_eq!(written.entries, 9);
+        let inode = |name: &str| target.join(name).metadata().unwrap().ino();
+        assert_eq!(inode("app") == inode("deps/app-1"), links_twins);
+        assert_eq!(inode("deps/script") == inode("deps/script-1"), links_twins);
+        assert!(inode("deps/script") != inode("deps/other") && inode("small") != inode("smaller"));
+        for (name, path) in [("app", "app"), ("deps/script-1", "deps/script"), ("deps", "deps")] {
+            let mtime = |root: &Path, name| root.join(name).metadata().unwrap().modified().unwrap();
+            assert_eq!(mtime(&target, name), mtime(&source, path), "{name}");
+        }
+        assert_eq!(fs::read(target.join("app")).unwrap(), large(1));
     }
 }
 

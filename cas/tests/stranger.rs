@@ -231,7 +231,13 @@ fn a_stranger_reads_what_we_write() {
 }
 
 fn options() -> Options {
-    Options { threads: 2, stamp_ns: 1_700_000_000_123_456_789, umask: 0o027, verify: true }
+    Options {
+        threads: 2,
+        stamp_ns: 1_700_000_000_123_456_789,
+        umask: 0o027,
+        verify: true,
+        links_twins: false,
+    }
 }
 
 fn link_form(store: &Store, tree: &OpenTree) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rift_cas::materialize::Options;
 use rift_cas::remote::Extent;
 use rift_cas::{Lease, Store, gc};
 
@@ -175,7 +176,9 @@ impl<'a> Build<'a> {
 
     fn means(&self) -> Means<'_> {
         let config = &self.context.config;
+        // Cargo gives what it makes a second name, and looks whether that still is one.
         let options = write_options(config.threads(), config.verifies_always());
+        let options = Options { links_twins: true, ..options };
         Means { store: self.store, options, sets_times: config.sets_source_times() }
     }
 

@@ -82,6 +82,7 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
         stamp_ns: projection.stamp_ns,
         umask: projection.umask,
         verify: false,
+        links_twins: false,
     };
     let (uid, gid, shown_ns) = (stat.uid(), stat.gid(), projection.done_ns);
     let is_shared = writers == Writers::Many;
