@@ -213,6 +213,27 @@ fn what_a_compiler_starts_is_looked_at() {
     }
 }
 
+/// As makefiles do that are older than `ar s`.
+#[test]
+fn what_a_program_replaces_is_known_by_who_has_made_it() {
+    let name = "what_a_program_replaces_is_known_by_who_has_made_it";
+    let Some(story) = Story::new(name) else { return };
+    story.write(
+        "Makefile",
+        "all: app\napp: main.c lib.a\n\tcc -Inear -Ifar -o $@ main.c lib.a\nlib.a: part.o\n\tar rc $@ part.o\n\tranlib $@\npart.o: part.c\n\tcc -Ifar -c $<\nclean:\n\trm -f app *.a *.o\n",
+    );
+    let all = ["ar part.o", "cc app", "cc part.c", "ranlib lib.a"];
+    assert_eq!(story.make(&[]).kept, all);
+    let made = story.make(&[]);
+    assert_eq!(
+        (made.reused.as_slice(), story.said().as_str()),
+        (&all.map(str::to_owned)[..], "1 2 10")
+    );
+    story.write("part.c", "int part(void) { return 6; }\n");
+    story.make(&[]);
+    assert_eq!(story.said(), "1 2 6");
+}
+
 #[test]
 fn a_library_that_comes_first_is_seen() {
     let Some(story) = Story::new("a_library_that_comes_first_is_seen") else { return };

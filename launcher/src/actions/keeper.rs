@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rift_cas::Store;
@@ -27,10 +27,12 @@ use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::event;
 use super::roots::Roots;
 use super::{ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings};
-use crate::paths::{decoded, escaped};
+use crate::paths::{decoded, escaped, normal};
 
 /// How often journals are looked for.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a program waits at most that may replace what another has made: else neither is kept.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Files from this size on are no text that names places.
 const TEXT_MAX: usize = 4 << 20;
 
@@ -124,7 +126,7 @@ impl Work {
         loop {
             // Whatever has ended before this is seen by the look that follows.
             let is_last = self.is_over.load(Ordering::Acquire);
-            for path in self.ended()? {
+            for path in ended(&self.folder)? {
                 let kept = self.keep(&path, &store, &hashes, &mut unit, &mut builder);
                 match kept {
                     Ok((asked, Ok(folder))) => pending.push(Pending { asked, folder }),
@@ -153,18 +155,6 @@ impl Work {
         let event = event(&asked.program, &words, outcome);
         let event = Event { key: asked.key, told: asked.told, entry, ..event };
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-    }
-
-    /// Returns the journals of actions that have ended.
-    fn ended(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == JOURNAL) && has_ended(&path) {
-                found.push(path);
-            }
-        }
-        Ok(found)
     }
 
     /// Takes an action into a folder of the import, whose name is returned; `Err` inside tells why it is not kept.
@@ -348,6 +338,28 @@ fn variable(asked: &AskedFor, reading: &Reading) -> Option<String> {
     None
 }
 
+/// Waits until nothing is left to be read of what has ended by now, for who may replace what another has made; not for long.
+pub(super) fn wait_for(folder: &Path) {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE && ended(folder).is_ok_and(|ended| !ended.is_empty()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Returns the journals of actions that have ended, the one that began first before others.
+fn ended(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == JOURNAL) && has_ended(&path) {
+            found.push(path);
+        }
+    }
+    // Names begin with the time.
+    found.sort();
+    Ok(found)
+}
+
 fn has_ended(path: &Path) -> bool {
     use std::os::unix::fs::FileExt as _;
     let mut state = [0; 4];
@@ -417,6 +429,11 @@ impl Taking<'_, '_> {
         Ok(escaped(Path::new(OsStr::from_bytes(&short))))
     }
 
+    fn has_written(&self, path: &Path) -> bool {
+        let path = normal(path);
+        self.reading.written.iter().any(|written| written.path == path)
+    }
+
     fn observations(&self) -> anyhow::Result<Vec<Observation>> {
         let mut observations = Vec::new();
         for ((path, is_itself), seen) in &self.reading.seen {
@@ -449,10 +466,14 @@ impl Taking<'_, '_> {
                         // A library was loaded before its stamp could be seen.
                         None => now.mtime_ns.max(now.ctime_ns) < self.reading.ended_ns,
                     };
-                    if !is_same {
-                        bail!(changed());
-                    }
-                    Found::File(self.hashes.of(path, now)?.to_string())
+                    let hash = if is_same {
+                        self.hashes.of(path, now)?
+                    } else {
+                        // What it has replaced itself is known where somebody has made it just before.
+                        let before = then.filter(|_| self.has_written(path));
+                        before.and_then(|then| self.hashes.known(&then)).with_context(changed)?
+                    };
+                    Found::File(hash.to_string())
                 }
             };
             observations.push(Observation {

@@ -20,7 +20,7 @@ use rift_tree::run::Run;
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
 use super::key::{Asked, BUILD_SCRIPT, Key, shape};
 use super::{
-    ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, remap,
+    ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, keeper, remap,
 };
 use crate::env_vars;
 use crate::exec::child;
@@ -31,6 +31,9 @@ use crate::paths::{decoded, escaped};
 pub fn is_asked() -> bool {
     std::env::var_os(env_vars::RIFT_REPLAY).is_some()
 }
+
+/// Programs that replace what they read.
+const REPLACING: &[&str] = &["ranlib", "strip", "objcopy"];
 
 /// A program in whose place this process is.
 struct Stand {
@@ -55,6 +58,12 @@ pub fn run() -> ExitCode {
         Ok(stand) => match stand.replay() {
             Some(code) => code,
             None => {
+                if REPLACING
+                    .iter()
+                    .any(|known| program.file_name().is_some_and(|name| name == *known))
+                {
+                    keeper::wait_for(&stand.folder);
+                }
                 let journal = stand.journal().ok();
                 let words = [words, stand.more_words].concat();
                 become_program(&program, &words, journal.as_deref())
