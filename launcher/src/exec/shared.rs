@@ -3,11 +3,12 @@
 //! A remote only saves time. Whatever is wrong with it is said once, and the run goes on without it.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rift_cas::remote::access::AccessKey;
-use rift_cas::remote::address::Address;
+use rift_cas::remote::address::{Address, Scheme};
 use rift_cas::remote::keys::{PublicKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan, Sent};
 use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
@@ -87,7 +88,12 @@ impl<'c> Shared<'c> {
         let config = &self.context.config;
         let mut said = Vec::new();
         for named in config.remotes() {
-            let parts = remotes::parts(&named.address, config)?;
+            // A folder that nobody has made denies nothing.
+            let address = &named.address;
+            if address.scheme() == Scheme::File && !Path::new(address.path()).exists() {
+                continue;
+            }
+            let parts = remotes::parts(address, config)?;
             let is_known = |part: &Address| denied::has_heeded(self.store, part, HEEDED_FOR);
             if parts.iter().all(is_known) {
                 continue;

@@ -1,53 +1,195 @@
-//! The build suite: ripgrep with an empty `target`, by cargo, by what rift knows, by caches of compilers, and from an archive.
+//! The build suite: projects that were built before, by cargo and make, by what rift knows, by caches of compilers, and from an archive.
 //!
-//! Each build begins with a fresh checkout's times and without `target`, and ends in one that cargo finds fresh: that is looked at when
-//! a case warms up. Caches are warm: the first build of each fills its own.
+//! Each build of crates begins with a fresh checkout's times and without `target`, each of C with nothing made, and ends in one that cargo or make
+//! finds done: that is looked at when a case warms up. Caches are warm: the first build of each fills its own.
 
+use std::cell::RefCell;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use rift_tests::need::find_in_path;
 use rift_tests::sandbox::{clear, with_toolchain};
+use rift_tests::server::Server;
 
 use crate::measure::{self, Sample};
+use crate::remote::PACE;
 use crate::suite::{Case, Check, Suite};
 use crate::table::Target::{AtMost, Reported};
-use crate::table::{Measure, Of, Report};
+use crate::table::{Figure, Measure, Of, Report, median};
 
 /// What the table's head names the versions of.
-pub(crate) const PROGRAMS: [&str; 3] = ["sccache", "kache", "zstd"];
+pub(crate) const PROGRAMS: [&str; 5] = ["sccache", "kache", "ccache", "zstd", "make"];
 
-const GROUP: &str = "ripgrep, dev profile, no `target`";
+const RIPGREP: &str = "ripgrep, dev profile, no `target`";
+const MANY: &str = "xh, 290 crates in its lockfile, dev profile, no `target`";
+const EDITED: &str = "ripgrep, one source changed";
+const LUA: &str = "lua, make -j2, nothing made";
+const GIT: &str = "git, make -j2, nothing made";
+
 const RIFT: &str = "rift exec";
 const ACTIONS: &str = "rift exec, programs alone";
+const REMOTE: &str = "rift exec, empty store and a remote";
 const RECORDING: &str = "rift exec, nothing known";
 const CARGO: &str = "cargo";
-const IDLE: &str = "cargo with nothing to do";
+const IDLE: &str = "nothing to do";
 const ARCHIVE: &str = "zstd archive of target";
 const SCCACHE: &str = "sccache";
 const KACHE: &str = "kache";
+const MAKE: &str = "make";
+const CCACHE: &str = "ccache";
+const FIREBUILD: &str = "firebuild";
 
-/// The project, from the registry, with all that its lockfile names.
-const FETCH: &str = "mkdir -p fetch/src; touch fetch/src/lib.rs; \
-    printf '[package]\\nname = \"fetch\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n[dependencies]\\nripgrep = \"=14.1.1\"\\n[workspace]\\n' >fetch/Cargo.toml; \
-    (cd fetch && cargo fetch -q); tar xf \"$CARGO_HOME\"/registry/cache/*/ripgrep-14.1.1.crate; rm -r fetch; \
-    mv ripgrep-14.1.1/* .; rmdir ripgrep-14.1.1 || true; echo '[workspace]' >>Cargo.toml; cargo fetch -q --locked";
+const MOVED: &str = "bytes received with an empty store over the archive's";
+/// A port that nobody else is likely to have.
+const SCCACHE_PORT: &str = "42817";
+
+/// A project from the registry, with all that its lockfile names.
+const FETCH_CRATE: &str = "mkdir -p fetch/src; touch fetch/src/lib.rs; \
+    printf '[package]\\nname = \"fetch\"\\nversion = \"0.1.0\"\\nedition = \"2021\"\\n[dependencies]\\n%s = \"=%s\"\\n[workspace]\\n' \"$1\" \"$2\" >fetch/Cargo.toml; \
+    (cd fetch && cargo fetch -q); tar xf \"$CARGO_HOME\"/registry/cache/*/\"$1-$2.crate\" --strip-components=1; rm -r fetch; \
+    echo '[workspace]' >>Cargo.toml; cargo fetch -q --locked";
+/// A project of Debian's, from the machine's own sources, in private lists.
+const FETCH_SOURCE: &str = "mkdir -p apt/lists/partial apt/parts; \
+    cat /etc/apt/sources.list.d/*.sources | awk 'BEGIN{RS=\"\";ORS=\"\\n\\n\"} !/security/' | sed 's/^Types:.*/Types: deb-src/' >apt/parts/src.sources; \
+    get() { apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=\"$PWD/apt/parts\" -o Dir::State::lists=\"$PWD/apt/lists\" \"$@\"; }; \
+    get update; get source --download-only \"$1\"; rm -r apt; tar xf \"$1\"_*.orig.tar.* --strip-components=1; rm ./*.dsc ./*.tar.*; mkdir -p .git";
+
+/// A project.
+#[derive(Clone, Copy)]
+struct Project {
+    group: &'static str,
+    name: &'static str,
+    /// Of the registry; empty for what Debian has.
+    version: &'static str,
+    /// The program that is built, and what it is asked.
+    program: &'static str,
+    asked: &'static str,
+    /// What make is told.
+    words: &'static [&'static str],
+}
+
+const PROJECTS: [Project; 4] = [
+    Project {
+        group: RIPGREP,
+        name: "ripgrep",
+        version: "14.1.1",
+        program: "target/debug/rg",
+        asked: "--version",
+        words: &[],
+    },
+    Project {
+        group: MANY,
+        name: "xh",
+        version: "0.24.1",
+        program: "target/debug/xh",
+        asked: "--version",
+        words: &[],
+    },
+    Project {
+        group: LUA,
+        name: "lua5.4",
+        version: "",
+        program: "src/lua",
+        asked: "-v",
+        words: &["linux"],
+    },
+    Project {
+        group: GIT,
+        name: "git",
+        version: "",
+        program: "git",
+        asked: "--version",
+        words: &[
+            "NO_CURL=1",
+            "NO_EXPAT=1",
+            "NO_GETTEXT=1",
+            "NO_TCLTK=1",
+            "NO_OPENSSL=1",
+            "NO_PERL=1",
+            "NO_PYTHON=1",
+            "all",
+        ],
+    },
+];
+
+impl Project {
+    fn is_c(&self) -> bool {
+        self.version.is_empty()
+    }
+
+    fn cases(&self) -> &'static [&'static str] {
+        match self.is_c() {
+            true => &[RIFT, RECORDING, MAKE, IDLE, CCACHE, FIREBUILD],
+            false => &[RIFT, ACTIONS, REMOTE, RECORDING, CARGO, IDLE, ARCHIVE, SCCACHE, KACHE],
+        }
+    }
+}
 
 /// What builds are held to.
 pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
-    let over = |case, other| of.ratio((GROUP, case), (GROUP, other));
-    vec![
-        ("a build that is known, over cargo with nothing to do", over(RIFT, IDLE), AtMost(3.0)),
-        ("the same, over kache", over(RIFT, KACHE), AtMost(1.0 / 3.0)),
-        ("the same, over sccache", over(RIFT, SCCACHE), AtMost(1.0 / 40.0)),
-        ("the same, over cargo", over(RIFT, CARGO), AtMost(0.01)),
-        ("the same, over an archive", over(RIFT, ARCHIVE), Reported),
-        ("each program from what is known, over kache", over(ACTIONS, KACHE), AtMost(1.0)),
-        ("the same, over cargo", over(ACTIONS, CARGO), Reported),
-        ("the first build, over cargo", over(RECORDING, CARGO), AtMost(1.05)),
-    ]
+    let mut measures = Vec::from(of_crates(
+        of,
+        RIPGREP,
+        [
+            "ripgrep: known over cargo with nothing to do",
+            "ripgrep: known over kache",
+            "ripgrep: known over sccache",
+            "ripgrep: known over cargo",
+            "ripgrep: known over an archive",
+            "ripgrep: known, empty store and a remote, over cargo",
+            "ripgrep: each program known, over kache",
+            "ripgrep: the first build over cargo",
+        ],
+    ));
+    measures.push((MOVED, of.figure(MOVED), AtMost(1.0)));
+    let edited = of.ratio((EDITED, RIFT), (EDITED, CARGO));
+    measures.push(("ripgrep: one source changed, over cargo", edited, AtMost(1.1)));
+    measures.extend(of_crates(
+        of,
+        MANY,
+        [
+            "xh: known over cargo with nothing to do",
+            "xh: known over kache",
+            "xh: known over sccache",
+            "xh: known over cargo",
+            "xh: known over an archive",
+            "xh: known, empty store and a remote, over cargo",
+            "xh: each program known, over kache",
+            "xh: the first build over cargo",
+        ],
+    ));
+    let over = |group, case, other| of.ratio((group, case), (group, other));
+    measures.extend([
+        ("lua: known over firebuild", over(LUA, RIFT, FIREBUILD), AtMost(1.2)),
+        ("lua: known over ccache", over(LUA, RIFT, CCACHE), AtMost(1.0)),
+        ("lua: known over make", over(LUA, RIFT, MAKE), Reported),
+        ("lua: the first build over make", over(LUA, RECORDING, MAKE), AtMost(1.08)),
+        ("git: known over firebuild", over(GIT, RIFT, FIREBUILD), AtMost(1.2)),
+        ("git: known over ccache", over(GIT, RIFT, CCACHE), AtMost(1.0)),
+        ("git: known over make", over(GIT, RIFT, MAKE), Reported),
+        ("git: the first build over make", over(GIT, RECORDING, MAKE), AtMost(1.08)),
+    ]);
+    measures
+}
+
+/// The same of each project of crates, under names of its own.
+fn of_crates(of: &Of<'_>, group: &'static str, names: [&'static str; 8]) -> [Measure; 8] {
+    let over = |case, other| of.ratio((group, case), (group, other));
+    let found = [
+        (over(RIFT, IDLE), AtMost(3.0)),
+        (over(RIFT, KACHE), AtMost(1.0 / 3.0)),
+        (over(RIFT, SCCACHE), AtMost(1.0 / 40.0)),
+        (over(RIFT, CARGO), AtMost(0.01)),
+        (over(RIFT, ARCHIVE), Reported),
+        (over(REMOTE, CARGO), AtMost(1.0 / 30.0)),
+        (over(ACTIONS, KACHE), AtMost(1.0)),
+        (over(RECORDING, CARGO), AtMost(1.05)),
+    ];
+    let mut names = names.into_iter();
+    found.map(|(value, target)| (names.next().unwrap_or_default(), value, target))
 }
 
 impl Suite<'_> {
@@ -56,120 +198,267 @@ impl Suite<'_> {
         report: &mut Report,
         save: &dyn Fn(&Report) -> Result<()>,
     ) -> Result<()> {
-        let at = self.folder("ripgrep");
-        fs::create_dir_all(&at)?;
-        let mut fetch = self.sandbox.command(&at, "sh");
-        fetch.args(["-ec", FETCH]);
-        with_toolchain(&mut fetch);
-        self.quietly(fetch)?;
-        let mut version = self.plain(&at, Path::new("cargo"), &["--version"]);
+        let mut version = self.plain(&self.sandbox.path(""), Path::new("cargo"), &["--version"]);
         with_toolchain(&mut version);
         let version = self.sandbox.run(&mut version)?.success()?.stdout;
         report.versions = format!("{}, {}", version.trim_end(), report.versions);
+        for project in PROJECTS {
+            let wanted = |name: &&&str| self.wants(project.group, name);
+            let is_edited = project.group == RIPGREP && self.wants(EDITED, RIFT);
+            if !project.cases().iter().any(|name| wanted(&name)) && !is_edited {
+                continue;
+            }
+            let at = self.folder(project.name);
+            fs::create_dir_all(&at)?;
+            let script = if project.is_c() { FETCH_SOURCE } else { FETCH_CRATE };
+            let mut fetch = self.sandbox.command(&at, "sh");
+            fetch.args(["-ec", script, "fetch", project.name, project.version]);
+            with_toolchain(&mut fetch);
+            self.quietly(fetch)?;
+            let work = Work {
+                suite: self,
+                project,
+                at,
+                server: Server::start()?,
+                received: RefCell::default(),
+            };
+            work.run(report, save)?;
+            if is_edited {
+                work.edit(report)?;
+            }
+            save(report)?;
+            clear(&self.folder(""))?;
+        }
+        Ok(())
+    }
+}
+
+/// A project that is built.
+struct Work<'s, 'b> {
+    suite: &'s Suite<'b>,
+    project: Project,
+    at: PathBuf,
+    /// The remote.
+    server: Server,
+    /// What each build with an empty store has received, in bytes.
+    received: RefCell<Vec<f64>>,
+}
+
+impl Work<'_, '_> {
+    fn run(&self, report: &mut Report, save: &dyn Fn(&Report) -> Result<()>) -> Result<()> {
+        let (suite, group) = (self.suite, self.project.group);
         let mut cases = Vec::new();
-        for name in [RIFT, ACTIONS, RECORDING, CARGO, IDLE, ARCHIVE, SCCACHE, KACHE] {
-            if matches!(name, SCCACHE | KACHE) && find_in_path(name).is_none() {
-                self.leave_out(report, name, "it is not installed (`cargo install --locked`)");
-            } else if self.wants(GROUP, name) {
-                cases.push(self.build_case(name, &at));
+        for name in self.project.cases() {
+            let is_peer = matches!(*name, SCCACHE | KACHE | CCACHE | FIREBUILD);
+            if !suite.wants(group, name) {
+                continue;
+            }
+            if is_peer && find_in_path(name).is_none() {
+                suite.leave_out(report, name, "it is not installed");
+            } else {
+                cases.push(self.case(name));
             }
         }
-        report.rows.extend(self.interleave(&cases, self.wanted.runs));
-        save(report)?;
-        if find_in_path(SCCACHE).is_some() {
-            let mut stop = self.sandbox.command(&at, SCCACHE);
-            stop.arg("--stop-server");
-            // It ends by itself else, after a while.
-            let _stopped = self.quietly(stop).is_ok();
+        report.rows.extend(suite.interleave(&cases, suite.wanted.runs));
+        drop(cases);
+        let archive = self.suite.folder("target.tar.zst").metadata().map(|stat| stat.len() as f64);
+        if let (Some(received), Ok(archive)) = (median(self.received.take()), archive)
+            && group == RIPGREP
+        {
+            let fixture = suite.fixture.name();
+            let (name, value) = (MOVED.to_owned(), received / archive);
+            report.figures.push(Figure { fixture, name, value, unit: "" });
         }
-        clear(&self.folder(""))
+        save(report)?;
+        if find_in_path(SCCACHE).is_some() && !self.project.is_c() {
+            let mut stop = suite.sandbox.command(&self.at, SCCACHE);
+            stop.arg("--stop-server").env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
+            // It ends by itself else, after a while.
+            let _stopped = suite.quietly(stop).is_ok();
+        }
+        Ok(())
     }
 
-    fn build_case<'a>(&'a self, name: &'static str, at: &Path) -> Case<'a> {
-        let (before, run, check) = (at.to_owned(), at.to_owned(), at.to_owned());
+    fn case(&self, name: &'static str) -> Case<'_> {
         Case {
-            group: GROUP,
+            group: self.project.group,
             name,
-            project: at.to_owned(),
-            before: Box::new(move |round| self.begin(name, &before, round)),
-            run: Box::new(move |_| self.once(name, &run)),
-            check: Check::Own(Box::new(move || self.is_fresh(&check))),
+            project: self.at.clone(),
+            before: Box::new(move |round| self.begin(name, round)),
+            run: Box::new(move |_| {
+                let sample = self.once(name, &self.at)?;
+                if name == REMOTE {
+                    self.received.borrow_mut().push(self.server.sent("/") as f64);
+                }
+                Ok(sample)
+            }),
+            check: Check::Own(Box::new(move || self.is_fresh(&self.at))),
             count: Box::new(|| Ok(0)),
             after: Box::new(|| Ok(())),
         }
     }
 
-    /// Prepares a fresh checkout without `target`, and fills caches before the first round.
-    fn begin(&self, name: &str, at: &Path, round: usize) -> Result<()> {
-        let target = at.join("target");
-        if name == RECORDING {
-            clear(&self.folder("store-new"))?;
+    /// Removes what was made.
+    fn clean(&self) -> Result<()> {
+        if !self.project.is_c() {
+            return clear(&self.at.join("target"));
         }
-        if round == 0 && name != CARGO && name != RECORDING {
-            clear(&target)?;
+        let clean = self.suite.plain(&self.at, Path::new("make"), &["-s", "clean"]);
+        self.suite.quietly(clean)
+    }
+
+    /// Prepares a fresh checkout where nothing is made, and fills caches before the first round.
+    fn begin(&self, name: &str, round: usize) -> Result<()> {
+        let plain = if self.project.is_c() { MAKE } else { CARGO };
+        if matches!(name, RECORDING | REMOTE) {
+            clear(&self.suite.folder("store-new"))?;
+        }
+        if round == 0 && ![MAKE, CARGO, RECORDING].contains(&name) {
+            self.clean()?;
             match name {
                 // What is packed, or looked at, cargo has made.
-                IDLE | ARCHIVE => self.once(CARGO, at)?,
-                _ => self.once(name, at)?,
-            };
+                IDLE | ARCHIVE => drop(self.once(plain, &self.at)?),
+                REMOTE => self.share()?,
+                _ => drop(self.once(name, &self.at)?),
+            }
             if name == ARCHIVE {
-                let mut pack = self.sandbox.command(at, "sh");
+                let mut pack = self.suite.sandbox.command(&self.at, "sh");
                 pack.args(["-ec", "tar cf - target | zstd -q -3 -f -o ../target.tar.zst"]);
-                self.quietly(pack)?;
+                self.suite.quietly(pack)?;
             }
         }
         if name == IDLE {
             // What was there before may be of another case.
-            if self.is_fresh(at).is_err() {
-                self.once(CARGO, at)?;
+            if self.is_fresh(&self.at).is_err() {
+                self.once(plain, &self.at)?;
             }
             return Ok(());
         }
-        clear(&target)?;
-        // An archive is of use only where sources have the times that they had.
-        if name != ARCHIVE {
-            touch(at)?;
+        self.clean()?;
+        if name == REMOTE {
+            // What counts is what comes now.
+            let _before: u64 = self.server.sent("/");
+        }
+        // An archive is of use only where sources have the times that they had; make looks at none of what is not made.
+        if name != ARCHIVE && !self.project.is_c() {
+            touch(&self.at)?;
         }
         Ok(())
     }
 
+    /// Lets somebody build who may tell others.
+    fn share(&self) -> Result<()> {
+        let mut key = self.suite.rift_in(&self.at, "store-producer", &["key", "new", "bench"])?;
+        self.suite.quietly(self.reached(&mut key))?;
+        let words = ["cargo", "build", "--offline", "-q"];
+        let mut make = self.suite.rift(&self.at, "store-producer", &[], &words)?;
+        with_toolchain(&mut make);
+        self.suite.quietly(self.reached(&mut make))?;
+        clear(&self.suite.folder("store-producer"))?;
+        self.clean()?;
+        self.server.pace(PACE);
+        Ok(())
+    }
+
+    /// Lets a command of rift's reach the remote.
+    fn reached(&self, command: &mut Command) -> Command {
+        command
+            .env("RIFT_REMOTE", "s3://bucket/team")
+            .env("AWS_ENDPOINT_URL", self.server.endpoint())
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "bench")
+            .env("AWS_SECRET_ACCESS_KEY", "bench");
+        std::mem::replace(command, Command::new("true"))
+    }
+
+    /// Returns what a build takes, by each.
     fn once(&self, name: &str, at: &Path) -> Result<Sample> {
-        let build = ["cargo", "build", "--offline", "-q"];
+        let (suite, is_c) = (self.suite, self.project.is_c());
+        let build: Vec<&str> = match is_c {
+            true => [&["make", "-s", "-j2"], self.project.words].concat(),
+            false => vec!["cargo", "build", "--offline", "-q"],
+        };
         let mut command = match name {
-            RIFT => self.rift(at, "store", &[], &build)?,
-            ACTIONS => self.rift(at, "store-alone", &[], &build)?,
-            RECORDING => self.rift(at, "store-new", &[], &build)?,
+            RIFT => suite.rift(at, "store", &[], &build)?,
+            ACTIONS => suite.rift(at, "store-alone", &[], &build)?,
+            RECORDING => suite.rift(at, "store-new", &[], &build)?,
+            REMOTE => {
+                let mut command = suite.rift(at, "store-new", &[], &build)?;
+                self.reached(&mut command)
+            }
             ARCHIVE => {
-                let mut command = self.sandbox.command(at, "sh");
+                let mut command = suite.sandbox.command(at, "sh");
                 let line = "zstd -q -d -c ../target.tar.zst | tar xf - && cargo build --offline -q";
                 command.args(["-ec", line]);
                 command
             }
-            _ => self.plain(at, Path::new(build[0]), &build[1..]),
+            FIREBUILD => suite.plain(at, Path::new(FIREBUILD), &[&["--"], &build[..]].concat()),
+            CCACHE => {
+                suite.plain(at, Path::new(build[0]), &[&build[1..], &["CC=ccache cc"]].concat())
+            }
+            _ => suite.plain(at, Path::new(build[0]), &build[1..]),
         };
         with_toolchain(&mut command);
+        command.env("FIREBUILD_CACHE_DIR", suite.folder("firebuild"));
+        command.env("CCACHE_DIR", suite.folder("ccache"));
         match name {
             ACTIONS => drop(command.env("RIFT_TARGET_CACHE", "false")),
             SCCACHE | KACHE => {
                 command.env("RUSTC_WRAPPER", name).env("CARGO_INCREMENTAL", "0");
-                command.env("SCCACHE_DIR", self.folder("sccache"));
-                command.env("KACHE_CACHE_DIR", self.folder("kache"));
+                command.env("SCCACHE_DIR", suite.folder("sccache"));
+                command.env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
+                command.env("KACHE_CACHE_DIR", suite.folder("kache"));
             }
             _ => {}
         }
-        measure::command(&command, at, &self.sandbox.path("log"))
+        measure::command(&command, at, &suite.sandbox.path("log"))
     }
 
-    /// Tells whether cargo by itself has nothing to do, and the program works.
+    /// Tells whether cargo or make by itself has nothing to do, and the program works.
     fn is_fresh(&self, at: &Path) -> Result<()> {
-        let mut again = self.plain(at, Path::new("cargo"), &["build", "--offline"]);
-        with_toolchain(&mut again);
-        let ran = self.sandbox.run(&mut again)?.success()?;
-        // Caches of compilers are told apart by cargo, which they are a wrapper of.
-        ensure!(!ran.stderr.contains("Compiling"), "cargo compiles: {}", ran.stderr);
-        let mut program = self.plain(at, &at.join("target/debug/rg"), &["--version"]);
-        let said = self.sandbox.run(&mut program)?;
-        ensure!(said.success()?.stdout.contains("ripgrep 14.1.1"), "it is not ripgrep");
+        if self.project.is_c() {
+            let words = [&["-q"], self.project.words].concat();
+            // Lua's own makefile makes its first target anew each time.
+            if self.project.group == GIT {
+                self.suite.quietly(self.suite.plain(at, Path::new("make"), &words))?;
+            }
+        } else {
+            let mut again = self.suite.plain(at, Path::new("cargo"), &["build", "--offline"]);
+            with_toolchain(&mut again);
+            let ran = self.suite.sandbox.run(&mut again)?.success()?;
+            // Caches of compilers are told apart by cargo, which they are a wrapper of.
+            ensure!(!ran.stderr.contains("Compiling"), "cargo compiles: {}", ran.stderr);
+        }
+        let program = at.join(self.project.program);
+        self.suite.quietly(self.suite.plain(at, &program, &[self.project.asked]))
+    }
+
+    /// Measures a build that goes on with its `target` when one source has changed.
+    fn edit(&self, report: &mut Report) -> Result<()> {
+        let mut cases = Vec::new();
+        for (name, folder) in [(RIFT, "edited-rift"), (CARGO, "edited-cargo")] {
+            let at = self.suite.folder(folder);
+            let mut copy = self.suite.sandbox.command(&self.at, "cp");
+            self.suite.quietly(std::mem::replace(
+                copy.arg("-a").arg(&self.at).arg(&at),
+                Command::new("true"),
+            ))?;
+            let (edited, built) = (at.join("crates/core/main.rs"), at.clone());
+            cases.push(Case {
+                group: EDITED,
+                name,
+                project: at,
+                before: Box::new(move |round| {
+                    let text = fs::read_to_string(&edited)?;
+                    Ok(fs::write(&edited, format!("{text}// {round}\n"))?)
+                }),
+                run: Box::new(move |_| self.once(name, &built)),
+                check: Check::Own(Box::new(|| Ok(()))),
+                count: Box::new(|| Ok(0)),
+                after: Box::new(|| Ok(())),
+            });
+        }
+        report.rows.extend(self.suite.interleave(&cases, self.suite.wanted.runs));
         Ok(())
     }
 }
