@@ -213,38 +213,45 @@ impl Kept {
     /// # Errors
     /// What is wrong with it.
     pub fn entry(&self) -> anyhow::Result<Entry> {
-        Ok(serde_json::from_slice(&self.bytes(ABOUT)?)?)
+        Ok(serde_json::from_slice(self.bytes(ABOUT)?.0)?)
     }
 
-    /// Returns the bytes of one of its files, which are checked.
+    /// Returns the bytes of one of its files, which are checked, and their hash.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn bytes(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+    pub fn bytes(&self, name: &str) -> anyhow::Result<(&[u8], BlobHash)> {
         let manifest = self.tree.manifest();
         let id = manifest.child_named(self.folder, name.as_bytes()).context("it is not there")?;
         let Some(EntryKind::File { blob, size }) = manifest.kind(id) else {
             bail!("it is no file")
         };
         let bytes = self.tree.bytes(&self.tree.sidecar(), blob, size);
-        let bytes = bytes.context("the store has lost it")?.to_vec();
-        let hash = BlobHash::from_bytes(*blake3::hash(&bytes).as_bytes());
+        let bytes = bytes.context("the store has lost it")?;
+        let hash = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
         if manifest.blob_hash(blob) != Some(hash) {
             bail!("the store's bytes are damaged");
         }
-        Ok(bytes)
+        Ok((bytes, hash))
     }
 }
 
 impl Entry {
+    /// Returns a place that what it left names and that is another one here.
+    #[must_use]
+    pub fn elsewhere(&self, roots: &Roots) -> Option<&str> {
+        let is_here = |(letter, place): &&(char, String)| {
+            roots.place(*letter).is_some_and(|here| escaped(here) == *place)
+        };
+        let other = self.pinned.iter().find(|pinned| !is_here(pinned));
+        other.map(|(_, place)| place.as_str())
+    }
+
     /// Tells why it is of no use now: how many things are not as they were found, and the first of them; nothing where all are.
     #[must_use]
     pub fn differs(&self, roots: &Roots, look: &mut Look<'_>) -> Option<(usize, String)> {
-        for (letter, place) in &self.pinned {
-            let here = roots.place(*letter).map(escaped);
-            if here.as_ref() != Some(place) {
-                return Some((usize::MAX, format!("what it left names `{place}`")));
-            }
+        if let Some(place) = self.elsewhere(roots) {
+            return Some((usize::MAX, format!("what it left names `{place}`")));
         }
         let mut differing = self.observations.iter().filter(|one| !look.holds(roots, one));
         let first = differing.next()?;

@@ -1,5 +1,6 @@
 //! What is done in the place of a program: its result, where it is known; else it runs, and is recorded.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -191,10 +192,10 @@ impl Stand {
         // All that may be missing is looked for before anything is changed.
         let (mut files, mut made) = (Vec::new(), HashSet::new());
         for left in &entry.left {
-            let bytes = match left {
+            match left {
                 Left::Directory(path) => {
                     made.insert(path_of(path)?);
-                    Vec::new()
+                    continue;
                 }
                 Left::File { path, name, is_text, .. } => {
                     let path = path_of(path)?;
@@ -204,17 +205,19 @@ impl Stand {
                     if !made.contains(folder) && !folder.is_dir() {
                         bail!("`{}` is no folder", folder.display());
                     }
-                    let bytes = kept.bytes(name)?;
-                    match is_text {
+                    let (bytes, hash) = kept.bytes(name)?;
+                    files.push(match is_text {
                         true => {
-                            roots.lengthen(&bytes).context("it names a place that is not here")?
+                            let text = roots.lengthen(bytes);
+                            let text = text.context("it names a place that is not here")?;
+                            let hash = BlobHash::from_bytes(*blake3::hash(&text).as_bytes());
+                            (Cow::Owned(text), hash)
                         }
-                        false => bytes,
-                    }
+                        false => (Cow::Borrowed(bytes), hash),
+                    });
                 }
-                _ => Vec::new(),
-            };
-            files.push(bytes);
+                _ => {}
+            }
         }
         let mut said = Vec::new();
         for (stream, text) in &entry.said {
@@ -222,9 +225,13 @@ impl Stand {
             let bytes = roots.lengthen(bytes.as_os_str().as_bytes());
             said.push((*stream, bytes.context("it names a place that is not here")?));
         }
-        for (left, bytes) in entry.left.iter().zip(&files) {
+        let mut files = files.into_iter();
+        for left in &entry.left {
             match left {
-                Left::File { path, mode, .. } => self.write(&path_of(path)?, *mode, bytes)?,
+                Left::File { path, mode, .. } => {
+                    let (bytes, hash) = files.next().context("a file was not looked for")?;
+                    self.write(&path_of(path)?, *mode, &bytes, hash)?;
+                }
                 // In the order in which they were made, those above come first.
                 Left::Directory(path) => match fs::create_dir(path_of(path)?) {
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -249,7 +256,7 @@ impl Stand {
     }
 
     /// Writes a file under another name first, so that nobody sees a part of it.
-    fn write(&self, path: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+    fn write(&self, path: &Path, mode: u32, bytes: &[u8], hash: BlobHash) -> anyhow::Result<()> {
         let folder = path.parent().context("it has no folder")?;
         let mut name = OsString::from(".rift-");
         name.push(std::process::id().to_string());
@@ -266,7 +273,6 @@ impl Stand {
         renamed.with_context(|| format!("could not write `{}`", path.display()))?;
         // Who comes next in this run has not to read it for its hash.
         if let Ok(stat) = path.symlink_metadata() {
-            let hash = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
             self.hashes.note(&FileStamp::of(&stat), hash);
         }
         Ok(())
