@@ -206,7 +206,7 @@ impl<'t> Writer<'t> {
         self.make_directory(None, root.as_os_str(), EntryId::ROOT, root)?;
         self.cut(EntryId::ROOT, root, limit, &weights, &mut parts, &mut above)?;
         let written = self.write_parts(&parts)?;
-        let touched = self.link_far_twins(root)?;
+        let touched = self.link_twins(root)?;
         let finished = above.len() as u64;
         above.extend(touched);
         for (directory, path) in above.iter().rev() {
@@ -246,11 +246,10 @@ impl<'t> Writer<'t> {
         one.starts_with(&other) || other.starts_with(&one)
     }
 
-    /// Links the files whose twins are in other directories, when these are written; returns the directories that were changed by that.
-    fn link_far_twins(&self, root: &Path) -> Result<Vec<(EntryId, PathBuf)>> {
+    /// Links files to their twins, when these are written; returns the directories that were changed by that.
+    fn link_twins(&self, root: &Path) -> Result<Vec<(EntryId, PathBuf)>> {
         let mut touched = Vec::new();
-        let far = self.twins.iter().filter(|(id, twin)| !self.are_neighbors(**id, **twin));
-        for (id, twin) in far {
+        for (id, twin) in &self.twins {
             let [path, from] = [*id, *twin].map(|id| root.join(relative_path(&self.manifest, id)));
             let folder = path.parent().unwrap_or(root).to_owned();
             if std::fs::hard_link(from, &path).is_err() {
@@ -261,10 +260,6 @@ impl<'t> Writer<'t> {
             touched.push((self.manifest.parent(*id).unwrap_or(EntryId::ROOT), folder));
         }
         Ok(touched)
-    }
-
-    fn are_neighbors(&self, one: EntryId, other: EntryId) -> bool {
-        self.manifest.parent(one) == self.manifest.parent(other)
     }
 
     /// Makes directory `id`, without its entries, as `name` in `parent`, which is at `path`.
@@ -470,9 +465,8 @@ impl<'t> Writer<'t> {
                     written.linked += 1;
                     return Ok(());
                 }
-                if let Some(twin) = self.twins.get(&id)
-                    && (!self.are_neighbors(id, *twin) || self.link_twin(parent, name, *twin))
-                {
+                // It is linked when all others are there.
+                if self.twins.contains_key(&id) {
                     return Ok(());
                 }
                 self.write_file_as(parent.opened, name, id, parent.path).map(drop)
@@ -486,13 +480,6 @@ impl<'t> Writer<'t> {
                     .map_err(|error| Error::io("set the time of", &path())(error))
             }
         }
-    }
-
-    /// Links a file to a twin beside it; `false` when that is not there yet, or can't be linked.
-    fn link_twin(&self, parent: Place<'_>, name: &OsStr, twin: EntryId) -> bool {
-        let from = OsStr::from_bytes(self.manifest.name(twin).unwrap_or_default());
-        let (folder, flags) = (parent.opened, AtFlags::empty());
-        rustix::fs::linkat(folder, from, folder, name, flags).is_ok()
     }
 
     /// Links a file to the loose form; `false` when it has to be written.
