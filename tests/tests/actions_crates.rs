@@ -198,6 +198,24 @@ fn all_that_cargo_makes_is_there_again() {
     assert!(fs::read(root.join("target/debug/app")).unwrap() == library);
 }
 
+/// Who is at work does not wait for what is soon another thing.
+#[test]
+fn an_edit_is_kept_where_others_need_it() {
+    let Some(story) = Story::new("an_edit_is_kept_where_others_need_it") else { return };
+    story.build(&story.root, &["build"], &[]);
+    for (env, how) in [(None, "goes on with what it has compiled"), (Some("CI"), "is kept")] {
+        let text = format!("fn main() {{ println!(\"{how}\"); }}\n");
+        story.write("app/src/main.rs", &text);
+        let mut command = story.command(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+        command.envs(env.map(|name| (name, "true")));
+        story.sandbox.run(&mut command).unwrap().success().unwrap();
+        let why = story.run(&story.root, &["rift", "why"]).success().unwrap().stdout;
+        let of_app = |line: &&str| line.contains("rustc app: ") && line.contains(how);
+        assert!(why.lines().any(|line| of_app(&line)), "{why}");
+        assert_eq!(story.said(&story.root), how);
+    }
+}
+
 #[test]
 fn whatever_is_compiled_in_is_followed() {
     let Some(story) = Story::new("whatever_is_compiled_in_is_followed") else { return };

@@ -84,6 +84,8 @@ pub struct Settings {
     pub opted: Vec<String>,
     /// Compilers are told to leave the places of checkouts out, see `remap.rs`.
     pub remaps: bool,
+    /// Nothing is kept of compilers that go on with what they have compiled before: what somebody is at work on is soon another thing.
+    pub spares_edits: bool,
 }
 
 impl Settings {

@@ -65,7 +65,7 @@ pub fn run() -> ExitCode {
                 {
                     keeper::wait_for(&stand.folder);
                 }
-                let journal = stand.journal().ok();
+                let journal = stand.begin_journal();
                 let words = [words, stand.more_words].concat();
                 become_program(&program, &words, journal.as_deref())
             }
@@ -276,6 +276,17 @@ impl Stand {
             self.hashes.note(&FileStamp::of(&stat), hash);
         }
         Ok(())
+    }
+
+    /// Begins a journal for the program, if its result is worth keeping.
+    fn begin_journal(&self) -> Option<PathBuf> {
+        let goes_on = |word: &OsString| word.as_bytes().starts_with(b"incremental=");
+        if self.settings.spares_edits && self.words.iter().any(goes_on) {
+            let why = "it goes on with what it has compiled before";
+            self.note(Outcome::Refused(why.to_owned()), None);
+            return None;
+        }
+        self.journal().ok()
     }
 
     /// Begins a journal for the program.

@@ -231,6 +231,7 @@ fn begin(
         verifies: context.config.verifies_always(),
         opted: context.config.programs().to_vec(),
         remaps: context.config.remaps_paths(),
+        spares_edits: options.spares_edits,
     };
     let keeper = Keeper::begin(store, &settings)?;
     let opted = context.config.programs().iter().map(String::as_str);

@@ -273,6 +273,7 @@ impl Work<'_, '_> {
         if find_in_path(SCCACHE).is_some() && !self.project.is_c() {
             let mut stop = suite.sandbox.command(&self.at, SCCACHE);
             stop.arg("--stop-server").env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
+            stop.env("HOME", std::env::var_os("HOME").unwrap_or_default());
             // It ends by itself else, after a while.
             let _stopped = suite.quietly(stop).is_ok();
         }
@@ -292,7 +293,7 @@ impl Work<'_, '_> {
                 }
                 Ok(sample)
             }),
-            check: Check::Own(Box::new(move || self.is_fresh(&self.at))),
+            check: Check::Own(Box::new(move || self.is_fresh(name, &self.at))),
             count: Box::new(|| Ok(0)),
             after: Box::new(|| Ok(())),
         }
@@ -313,6 +314,9 @@ impl Work<'_, '_> {
         if matches!(name, RECORDING | REMOTE) {
             clear(&self.suite.folder("store-new"))?;
         }
+        if round == 0 && name == SCCACHE {
+            self.start_server()?;
+        }
         if round == 0 && ![MAKE, CARGO, RECORDING].contains(&name) {
             self.clean()?;
             match name {
@@ -329,7 +333,7 @@ impl Work<'_, '_> {
         }
         if name == IDLE {
             // What was there before may be of another case.
-            if self.is_fresh(&self.at).is_err() {
+            if self.is_fresh(name, &self.at).is_err() {
                 self.once(plain, &self.at)?;
             }
             return Ok(());
@@ -344,6 +348,16 @@ impl Work<'_, '_> {
             touch(&self.at)?;
         }
         Ok(())
+    }
+
+    /// Starts sccache's server outside of the sandbox, which waits between cases until all of its own processes have ended.
+    fn start_server(&self) -> Result<()> {
+        let mut start = self.suite.sandbox.command(&self.at, SCCACHE);
+        start.arg("--start-server").env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
+        start.env("SCCACHE_DIR", self.suite.folder("sccache")).env("SCCACHE_IDLE_TIMEOUT", "300");
+        start.env("HOME", std::env::var_os("HOME").unwrap_or_default());
+        with_toolchain(&mut start);
+        self.suite.quietly(start)
     }
 
     /// Lets somebody build who may tell others.
@@ -415,7 +429,7 @@ impl Work<'_, '_> {
     }
 
     /// Tells whether cargo or make by itself has nothing to do, and the program works.
-    fn is_fresh(&self, at: &Path) -> Result<()> {
+    fn is_fresh(&self, name: &str, at: &Path) -> Result<()> {
         if self.project.is_c() {
             let words = [&["-q"], self.project.words].concat();
             // Lua's own makefile makes its first target anew each time.
@@ -425,8 +439,10 @@ impl Work<'_, '_> {
         } else {
             let mut again = self.suite.plain(at, Path::new("cargo"), &["build", "--offline"]);
             with_toolchain(&mut again);
+            if matches!(name, SCCACHE | KACHE) {
+                again.env("CARGO_INCREMENTAL", "0");
+            }
             let ran = self.suite.sandbox.run(&mut again)?.success()?;
-            // Caches of compilers are told apart by cargo, which they are a wrapper of.
             ensure!(!ran.stderr.contains("Compiling"), "cargo compiles: {}", ran.stderr);
         }
         let program = at.join(self.project.program);
