@@ -180,11 +180,11 @@ fn of_crates(of: &Of<'_>, group: &'static str, names: [&'static str; 8]) -> [Mea
     let over = |case, other| of.ratio((group, case), (group, other));
     let found = [
         (over(RIFT, IDLE), AtMost(3.0)),
-        (over(RIFT, KACHE), AtMost(1.0 / 3.0)),
-        (over(RIFT, SCCACHE), AtMost(1.0 / 40.0)),
+        (over(RIFT, KACHE), AtMost(0.333)),
+        (over(RIFT, SCCACHE), AtMost(0.025)),
         (over(RIFT, CARGO), AtMost(0.01)),
         (over(RIFT, ARCHIVE), Reported),
-        (over(REMOTE, CARGO), AtMost(1.0 / 30.0)),
+        (over(REMOTE, CARGO), AtMost(0.033)),
         (over(ACTIONS, KACHE), AtMost(1.0)),
         (over(RECORDING, CARGO), AtMost(1.05)),
     ];
