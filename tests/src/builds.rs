@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::need::{Need, have};
-use crate::sandbox::{Ran, Sandbox};
+use crate::sandbox::{self, Ran, Sandbox};
 
 /// The project.
 const FILES: &[(&str, &str)] = &[
@@ -59,11 +59,7 @@ impl Story {
 
     /// Writes the project into a folder.
     pub fn check_out(&self, root: &Path) {
-        for (name, text) in FILES {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
+        sandbox::check_out(root, FILES).unwrap();
         // Where a project begins.
         fs::create_dir_all(root.join(".git")).unwrap();
     }
@@ -80,15 +76,7 @@ impl Story {
 
     /// Prepares a command that nobody types to, in the language of the tests.
     pub fn command(&self, at: &Path, words: &[&str]) -> Command {
-        let mut command = match words {
-            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
-            [program, rest @ ..] => {
-                let mut command = self.sandbox.command(at, program);
-                command.args(rest);
-                command
-            }
-            [] => unreachable!("a command has words"),
-        };
+        let mut command = self.sandbox.typed(at, words).unwrap();
         command.env("LC_ALL", "C").stdin(Stdio::null());
         command
     }

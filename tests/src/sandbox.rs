@@ -72,6 +72,19 @@ impl std::fmt::Display for Ran {
     }
 }
 
+/// Writes files below a folder, as a checkout does: with the time of now.
+///
+/// # Errors
+/// What the system says.
+pub fn check_out(root: &Path, files: &[(&str, &str)]) -> Result<()> {
+    for (name, text) in files {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(root))?;
+        fs::write(path, text)?;
+    }
+    Ok(())
+}
+
 /// Lets cargo find the machine's toolchain and what is downloaded, whatever the sandbox's home is.
 pub fn with_toolchain(command: &mut Command) {
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
@@ -142,6 +155,22 @@ impl Sandbox {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.path("store")
+    }
+
+    /// Returns the command of these words in the folder `inside`, `rift` being the one under test.
+    ///
+    /// # Errors
+    /// No word, or no binary of rift's.
+    pub fn typed(&self, inside: &Path, words: &[&str]) -> Result<Command> {
+        match words {
+            ["rift", rest @ ..] => self.rift(inside, rest),
+            [program, rest @ ..] => {
+                let mut command = self.command(inside, program);
+                command.args(rest);
+                Ok(command)
+            }
+            [] => bail!("a command has words"),
+        }
     }
 
     /// Returns a command with a clean environment, in the folder `inside`.

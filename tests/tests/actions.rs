@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rift_tests::builds::{Made, Story};
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Ran, Sandbox, with_toolchain};
+use rift_tests::sandbox::{self, Ran, Sandbox, with_toolchain};
 
 const ALL: [&str; 4] = ["ar part.o", "cc app", "cc main.c", "cc part.c"];
 const NONE: [&str; 0] = [];
@@ -369,21 +369,11 @@ fn crates_are_there_again_in_another_checkout() {
     let sandbox = Sandbox::new("crates_are_there_again_in_another_checkout").unwrap();
     let check_out = |name: &str| {
         let root = sandbox.path(name);
-        for (name, text) in CRATES {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
+        sandbox::check_out(&root, CRATES).unwrap();
         root
     };
     let run = |root: &Path, words: &[&str]| {
-        let mut command = match words {
-            ["rift", rest @ ..] => sandbox.rift(root, rest).unwrap(),
-            _ => sandbox.command(root, words[0]),
-        };
-        if words[0] != "rift" {
-            command.args(&words[1..]);
-        }
+        let mut command = sandbox.typed(root, words).unwrap();
         with_toolchain(&mut command);
         command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
         sandbox.run(&mut command).unwrap().success().unwrap()

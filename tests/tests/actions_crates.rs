@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Ran, Sandbox, with_toolchain};
+use rift_tests::sandbox::{self, Ran, Sandbox, with_toolchain};
 
 /// All kinds of crates: a macro that reads a file, a library for C, a program that holds places and variables.
 const FILES: &[(&str, &str)] = &[
@@ -101,11 +101,7 @@ impl Story {
     }
 
     fn check_out(&self, root: &Path) {
-        for (name, text) in FILES {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
+        sandbox::check_out(root, FILES).unwrap();
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -113,15 +109,7 @@ impl Story {
     }
 
     fn command(&self, at: &Path, words: &[&str]) -> Command {
-        let mut command = match words {
-            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
-            [program, rest @ ..] => {
-                let mut command = self.sandbox.command(at, program);
-                command.args(rest);
-                command
-            }
-            [] => unreachable!("a command has words"),
-        };
+        let mut command = self.sandbox.typed(at, words).unwrap();
         with_toolchain(&mut command);
         command.env("CARGO_NET_OFFLINE", "true").env("RIFT_TARGET_CACHE", "false");
         command.env_remove("CARGO_TARGET_DIR");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{Ran, Sandbox, clear, with_toolchain};
+use rift_tests::sandbox::{self, Ran, Sandbox, clear, with_toolchain};
 
 const FILES: &[(&str, &str)] = &[
     ("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"app\", \"lib\", \"macros\"]\n"),
@@ -66,11 +66,7 @@ impl Story {
 
     /// Writes the workspace as a checkout does: with the time of now.
     fn check_out(&self, root: &Path) {
-        for (name, text) in FILES {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
+        sandbox::check_out(root, FILES).unwrap();
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -79,15 +75,7 @@ impl Story {
 
     /// Prepares a command that finds the machine's toolchain, whatever the sandbox's home is.
     fn command(&self, at: &Path, words: &[&str]) -> std::process::Command {
-        let mut command = match words {
-            ["rift", rest @ ..] => self.sandbox.rift(at, rest).unwrap(),
-            [program, rest @ ..] => {
-                let mut command = self.sandbox.command(at, program);
-                command.args(rest);
-                command
-            }
-            [] => unreachable!("a command has words"),
-        };
+        let mut command = self.sandbox.typed(at, words).unwrap();
         with_toolchain(&mut command);
         command.env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR");
         command

@@ -137,7 +137,7 @@ impl Entries {
     /// What the system says.
     pub fn add(store: &Store, key: &str, name: EntryName) -> anyhow::Result<()> {
         let mut all = Self::find(store, key)?;
-        all.entries.retain(|known| *known != name);
+        all.entries.retain(|known| !known.is_same(&name));
         all.entries.insert(0, name);
         all.save(store, key)
     }
@@ -148,7 +148,7 @@ impl Entries {
     /// What the system says.
     pub fn add_behind(store: &Store, key: &str, name: EntryName) -> anyhow::Result<()> {
         let mut all = Self::find(store, key)?;
-        if all.entries.contains(&name) {
+        if all.entries.iter().any(|known| known.is_same(&name)) {
             return Ok(());
         }
         // What others have used before is as good as gone.
@@ -163,16 +163,15 @@ impl Entries {
     /// What the system says.
     pub fn confirm(store: &Store, key: &str, name: &EntryName) -> anyhow::Result<()> {
         let mut all = Self::find(store, key)?;
-        for known in all.entries.iter_mut().filter(|known| *known == name) {
+        for known in all.entries.iter_mut().filter(|known| known.is_same(name)) {
             known.is_confirmed = true;
         }
         all.save(store, key)
     }
 
     fn save(mut self, store: &Store, key: &str) -> anyhow::Result<()> {
-        let all = &mut self;
-        all.entries.truncate(ENTRIES_MAX);
-        store.set_record(Kind::Plan, &record_name(key), &serde_json::to_vec(&all)?)?;
+        self.entries.truncate(ENTRIES_MAX);
+        store.set_record(Kind::Plan, &record_name(key), &serde_json::to_vec(&self)?)?;
         Ok(())
     }
 

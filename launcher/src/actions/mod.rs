@@ -152,6 +152,13 @@ pub struct EntryName {
     pub is_confirmed: bool,
 }
 
+impl EntryName {
+    /// Tells whether both lead to the same entry, whatever is known of it.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.tree, &self.folder) == (&other.tree, &other.folder)
+    }
+}
+
 /// How it went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rift_cas::Store;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, Kept};
+use super::entry::{Entry, Kept, Observation};
 use super::{EntryName, Event, Outcome};
 
 /// The actions of a run. What they are told is mostly the same, and written once.
@@ -49,15 +49,6 @@ impl Process {
     #[must_use]
     pub fn name(&self) -> String {
         format!("{} {}", self.program, self.what)
-    }
-
-    /// Returns the processor time that it had taken when it was recorded, in nanoseconds, if it was reused.
-    #[must_use]
-    pub fn saved_ns(&self) -> Option<u64> {
-        match self.outcome {
-            Outcome::Reused(cpu_ns) => Some(cpu_ns),
-            _ => None,
-        }
     }
 
     fn entry(&self, store: &Store) -> Option<Entry> {
@@ -186,7 +177,12 @@ fn difference(before: &Process, after: &Process, store: &Store) -> Option<String
     if before.key != after.key {
         return Some(told(before, after));
     }
-    if before.entry.is_some() && before.entry == after.entry {
+    if before
+        .entry
+        .as_ref()
+        .zip(after.entry.as_ref())
+        .is_some_and(|(one, other)| one.is_same(other))
+    {
         return None;
     }
     match (before.entry(store), after.entry(store)) {
@@ -226,19 +222,16 @@ fn told(before: &Process, after: &Process) -> String {
 
 fn found(before: &Entry, after: &Entry) -> Option<String> {
     for is in &after.observations {
-        let same_place = before.observations.iter();
-        let was = same_place
-            .filter(|was| (&was.path, was.is_itself) == (&is.path, is.is_itself))
-            .collect::<Vec<_>>();
-        if let Some(was) = was.first()
-            && !was.eq(&is)
+        let is_it = |was: &&Observation| (&was.path, was.is_itself) == (&is.path, is.is_itself);
+        if let Some(was) = before.observations.iter().find(is_it)
+            && was != is
         {
             return Some(format!("`{}` {}", shown(&is.path), was.found.differs()));
         }
     }
     let only = |of: &Entry, not: &Entry| {
-        let is_there = |one: &&super::entry::Observation| !not.observations.contains(one);
-        of.observations.iter().find(is_there).map(|one| shown(&one.path))
+        let is_new = |one: &&Observation| !not.observations.contains(one);
+        of.observations.iter().find(is_new).map(|one| shown(&one.path))
     };
     if let Some(path) = only(after, before) {
         return Some(format!("`{path}` was looked at only the second time"));
@@ -277,7 +270,8 @@ mod tests {
         assert_eq!((&read, read.lines().count()), (&parts, 3));
         let [a, b] = &read.processes()[..] else { panic!("{read:?}") };
         assert_eq!((&a.outcome, a.differed.as_deref()), (&Outcome::Kept, Some("`x` differs")));
-        assert_eq!((b.saved_ns(), b.told.as_slice()), (Some(7), &["word 1=b".to_owned()][..]));
+        let told = &["word 1=b".to_owned()][..];
+        assert_eq!((&b.outcome, b.told.as_slice()), (&Outcome::Reused(7), told));
     }
 
     #[test]

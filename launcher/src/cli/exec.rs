@@ -140,7 +140,6 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
     let is_virtual = context.config.shows_virtually();
     let views = args.trees.iter().map(|tree| show_tree(tree, args.private || is_virtual, context));
     let options = ExecOptions {
-        spares_edits: false,
         is_private: args.private,
         is_virtual,
         views: views.collect::<anyhow::Result<_>>()?,

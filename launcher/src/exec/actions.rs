@@ -110,7 +110,18 @@ impl Told {
     }
 }
 
-/// Runs a command whose parts are recorded and replayed; with a key, machines share them under it.
+/// What is built.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Project<'p> {
+    /// Its folder.
+    pub(super) root: &'p Path,
+    /// Under what machines share its actions.
+    pub(super) key: Option<&'p str>,
+    /// See [`Settings::spares_edits`].
+    pub(super) spares_edits: bool,
+}
+
+/// Runs a command whose parts are recorded and replayed.
 ///
 /// # Errors
 /// Rift itself failed, and is to fail rather than fall back.
@@ -118,16 +129,15 @@ pub(super) fn run_command(
     options: &ExecOptions,
     context: &Context,
     store: &Store,
-    root: &Path,
-    key: Option<&str>,
+    project: &Project<'_>,
 ) -> anyhow::Result<(Ending, Told)> {
     let shown = private::in_reach(store, &context.cwd)?;
     if shown.iter().any(|known| known.shown_as == ShownAs::Virtual) {
         let why = "nothing is recorded of what runs: it sees trees by the shim".to_owned();
         return Ok((super::run_command(options, context)?, Told::remark(why)));
     }
-    let sharing = Sharing::begin(options, context, store, key)?;
-    let begun = begin(options, context, store, root);
+    let sharing = Sharing::begin(options, context, store, project.key)?;
+    let begun = begin(options, context, store, project);
     let (keeper, prepared) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -219,19 +229,19 @@ fn begin(
     options: &ExecOptions,
     context: &Context,
     store: &Store,
-    root: &Path,
+    project: &Project<'_>,
 ) -> anyhow::Result<(Keeper, Prepared)> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
     let settings = Settings {
         store: store.root().to_owned(),
-        roots: roots(root),
+        roots: roots(project.root),
         run: run.max(1),
         only_records: options.record_only,
         verifies: context.config.verifies_always(),
         opted: context.config.programs().to_vec(),
         remaps: context.config.remaps_paths(),
-        spares_edits: options.spares_edits,
+        spares_edits: project.spares_edits,
     };
     let keeper = Keeper::begin(store, &settings)?;
     let opted = context.config.programs().iter().map(String::as_str);
@@ -310,8 +320,8 @@ pub(super) fn run(
     started: Instant,
 ) -> anyhow::Result<Ending> {
     let key = key(&options.command, context, store);
-    let root = project(&context.cwd);
-    let (ending, told) = run_command(options, context, store, root, key.as_deref())?;
+    let project = Project { root: project(&context.cwd), key: key.as_deref(), spares_edits: false };
+    let (ending, told) = run_command(options, context, store, &project)?;
     let counts = told.counts();
     let mode = match (counts.reused, counts.run) {
         (0, 0) => Mode::Untouched,

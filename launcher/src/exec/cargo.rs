@@ -113,12 +113,14 @@ pub(super) fn run(
     let (ending, told) = match &begun {
         // Else cargo has nothing to compile, or nobody has asked for a library in all that it starts.
         Some(begun) if !is_exact && !options.is_hooked => {
-            let (root, key) = (&begun.project.root, &begun.keys.programs);
             // Else somebody is at work here; others may need what a job has made.
-            let keeps_all = begun.is_clean || options.record_only || ci::here().is_some();
-            let keeps_all = keeps_all || context.config.verifies_always();
-            let options = ExecOptions { spares_edits: !keeps_all, ..options.clone() };
-            actions::run_command(&options, context, store, root, Some(key))?
+            let keeps_all = begun.is_clean
+                || options.record_only
+                || ci::here().is_some()
+                || context.config.verifies_always();
+            let (root, key) = (&begun.project.root, Some(&*begun.keys.programs));
+            let project = actions::Project { root, key, spares_edits: !keeps_all };
+            actions::run_command(options, context, store, &project)?
         }
         _ => (super::run_command(options, context)?, Told::default()),
     };

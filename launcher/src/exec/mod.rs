@@ -45,8 +45,6 @@ pub struct ExecOptions {
     pub is_hooked: bool,
     /// Where the summary goes as JSON.
     pub summary_json: Option<PathBuf>,
-    /// Whether nothing is kept of compilers that go on with what they have compiled before.
-    pub spares_edits: bool,
     /// Whether the command has a private view.
     pub is_private: bool,
     /// Whether the command sees projections by the shim.

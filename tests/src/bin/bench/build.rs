@@ -15,7 +15,7 @@ use rift_tests::sandbox::{clear, with_toolchain};
 use rift_tests::server::Server;
 
 use crate::measure::{self, Sample};
-use crate::remote::PACE;
+use crate::remote::{PACE, reached};
 use crate::suite::{Case, Check, Suite};
 use crate::table::Target::{AtMost, Reported};
 use crate::table::{Figure, Measure, Of, Report, median};
@@ -363,26 +363,15 @@ impl Work<'_, '_> {
     /// Lets somebody build who may tell others.
     fn share(&self) -> Result<()> {
         let mut key = self.suite.rift_in(&self.at, "store-producer", &["key", "new", "bench"])?;
-        self.suite.quietly(self.reached(&mut key))?;
+        self.suite.quietly(reached(&self.server, &mut key))?;
         let words = ["cargo", "build", "--offline", "-q"];
         let mut make = self.suite.rift(&self.at, "store-producer", &[], &words)?;
         with_toolchain(&mut make);
-        self.suite.quietly(self.reached(&mut make))?;
+        self.suite.quietly(reached(&self.server, &mut make))?;
         clear(&self.suite.folder("store-producer"))?;
         self.clean()?;
         self.server.pace(PACE);
         Ok(())
-    }
-
-    /// Lets a command of rift's reach the remote.
-    fn reached(&self, command: &mut Command) -> Command {
-        command
-            .env("RIFT_REMOTE", "s3://bucket/team")
-            .env("AWS_ENDPOINT_URL", self.server.endpoint())
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_ACCESS_KEY_ID", "bench")
-            .env("AWS_SECRET_ACCESS_KEY", "bench");
-        std::mem::replace(command, Command::new("true"))
     }
 
     /// Returns what a build takes, by each.
@@ -398,7 +387,7 @@ impl Work<'_, '_> {
             RECORDING => suite.rift(at, "store-new", &[], &build)?,
             REMOTE => {
                 let mut command = suite.rift(at, "store-new", &[], &build)?;
-                self.reached(&mut command)
+                reached(&self.server, &mut command)
             }
             ARCHIVE => {
                 let mut command = suite.sandbox.command(at, "sh");

@@ -114,6 +114,17 @@ export async function load(url: string) {
 }
 ";
 
+/// Lets a command of rift's reach the remote of a server.
+pub(crate) fn reached(server: &Server, command: &mut Command) -> Command {
+    command
+        .env("RIFT_REMOTE", "s3://bucket/team")
+        .env("AWS_ENDPOINT_URL", server.endpoint())
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ACCESS_KEY_ID", "bench")
+        .env("AWS_SECRET_ACCESS_KEY", "bench");
+    std::mem::replace(command, Command::new("true"))
+}
+
 /// The network of a fixture, and what is known of it.
 struct Network<'a, 'b> {
     suite: &'a Suite<'b>,
@@ -254,15 +265,8 @@ impl Network<'_, '_> {
         Ok(())
     }
 
-    /// Lets a command of rift's reach the remote.
     fn reached(&self, command: &mut Command) -> Command {
-        command
-            .env("RIFT_REMOTE", "s3://bucket/team")
-            .env("AWS_ENDPOINT_URL", self.server.endpoint())
-            .env("AWS_REGION", "us-east-1")
-            .env("AWS_ACCESS_KEY_ID", "bench")
-            .env("AWS_SECRET_ACCESS_KEY", "bench");
-        std::mem::replace(command, Command::new("true"))
+        reached(&self.server, command)
     }
 
     /// Returns the tools that run after an install, with what their group is called.
