@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// The device of its file system, as `major:minor`.
+    pub device: String,
     /// Where it is mounted.
     pub place: PathBuf,
     /// The type of its file system.
@@ -29,11 +31,12 @@ pub fn mounts(root: &Path) -> Vec<Mount> {
 
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
-    let part = path(words.by_ref().nth(3)?);
+    let device = String::from_utf8_lossy(words.by_ref().nth(2)?).into_owned();
+    let part = path(words.next()?);
     let place = path(words.next()?);
     let mut words = words.skip_while(|word| *word != b"-").skip(1);
     let kind = String::from_utf8_lossy(words.next()?).into_owned();
-    Some(Mount { place, kind, source: path(words.next()?), part })
+    Some(Mount { device, place, kind, source: path(words.next()?), part })
 }
 
 /// Undoes the kernel's octal escapes.
@@ -56,6 +59,24 @@ pub fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
     let on = mounts.iter().enumerate().filter(|(_, mount)| path.starts_with(&mount.place));
     // Of several at one place, the last one made covers the others.
     on.max_by_key(|(at, mount)| (mount.place.components().count(), *at)).map(|(_, mount)| mount)
+}
+
+/// Tells whether a directory, or what is below it, may have another name as well, as by a bind mount; so it may where
+/// nothing is known of the mounts.
+#[must_use]
+pub fn has_other_names(mounts: &[Mount], directory: &Path) -> bool {
+    let own = mount_of(mounts, directory);
+    let Some((own, rest)) =
+        own.and_then(|own| Some((own, directory.strip_prefix(&own.place).ok()?)))
+    else {
+        return true;
+    };
+    let within = own.part.join(rest);
+    let shows_it = |other: &Mount| {
+        other.device == own.device
+            && (within.starts_with(&other.part) || other.part.starts_with(&within))
+    };
+    mounts.iter().filter(|other| shows_it(other)).count() != 1
 }
 
 /// Tells what builds an image around this process; `None` when nothing seems to.
@@ -182,6 +203,29 @@ mod tests {
         assert_eq!(kind("/mnt/with space/project"), Some("xfs"));
         assert_eq!(kind("/mnt/with"), Some("ext4"));
         assert_eq!(mount_of(&[], Path::new("/")), None);
+    }
+
+    #[test]
+    fn a_directory_has_other_names_where_its_part_is_mounted_again() {
+        let root = "27 1 253:0 / / rw - ext4 /dev/vda rw\n";
+        let has = |more: &str, directory: &str| {
+            let root = machine(&[("proc/self/mountinfo", &format!("{root}{more}"))]);
+            has_other_names(&mounts(root.path()), Path::new(directory))
+        };
+        let tree = "/home/me/tree";
+        assert!(!has("", tree));
+        assert!(has("28 27 253:0 /home /mnt rw - ext4 /dev/vda rw\n", tree), "above it");
+        assert!(
+            has("28 27 253:0 /home/me/tree/lib /mnt rw - ext4 /dev/vda rw\n", tree),
+            "below it"
+        );
+        assert!(!has("28 27 253:0 /home/you /mnt rw - ext4 /dev/vda rw\n", tree), "beside it");
+        assert!(!has("28 27 0:44 / /mnt rw - tmpfs none rw\n", tree), "another file system");
+        // A container has its workspace, and single files of the same file system.
+        let container = "28 27 253:1 /work /home/me rw - ext4 /dev/vdb rw\n\
+                         29 27 253:1 /docker/hosts /etc/hosts rw - ext4 /dev/vdb rw\n";
+        assert!(!has(container, tree));
+        assert!(has_other_names(&[], Path::new(tree)), "nothing is known");
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub(crate) fn names() -> u64 {
     place(Count::Names).map_or(0, |place| place.load(Ordering::Acquire))
 }
 
+/// Tells whether the kernel's word on a path without links may not be taken, see [`Count::Doubts`].
+#[inline(always)]
+pub(crate) fn are_in_doubt() -> bool {
+    place(Count::Doubts).is_none_or(|place| place.load(Ordering::Acquire) != 0)
+}
+
 /// Counts a call that was answered; two threads at once may lose one.
 #[inline(always)]
 pub(crate) fn answered() {

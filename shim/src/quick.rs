@@ -516,7 +516,8 @@ fn begins_bytewise(address: usize, prefix: usize, bytes: usize) -> bool {
 /// Tells whether what the kernel found nothing for is known to lead into no projection.
 #[inline(always)]
 pub(crate) fn is_nothing(call: &Call) -> bool {
-    let Some(way) = HOT.ways.get(call.number) else { return false };
+    let way = HOT.ways.get(call.number).filter(|way| (Way::LOOK..=Way::OPEN).contains(&way.kind()));
+    let Some(way) = way else { return false };
     let at = way.argument();
     // The kernel has read it.
     let path = argument(call, at);
@@ -529,7 +530,56 @@ pub(crate) fn is_nothing(call: &Call) -> bool {
     };
     let Some((hash, ..)) = hashed(path, kernel::PATH_MAX as usize, zeros) else { return false };
     let hash = PathKey::of_bits(start).child_hashed(hash).bits();
-    HOT.sharing.load(Ordering::Relaxed) == 0 && caches::is_missed(hash)
+    if HOT.sharing.load(Ordering::Relaxed) != 0 {
+        return false;
+    }
+    if caches::is_missed(hash) {
+        return true;
+    }
+    let is_nothing = !counts::are_in_doubt()
+        && is_written_outside(path)
+        && is_straight(path)
+        && sys::is_missing_without_links(path);
+    if is_nothing {
+        caches::miss(hash);
+    }
+    is_nothing
+}
+
+/// Tells whether a path, absolute or from the working directory, leads into no projection by its very words.
+#[inline(always)]
+fn is_written_outside(path: usize) -> bool {
+    let below = match sys::byte_at(path) {
+        b'/' => below_projection(path),
+        _ => match caches::working() {
+            Working::Outside => Below::Outside,
+            Working::Above { projection, rest } => below_named(path, projection, rest),
+            Working::Inside { .. } | Working::Unknown => Below::Unsure,
+        },
+    };
+    matches!(below, Below::Outside)
+}
+
+/// Tells whether a path, which the kernel has read, has only names in it: no `.`, no `..`, and no slashes that say nothing.
+#[inline(always)]
+fn is_straight(path: usize) -> bool {
+    let ends = |at: usize| matches!(sys::byte_at(at), 0 | b'/');
+    let mut at = path + usize::from(sys::byte_at(path) == b'/');
+    loop {
+        let means_more = match sys::byte_at(at) {
+            0 => return true,
+            b'/' => true,
+            b'.' => ends(at + 1) || sys::byte_at(at + 1) == b'.' && ends(at + 2),
+            _ => false,
+        };
+        if means_more {
+            return false;
+        }
+        while !ends(at) {
+            at += 1;
+        }
+        at += usize::from(sys::byte_at(at) == b'/');
+    }
 }
 
 /// Returns what a path, absolute or from the working directory, is remembered by that leads nowhere.

@@ -93,7 +93,8 @@ pub(crate) fn serve(call: &Call, asked: Asked) -> isize {
     };
     // The kernel may have found nothing where it was asked for a name that the tree does not have; a link that somebody made
     // may lead back into the tree.
-    if result == Errno::NOENT.returned() && asked == Asked::No && may_lead_in(call) {
+    let looks_again = result == Errno::NOENT.returned() && asked == Asked::No && may_lead_in(call);
+    if looks_again && !quick::is_nothing(call) {
         match decide(call, Asked::FoundNothing) {
             Ok(Some(again)) => again,
             Ok(None) => result,

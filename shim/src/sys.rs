@@ -252,6 +252,22 @@ pub(crate) fn open(path: &(impl Path + ?Sized), flags: u32, mode: u32) -> Result
     Ok(ask!(__NR_openat, CWD, path.pointer(), flags, mode)? as i32)
 }
 
+/// Tells whether nothing has a path, absolute or from the working directory, and no link is on the way to where that shows, see
+/// openat2(2).
+pub(crate) fn is_missing_without_links(path: usize) -> bool {
+    // `struct open_how`: flags, mode, resolve.
+    static HOW: [u64; 3] =
+        [(kernel::O_PATH | kernel::O_CLOEXEC) as u64, 0, kernel::RESOLVE_NO_SYMLINKS as u64];
+    match ask!(__NR_openat2, CWD, path, HOW.as_ptr(), size_of_val(&HOW)) {
+        // Somebody has made it in the meantime.
+        Ok(descriptor) => {
+            close(descriptor as i32);
+            false
+        }
+        Err(error) => error == Errno::NOENT,
+    }
+}
+
 /// As close(2).
 pub(crate) fn close(descriptor: i32) {
     // It is closed, whatever is said.

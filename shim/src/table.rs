@@ -33,6 +33,8 @@ pub(crate) enum Shape {
     Becoming,
     /// It may keep SIGSYS from being delivered; looked at only where stray calls are trapped.
     Masking,
+    /// Paths may lead elsewhere after it, or calls be forbidden.
+    Doubting,
     /// The process ends.
     Ending,
     /// It starts a process, or takes the stack away under itself.
@@ -230,6 +232,8 @@ pub(crate) const TABLE: &[(u32, Shape)] = &[
     (kernel::__NR_fcntl, Shape::Doubling),
     (kernel::__NR_sendmsg, Shape::Sending),
     (kernel::__NR_sendmmsg, Shape::Sending),
+    (kernel::__NR_setns, Shape::Doubting),
+    (kernel::__NR_seccomp, Shape::Doubting),
     (kernel::__NR_exit_group, Shape::Ending),
     (kernel::__NR_setuid, Shape::Becoming),
     (kernel::__NR_setreuid, Shape::Becoming),

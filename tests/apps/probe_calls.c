@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/landlock.h>
 #include <linux/openat2.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -533,6 +535,19 @@ static void restricts_itself(void) {
     CALL(landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &below, 0), prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     CALL(landlock_restrict_self, ruleset, 0), say("landlock_restrict_self open", open(in, O_RDONLY)), say("landlock_restrict_self open", open(f, O_RDONLY)), say("landlock_restrict_self access", access(f2, F_OK));
 }
+static void forbids(void) {
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {.len = sizeof steps / sizeof *steps, .filter = steps};
+    char outside[PATH_MAX + 64];
+    snprintf(outside, sizeof outside, "%s.outside", root);
+    say("seccomp before", access(outside, F_OK)), prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    CALL(seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter), say("seccomp after", access(outside, F_OK)), say("seccomp other", access("/none", F_OK)), say("seccomp open", open(f, O_RDONLY));
+}
 static void changes_root(void) { CALL(chroot, none), CALL(chroot, f), CALL(chroot, d); }
 static void becomes_user(void) { CALL(setuid, geteuid()), CALL(setuid, 65534), say("setuid open", open(f, O_RDONLY)); }
 static void becomes_real(void) { CALL(setreuid, -1, -1), CALL(setreuid, -1, 65534), say("setreuid open", open(f, O_RDONLY)); }
@@ -551,6 +566,8 @@ static void processes(void) {
     begin("fchdir"), child(works_at_descriptor);
     begin("unshare"), child(unshares);
     begin("landlock_restrict_self"), child(restricts_itself);
+    begin("setns"), CALL(setns, -1, 0);
+    begin("seccomp"), child(forbids);
     begin("chroot"), child(changes_root);
     begin("setuid"), child(becomes_user);
     begin("setreuid"), child(becomes_real);

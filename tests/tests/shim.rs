@@ -656,6 +656,42 @@ fn a_pointer_into_nowhere_gives_an_error() {
     assert!(matches!(ran.status.signal(), None | Some(libc::SIGSEGV)), "{ran}");
 }
 
+/// A folder above a projection that is mounted at another place shows the tree there as well, be it mounted before the run
+/// or in it; a path that nothing has goes on to say so.
+#[test]
+fn a_folder_with_another_name_shows_the_tree() {
+    let name = "a_folder_with_another_name_shows_the_tree";
+    if !have(name, &[Need::Root, Need::Tool("unshare")]) {
+        return;
+    }
+    let sandbox = with_tree("mounted-twice");
+    // A program with rights that others have not, as mount(8), would find real files.
+    let mounts =
+        "import ctypes; assert ctypes.CDLL(None).mount(b'.', b'here', None, 4096, None) == 0";
+    let look = "cat $PWD/here/view/lib/x.js $PWD/here/view/none here/none 2>&1";
+    let script = format!("mkdir here; cat $PWD/here/view/a; python3 -c \"{mounts}\"; {look}; true");
+    let private = ["unshare", "--mount", "--propagation", "private", "sh", "-c"];
+    let ran = virtually(&sandbox, &[&private[..], &[&script]].concat()).success().unwrap();
+    let missing = |path: &str| format!("cat: {path}: No such file or directory\n");
+    let home = sandbox.home().display().to_string();
+    let [inside, outside] = [missing(&format!("{home}/here/view/none")), missing("here/none")];
+    assert_eq!(ran.stdout, format!("lib{inside}{outside}"), "{ran}");
+    let rift = rift_binary().unwrap().display().to_string();
+    let run = |script: &str| {
+        let mut command = sandbox.command(&sandbox.home(), private[0]);
+        sandbox.run(command.args(&private[1..]).arg(script)).unwrap()
+    };
+    let exec = |view: &str| format!("{rift} exec --as virtual --tree tree={view} --");
+    let ran = run(&format!("mount --bind . here && {} cat here/early/a", exec("early")));
+    assert_eq!(ran.success().unwrap().stdout, "hello\n");
+    let waits = "while [ ! -e go ]; do sleep 0.05; done; cat $PWD/here/late/a late/a";
+    let meanwhile =
+        "while [ ! -e ready ]; do sleep 0.05; done; mount --bind . here; touch go; wait";
+    let ran = run(&format!("{} sh -c 'touch ready; {waits}' 2>&1 & {meanwhile}", exec("late")));
+    let inside = missing(&format!("{home}/here/late/a"));
+    assert_eq!(ran.stdout, format!("{inside}hello\n"), "{ran}");
+}
+
 /// What is mounted from a projection is mounted once, and what is mounted by name is none of its paths.
 #[test]
 fn a_mount_is_made_once() {

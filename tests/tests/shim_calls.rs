@@ -235,6 +235,11 @@ const SHAPES: &[(&str, &[&str], &str)] = &[
         &["Becoming"],
         "Everything becomes real before the process may not make it so any more.",
     ),
+    (
+        "Mount, forbid",
+        &["Doubting"],
+        "From here on nothing is taken for missing that openat2(2) finds neither a file nor a link for.",
+    ),
     ("End", &["Ending"], "What was counted is kept."),
     (
         "Keep SIGSYS open",

@@ -226,6 +226,9 @@ pub enum Count {
     /// How often names were changed that may lead elsewhere: what a process remembers of names that lead nowhere is worth
     /// nothing then. It is read all the time, so it has a line of the processors' caches to itself.
     Names,
+    /// Not 0 where a path without links may lead into a projection all the same, as by a bind mount, or where the kernel may
+    /// not be asked about a path in another way than the program does.
+    Doubts,
     /// Programs started that the shim has to be loaded into.
     Expected = 8,
     /// Processes that it was loaded into.

@@ -32,6 +32,7 @@ use rift_tree::{EntryId, Kind, Manifest};
 
 use crate::env_vars;
 use crate::exec::child::{self, Ending};
+use crate::machine;
 use crate::mount::Held;
 use crate::ui;
 
@@ -169,6 +170,7 @@ impl Prepared {
         let mut counts = [0; COUNTS_BYTES];
         // The command itself.
         counts[Count::Expected as usize * size_of::<u64>()] = 1;
+        counts[Count::Doubts as usize * size_of::<u64>()] = u8::from(are_in_doubt(projections));
         let counts = store.live_file(&counts)?;
         let launcher = std::fs::read_link("/proc/self/exe").context("could not find rift")?;
         let (patches, headers) =
@@ -221,6 +223,16 @@ impl Prepared {
         self.held.into_iter().try_for_each(Held::leave)?;
         Ok(Outcome { ending, counted })
     }
+}
+
+/// Tells whether what a run starts with makes openat2(2) say too little of where paths lead, see [`Count::Doubts`].
+fn are_in_doubt(projections: &[Projection]) -> bool {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let asked = rustix::fs::openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let mounts = machine::mounts(Path::new("/"));
+    asked.is_err()
+        || projections.iter().any(|one| machine::has_other_names(&mounts, &one.directory))
 }
 
 /// Tells whether the loader will load the shim into a program.
