@@ -108,13 +108,8 @@ fn scan(
     let path = known.directory.as_path();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(path, flags, Mode::empty()).map_err(Error::io("open", path))?;
-    let options = Options {
-        threads,
-        stamp_ns: known.stamp_ns,
-        umask: known.umask,
-        verify: false,
-        links_twins: false,
-    };
+    let options =
+        Options { threads, stamp_ns: known.stamp_ns, umask: known.umask, ..Options::default() };
     let scan = Scan { tree, manifest, root, path, known, options };
     let visit = |directory, found: &mut Differences| scan.directory(directory, found);
     let mut found = each_directory(&manifest, threads, &visit)?;

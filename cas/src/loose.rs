@@ -279,13 +279,7 @@ pub(crate) fn check(path: &Path, manifest: Manifest<'_>) -> Result<Option<Wrong>
         shown_as: ShownAs::Files,
     };
     let found = compare_content(manifest, &known, THREADS)?;
-    let options = Options {
-        threads: 1,
-        stamp_ns: known.stamp_ns,
-        umask: known.umask,
-        verify: false,
-        links_twins: false,
-    };
+    let options = Options { stamp_ns: known.stamp_ns, umask: known.umask, ..Options::default() };
     let stat = |id| rustix::fs::lstat(path.join(relative_path(&manifest, id)));
     let is_hidden = |id: &EntryId| match (expected(&manifest, *id, &options), stat(*id)) {
         (Some(expected), Ok(stat)) => expected.is_met_by(&stat),

@@ -56,6 +56,13 @@ pub struct Options {
     pub links_twins: bool,
 }
 
+/// One thread, no time, no mask, and nothing that takes longer.
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 1, stamp_ns: 0, umask: 0, verify: false, links_twins: false }
+    }
+}
+
 impl Options {
     /// Returns the permission bits that an entry of `manifest` gets.
     #[must_use]

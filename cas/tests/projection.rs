@@ -38,7 +38,7 @@ fn options() -> Options {
         stamp_ns: STAMP_NS,
         umask: materialize::umask(),
         verify: true,
-        links_twins: false,
+        ..Options::default()
     }
 }
 

@@ -236,7 +236,7 @@ fn options() -> Options {
         stamp_ns: 1_700_000_000_123_456_789,
         umask: 0o027,
         verify: true,
-        links_twins: false,
+        ..Options::default()
     }
 }
 

@@ -62,7 +62,7 @@ fn materialize(store: &Store, built: &Built, folder: &Path) {
     let index = store.blobs().unwrap();
     store.publish_located(built, &index).unwrap();
     let tree = store.open_tree(built.hash).unwrap().unwrap();
-    let options = Options { threads: 1, stamp_ns: 0, umask: 0, verify: true, links_twins: false };
+    let options = Options { verify: true, ..Options::default() };
     Writer::new(&tree, options).write_tree(folder).unwrap();
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
 
 /// How the tests materialize.
 pub(crate) fn options() -> Options {
-    Options { threads: 2, stamp_ns: 0, umask: 0o022, verify: false, links_twins: false }
+    Options { threads: 2, stamp_ns: 0, umask: 0o022, ..Options::default() }
 }
 
 /// Writes a tree to `target` and reads it back; `None` when the store does not have it.

@@ -79,7 +79,7 @@ pub(crate) fn options(context: &Context) -> Options {
         stamp_ns: i64::try_from(now.as_nanos()).unwrap_or(0),
         umask: materialize::umask(),
         verify: context.config.verifies_always(),
-        links_twins: false,
+        ..Options::default()
     }
 }
 

@@ -1026,5 +1026,5 @@ pub fn foresee(request: &Request<'_>) -> Result<Vec<String>> {
 #[must_use]
 pub fn options(threads: usize, verify: bool) -> Options {
     let stamp_ns = show::stamp_ns(std::env::var_os("SOURCE_DATE_EPOCH").as_deref());
-    Options { threads, stamp_ns, umask: materialize::umask(), verify, links_twins: false }
+    Options { threads, stamp_ns, umask: materialize::umask(), verify, ..Options::default() }
 }
