@@ -120,9 +120,9 @@ pub struct AskedFor {
     pub told: Vec<String>,
 }
 
-/// What became of a program that was to run.
+/// What became of a program that was to run; what it was told is text, or stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct Event<Told = String> {
     /// Its name.
     pub program: String,
     /// What tells it from others of its name: its last word.
@@ -132,8 +132,9 @@ pub struct Event {
     /// Its key; empty where it has none.
     pub key: String,
     /// What the key is made of, see [`key::Key`].
-    pub told: Vec<String>,
+    pub told: Vec<Told>,
     /// What was used, or is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryName>,
 }
 

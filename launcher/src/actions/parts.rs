@@ -12,19 +12,8 @@ use super::{EntryName, Event, Outcome};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Parts {
     told: Vec<String>,
-    events: Vec<Noted>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Noted {
-    program: String,
-    what: String,
-    outcome: Outcome,
-    key: String,
-    /// Places in the list of all.
-    told: Vec<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    entry: Option<EntryName>,
+    /// Told is what has these places in the list of all.
+    events: Vec<Event<u32>>,
 }
 
 /// One process of a run, from all that was said of it.
@@ -72,7 +61,7 @@ impl Parts {
                 }
                 told.push(place);
             }
-            parts.events.push(Noted {
+            parts.events.push(Event {
                 program: event.program.clone(),
                 what: event.what.clone(),
                 outcome: event.outcome.clone(),
@@ -92,7 +81,7 @@ impl Parts {
 
     /// Says what became of each, in the order in which it did.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.events.iter().map(|Noted { program, what, outcome, .. }| {
+        self.events.iter().map(|Event { program, what, outcome, .. }| {
             let how = match outcome {
                 Outcome::Reused(cpu_ns) => {
                     format!("its result was reused ({} ms of processor time)", cpu_ns / 1_000_000)
