@@ -17,6 +17,7 @@ use crate::actions::{self, Event, Outcome, PROGRAMS, Settings};
 use crate::config::Config;
 use crate::context::Context;
 use crate::mount::private;
+use crate::plan;
 use crate::report::{Mode, Processes, Run, Summary, Tally};
 use crate::shim::{self, Actions, Prepared, Which};
 use crate::ui;
@@ -257,12 +258,11 @@ fn roots(root: &Path) -> Roots {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let home = variable("HOME");
     let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
-    let cargo = variable("CARGO_HOME").or_else(|| below_home(".cargo"));
     let rustup = variable("RUSTUP_HOME").or_else(|| below_home(".rustup"));
     let temporary = variable("TMPDIR").unwrap_or_else(std::env::temp_dir);
     let places = [
         ('W', Some(root.to_owned())),
-        ('C', cargo),
+        ('C', plan::cargo::home()),
         ('R', rustup),
         ('H', home),
         ('X', Some(temporary)),

@@ -82,8 +82,7 @@ impl<'p> Inputs<'p> {
     /// Notes a file that was read; a relative path is one below the root.
     fn note(&mut self, path: &Path) {
         let path = normal(&self.project.root.join(path));
-        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+        let home = super::home();
         let is_below = |folder: &Path| path.starts_with(folder);
         let is_kept = home
             .is_some_and(|home| is_below(&home.join("registry")) || is_below(&home.join("git")));

@@ -19,3 +19,12 @@ pub mod project;
 pub mod snapshot;
 pub mod sources;
 mod stamps;
+
+use std::path::PathBuf;
+
+/// Returns the folder of cargo's settings and registries, see `CARGO_HOME` in its book.
+#[must_use]
+pub fn home() -> Option<PathBuf> {
+    let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    named.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+}

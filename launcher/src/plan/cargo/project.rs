@@ -407,9 +407,7 @@ fn decides(name: &str) -> bool {
 
 /// Returns the settings of cargo that hold in a folder, see "Hierarchical structure" in its book.
 fn configs(cwd: &Path) -> Vec<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let folders = cwd.ancestors().map(|folder| folder.join(".cargo")).chain(home);
+    let folders = cwd.ancestors().map(|folder| folder.join(".cargo")).chain(super::home());
     folders.flat_map(|folder| [folder.join("config.toml"), folder.join("config")]).collect()
 }
 
