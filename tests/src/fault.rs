@@ -54,6 +54,14 @@ impl SmallDisk {
         done(root_command("mount").args(["-o", &options]).arg(&self.point))
     }
 
+    /// Lets nothing on it be executed, as `/dev/shm` of containers does.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    pub fn forbid_execution(&self) -> Result<()> {
+        done(root_command("mount").args(["-o", "remount,noexec"]).arg(&self.point))
+    }
+
     /// Leaves so much room on it.
     ///
     /// # Errors

@@ -349,3 +349,27 @@ fn who_can_not_be_observed_runs_and_that_is_said() {
     story.sandbox.run(&mut command).unwrap().success().unwrap();
     assert_eq!(story.said(), "1 2 2");
 }
+
+/// The shim can't be loaded: nothing is observed, which is said, and all that is asked for is made.
+#[test]
+fn where_nothing_may_be_executed_that_is_said() {
+    let name = "where_nothing_may_be_executed_that_is_said";
+    if !have(name, &[Need::Root]) {
+        return;
+    }
+    let Some(story) = Story::new(name) else { return };
+    let disk = SmallDisk::mount(&story.sandbox.store(), 64 << 20, 4000).unwrap();
+    disk.forbid_execution().unwrap();
+    for value in [1, 2] {
+        story.write("part.c", &format!("int part(void) {{ return {value}; }}\n"));
+        let made = story.make(&[]);
+        assert_eq!(story.said(), format!("1 2 {value}"));
+        assert_eq!(made.ran.stderr.matches("noexec").count(), 1, "{made:?}");
+        assert!(made.kept.is_empty() && made.reused.is_empty(), "{made:?}");
+    }
+    story.run(&story.root, &["make", "clean"]).success().unwrap();
+    let mut command = story.command(&story.root, &["rift", "exec", "--", "make"]);
+    let ran = story.sandbox.run(command.env("RIFT_STRICT", "1")).unwrap();
+    assert!(ran.status.code() == Some(125) && ran.stderr.contains("noexec"), "{ran}");
+    assert!(!story.root.join("app").exists());
+}

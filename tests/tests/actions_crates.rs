@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rift_tests::fault::SmallDisk;
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{self, Ran, Sandbox, with_toolchain};
+use rift_tests::sandbox::{self, Ran, Sandbox, rift_binary, with_toolchain};
 
 /// All kinds of crates: a macro that reads a file, a library for C, a program that holds places and variables.
 const FILES: &[(&str, &str)] = &[
@@ -426,28 +427,96 @@ fn machines_share_programs() {
     let stranger = machine("stranger");
     let built = build(&stranger, "");
     assert!(built.reused() == 0 && built.ran.stderr.contains("not trusted here"), "{built:?}");
-    // Bytes of it are others: nothing that holds them is used, and all is compiled.
-    let (mut changed, mut folders) = (0, vec![folder.join("data")]);
+    // Bytes of it are others, or gone: nothing that holds them is used, and all is compiled.
+    let packs = files_below(&folder.join("data"));
+    assert!(!packs.is_empty());
+    let damages: [(&str, Damage); 3] = [
+        ("poisoned", |bytes| {
+            let mut bytes = bytes.to_owned();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            bytes
+        }),
+        ("cut", |bytes| bytes[..bytes.len() / 2].to_owned()),
+        ("emptied", |_| Vec::new()),
+    ];
+    for (damage, damaged) in damages {
+        for (path, bytes) in &packs {
+            fs::write(path, damaged(bytes)).unwrap();
+        }
+        let victim = machine(damage);
+        let built = build(&victim, &public);
+        assert_eq!(built.reused(), 0, "{damage}: {built:?}");
+        let place = victim.root.join("app");
+        assert_eq!(victim.said(&victim.root), format!("text made none {}", place.display()));
+        assert!(victim.is_fresh(&victim.root, &["build"]), "{damage}");
+    }
+}
+
+/// What becomes of a file's bytes.
+type Damage = fn(&[u8]) -> Vec<u8>;
+
+/// Returns all files below a folder, with what they hold.
+fn files_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-                continue;
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                found.push((path, bytes));
             }
-            let mut bytes = fs::read(&path).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::write(&path, bytes).unwrap();
-            changed += 1;
         }
     }
-    assert!(changed > 0);
-    let poisoned = machine("poisoned");
-    let built = build(&poisoned, &public);
-    assert_eq!(built.reused(), 0, "{built:?}");
-    let place = poisoned.root.join("app");
-    assert_eq!(poisoned.said(&poisoned.root), format!("text made none {}", place.display()));
+    found
+}
+
+/// Sources that can't be written to, results on another file system, with snapshots of `target` and without.
+#[test]
+fn sources_may_be_read_only_and_results_elsewhere() {
+    let name = "sources_may_be_read_only_and_results_elsewhere";
+    if !have(name, &[Need::Root, Need::Tool("unshare")]) {
+        return;
+    }
+    let Some(story) = Story::new(name) else { return };
+    story.run(&story.root, &["cargo", "generate-lockfile"]).success().unwrap();
+    let place = story.sandbox.path("elsewhere");
+    let _disk = SmallDisk::mount(&place, 512 << 20, 20_000).unwrap();
+    let (target, root) = (place.join("target"), story.root.display().to_string());
+    let read_only =
+        "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && cd \"$0\" && exec \"$@\"";
+    let private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", read_only, &root];
+    let build = |has_snapshots: &str, words: &[&str]| {
+        let words = [&private[..], words, &["cargo", "build", "--locked"]].concat();
+        let mut command = story.command(&story.root, &words);
+        command.env("CARGO_TARGET_DIR", &target).env("RIFT_TARGET_CACHE", has_snapshots);
+        story.sandbox.run(&mut command).unwrap().success().unwrap()
+    };
+    let rift = rift_binary().unwrap().display().to_string();
+    let rift = [rift.as_str(), "exec", "--"];
+    for has_snapshots in ["false", "true"] {
+        for turn in 0..3 {
+            if target.exists() {
+                fs::remove_dir_all(&target).unwrap();
+            }
+            let ran = build(has_snapshots, &rift);
+            let why = story.run(&story.root, &["rift", "why"]).success().unwrap().stdout;
+            let built = Built { ran, why };
+            let is_known = match has_snapshots {
+                "true" => !built.ran.stderr.contains("Compiling"),
+                _ => built.that_ran().is_empty() && built.reused() > 0,
+            };
+            assert!(is_known || turn == 0, "{has_snapshots} {turn}: {built:?}");
+            let mut app = story.sandbox.command(&story.root, target.join("debug/app"));
+            let said = story.sandbox.run(&mut app).unwrap().success().unwrap().stdout;
+            assert_eq!(said, format!("text made none {root}/app\n"));
+            let natively = build(has_snapshots, &[]);
+            assert!(!natively.stderr.contains("Compiling"), "{natively}");
+        }
+    }
+    assert!(!story.root.join("target").exists());
 }
 
 /// What no rule knows is used once two runs have agreed, and each run of a build tells what was another.
