@@ -1041,3 +1041,45 @@ fn a_store_writable_by_strangers_is_refused() {
     rift(&sandbox, &project, Scripts::Off.install()).success().unwrap();
     assert_eq!(fs::read_dir(sandbox.store()).unwrap().count(), 0);
 }
+
+/// What no script has made is the same wherever a project is; what one has may hold the place.
+#[test]
+fn a_result_without_scripts_is_known_everywhere() {
+    let name = "a_result_without_scripts_is_known_everywhere";
+    if !have(name, &[Need::Tool("npm")]) {
+        return;
+    }
+    let sandbox = Sandbox::new(name).unwrap();
+    // There is a store.
+    sandbox
+        .run(&mut sandbox.rift(&sandbox.home(), &["ingest", "."]).unwrap())
+        .unwrap()
+        .success()
+        .unwrap();
+    let key = |place: &str, more: &str, words: &[&str]| {
+        let project = sandbox.path(place);
+        fs::create_dir_all(&project).unwrap();
+        let root = r#""name": "one", "version": "1.0.0", "dependencies": { "a": "1.0.0" }"#;
+        fs::write(project.join("package.json"), format!("{{ {root} }}")).unwrap();
+        let integrity = format!("sha512-{}==", "A".repeat(86));
+        let package = format!(
+            r#""version": "1.0.0", "resolved": "http://localhost/a/-/a-1.0.0.tgz", "integrity": "{integrity}"{more}"#
+        );
+        let lock = format!(
+            r#"{{ "name": "one", "version": "1.0.0", "lockfileVersion": 3, "requires": true, "packages": {{ "": {{ {root} }}, "node_modules/a": {{ {package} }} }} }}"#
+        );
+        fs::write(project.join("package-lock.json"), lock).unwrap();
+        let words = [&["plan", "--", "npm", "ci"], words].concat();
+        let ran = sandbox.run(&mut sandbox.rift(&project, &words).unwrap()).unwrap();
+        let said = ran.success().unwrap().stdout;
+        let key = said.lines().find_map(|line| line.strip_prefix("key        "));
+        key.unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    let scripts = r#", "hasInstallScript": true"#;
+    assert_eq!(key("here", "", &[]), key("there", "", &[]));
+    assert_ne!(key("here", scripts, &[]), key("there", scripts, &[]));
+    let without = &["--ignore-scripts"];
+    assert_eq!(key("here", scripts, without), key("there", scripts, without));
+    let escaped = r#", "has\u0049nstallScript": true"#;
+    assert_ne!(key("here", escaped, &[]), key("there", escaped, &[]));
+}

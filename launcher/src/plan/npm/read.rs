@@ -283,6 +283,16 @@ impl Install {
         self.key
     }
 
+    /// Tells whether scripts of packages or workspaces may run: what they leave may be another thing in another place.
+    #[must_use]
+    pub fn may_run_scripts(&self) -> bool {
+        // A name that is written in another way is none of npm's.
+        let tells = ["hasInstallScript", "\"link\"", "\\u"];
+        let is_told = str::from_utf8(&self.lock)
+            .map_or(true, |lock| tells.iter().any(|name| lock.contains(name)));
+        !self.settings.ignore_scripts && (is_told || !self.workspaces.is_empty())
+    }
+
     /// Returns the name of the project, of its package.json or its folder.
     #[must_use]
     pub fn name(&self) -> String {

@@ -143,7 +143,7 @@ impl Request<'_> {
     pub fn key(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"rift npm install").update(self.install.key().as_bytes());
-        if !self.install.settings.ignore_scripts {
+        if self.install.may_run_scripts() {
             // Which results of scripts are in the trees depends on all that the scripts depend on.
             hasher.update(&self.machine()).update(self.install.root.as_os_str().as_encoded_bytes());
             hasher.update(&self.options.umask.to_le_bytes());
