@@ -54,6 +54,28 @@ fn random_changes_have_the_same_results() {
     }
 }
 
+/// What becomes real while its directory is listed is listed once, also by who lists it later.
+#[test]
+fn listings_tell_nothing_twice() {
+    let name = "listings_tell_nothing_twice";
+    if !as_root_and_nobody(name) {
+        return;
+    }
+    let sandbox = with_tree("listed-once");
+    let program = repository().join("tests/apps/list_while_linking.py");
+    let (real, mount) = (sandbox.path("real"), open(&sandbox, "mount"));
+    let shown = real.display().to_string();
+    rift(&sandbox, &sandbox.home(), &["materialize", "--force", "tree", &shown]);
+    let told = |directory: &Path| {
+        let mut command = sandbox.command(&sandbox.home(), "python3");
+        command.arg(&program).arg(directory.join("lib")).arg(directory.join("elsewhere"));
+        sandbox.run(&mut command).unwrap().success().unwrap().stdout
+    };
+    assert_eq!(told(&mount), told(&real));
+    rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+    assert_same(&real, &mount);
+}
+
 /// A hit is mounted and is npm's tree; a repeat finds it, an edit is mended, `files` replaces it.
 #[test]
 fn npm_ci_is_mounted_and_equals_npms_tree() {

@@ -1045,7 +1045,8 @@ impl View {
             return false;
         }
         let mut is_empty = true;
-        let listed = self.list_real(ROOT, 0, false, |_, _, _| {
+        // What comes after its own name and that of what is above.
+        let listed = self.list(ROOT, 2, false, |_, _, _| {
             is_empty = false;
             true
         });
@@ -1311,7 +1312,8 @@ impl View {
     /// Lists a directory from `offset` on until `emit`, which gets each name's own offset, has enough.
     ///
     /// Offsets: 0 and 1 are `.` and `..`, then come the tree's children by their order, whether they are
-    /// listed or not, then the real directory's own cookies. The kernel hands back the offset of the last
+    /// listed or not, then the real directory's own cookies, for names that the tree does not have: so none is missed or told
+    /// twice that becomes real meanwhile. The kernel hands back the offset of the last
     /// name that it took, so an offset is also where the listing goes on after its name.
     pub(super) fn list(
         &self,
@@ -1333,16 +1335,31 @@ impl View {
             }
             let start = offset.saturating_sub(2);
             let children = directory.into_iter().flat_map(|id| manifest.children(id));
+            let mut real = None;
             for child in children.skip(usize::try_from(start).unwrap_or(usize::MAX)) {
+                let at = 3 + u64::from(child.0 - first.unwrap_or(child).0);
+                let name = manifest.name(child).ok_or(Errno::IO)?;
                 if merge::lists_tree_child(&self.parts.state, child) {
-                    let at = 3 + u64::from(child.0 - first.unwrap_or(child).0);
-                    let name = manifest.name(child).ok_or(Errno::IO)?;
-                    if emit(name, at, &self.show_pristine(child)) {
+                    let shown = self.show_pristine(child);
+                    if emit(name, at, &shown) {
                         return Ok(());
                     }
                     if counts {
-                        self.count(child);
+                        self.count(nodes::entry(shown.node).unwrap_or(child));
                     }
+                    continue;
+                }
+                let mut nodes = self.write();
+                if real.is_none() {
+                    real = self.open_real(&nodes, node)?;
+                }
+                let Some(folder) = &real else { continue };
+                let is_full =
+                    self.list_name(&mut nodes, (node, folder), name, counts, |shown| {
+                        emit(name, at, shown)
+                    })?;
+                if is_full {
+                    return Ok(());
                 }
             }
         }
@@ -1350,6 +1367,41 @@ impl View {
             return Ok(());
         }
         self.list_real(node, offset, counts, emit)
+    }
+
+    /// Opens a directory as it is on the disk; `None` where it is not there.
+    fn open_real(&self, nodes: &Nodes, node: Node) -> Result<Option<OwnedFd>> {
+        if self.tree_entry(nodes, node).is_some() {
+            // Pristine, or taken away without having been real.
+            return Ok(None);
+        }
+        let path = match self.path(nodes, node) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
+        };
+        self.open(self.real(), &path, OFlags::RDONLY | OFlags::DIRECTORY).map(Some)
+    }
+
+    /// Lists what has a name in a directory on the disk, if something has; tells whether there is no more room.
+    fn list_name(
+        &self,
+        nodes: &mut Nodes,
+        (node, folder): (Node, &OwnedFd),
+        name: &[u8],
+        counts: bool,
+        emit: impl FnOnce(&Shown) -> bool,
+    ) -> Result<bool> {
+        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(false),
+            other => other?,
+        };
+        let own = self.node_of(stat.st_ino);
+        let shown = self.show_real(nodes, own, &stat);
+        if emit(&shown) {
+            return Ok(true);
+        }
+        self.meet(nodes, own, node, name, counts);
+        Ok(false)
     }
 
     fn list_real(
@@ -1360,15 +1412,7 @@ impl View {
         mut emit: impl FnMut(&[u8], u64, &Shown) -> bool,
     ) -> Result<()> {
         let mut nodes = self.write();
-        if self.tree_entry(&nodes, node).is_some() {
-            // Taken away without having been real.
-            return Ok(());
-        }
-        let path = match self.path(&nodes, node) {
-            Err(Errno::NOENT) => return Ok(()),
-            other => other?,
-        };
-        let folder = self.open(self.real(), &path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let Some(folder) = self.open_real(&nodes, node)? else { return Ok(()) };
         if let Some(cookie) = real_cookie(offset) {
             rustix::fs::seek(&folder, rustix::fs::SeekFrom::Start(cookie))?;
         }
@@ -1380,20 +1424,17 @@ impl View {
             if matches!(name, b"." | b"..") || node == ROOT && name == ORPHANS {
                 continue;
             }
-            let child = nodes::entry(node).and_then(|id| self.manifest().child_named(id, name));
-            if !merge::lists_kernel_name(&self.parts.state, child) {
+            let has_place = |id| self.manifest().child_named(id, name).is_some();
+            if nodes::entry(node).is_some_and(has_place) {
                 continue;
             }
-            let stat = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
-                other => other?,
-            };
-            let own = self.node_of(stat.st_ino);
-            let shown = self.show_real(&nodes, own, &stat);
-            if emit(name, real_offset(found.next_entry_cookie()), &shown) {
-                return Ok(());
+            let at = real_offset(found.next_entry_cookie());
+            let is_full = self.list_name(&mut nodes, (node, &folder), name, counts, |shown| {
+                emit(name, at, shown)
+            })?;
+            if is_full {
+                break;
             }
-            self.meet(&mut nodes, own, node, name, counts);
         }
         Ok(())
     }
