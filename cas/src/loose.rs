@@ -276,6 +276,7 @@ pub(crate) fn check(path: &Path, manifest: Manifest<'_>) -> Result<Option<Wrong>
         done_ns: 0,
         umask: umask_of(path).unwrap_or(0),
         has_links: false,
+        links_twins: false,
         shown_as: ShownAs::Files,
     };
     let found = compare_content(manifest, &known, THREADS)?;

@@ -198,7 +198,7 @@ impl<'t> Writer<'t> {
     pub fn write_tree(&self, root: &Path) -> Result<Written> {
         if self.options.links_twins && self.linker.is_none() {
             let new = Self::new(self.tree, self.options);
-            return Self { reads: self.reads, twins: self.find_twins(), ..new }.write_whole(root);
+            return Self { reads: self.reads, twins: self.twins(), ..new }.write_whole(root);
         }
         self.write_whole(root)
     }
@@ -223,8 +223,9 @@ impl<'t> Writer<'t> {
         Ok(Written { entries: written.entries + finished, ..written })
     }
 
-    /// Finds files that are names of one.
-    fn find_twins(&self) -> HashMap<EntryId, EntryId> {
+    /// Finds files that are names of one, which comes before them.
+    #[must_use]
+    pub fn twins(&self) -> HashMap<EntryId, EntryId> {
         let (mut first, mut twins) = (HashMap::<_, Vec<EntryId>>::new(), HashMap::new());
         for id in (0..self.manifest.len()).map(EntryId) {
             let Some(Kind::File { blob, size }) = self.manifest.kind(id) else { continue };

@@ -93,6 +93,8 @@ pub struct Projection {
     pub umask: u16,
     /// Whether files may be hard links to the loose form of the tree.
     pub has_links: bool,
+    /// Whether twins are names of one file, see [`Options::links_twins`](crate::materialize::Options::links_twins).
+    pub links_twins: bool,
     /// How it is shown.
     pub shown_as: ShownAs,
 }
@@ -131,6 +133,7 @@ impl Projection {
             done_ns,
             umask: options.umask,
             has_links: writer.has_links(),
+            links_twins: options.links_twins,
             shown_as: ShownAs::Files,
         })
     }
@@ -183,6 +186,9 @@ impl Projection {
             u8::from(self.has_links),
             self.shown_as.word()
         ));
+        if self.links_twins {
+            text.push_str("twins 1\n");
+        }
         text
     }
 
@@ -203,6 +209,7 @@ impl Projection {
             done_ns: field("done_ns")?.parse().ok()?,
             umask: field("umask")?.parse().ok()?,
             has_links: field("links")? == "1",
+            links_twins: field("twins") == Some("1"),
             shown_as: ShownAs::from_word(field("as")?)?,
         })
     }

@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rift_tests::mounts::mounts_at;
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{self, Ran, Sandbox, clear, with_toolchain};
 
@@ -439,6 +441,62 @@ fn two_builds_at_once_end_well() {
         });
         assert_eq!(story.said(), "word text made");
     }
+}
+
+/// `target` can be mounted: what cargo gives two names has them there as well, changes are kept, and closing leaves files.
+#[test]
+fn what_was_built_can_be_mounted() {
+    let name = "what_was_built_can_be_mounted";
+    if !have(name, &[Need::Root, Need::Fuse]) {
+        return;
+    }
+    let Some(story) = Story::new(name) else { return };
+    let target = story.root.join("target/debug");
+    let build = || {
+        let words = ["rift", "exec", "--as", "mount", "--", "cargo", "build"];
+        // Where others wait for what is made, it is kept however long that takes.
+        let mut command = story.command(&story.root, &words);
+        compiled(&story.sandbox.run(command.env("CI", "true")).unwrap().success().unwrap())
+    };
+    let is_linked = || {
+        let names = fs::read_dir(target.join("deps")).unwrap().map(|entry| entry.unwrap().path());
+        let inode = |path: &Path| path.metadata().unwrap().ino();
+        let app = target.join("app");
+        let twins = names.filter(|path| inode(path) == inode(&app)).count();
+        (twins, app.metadata().unwrap().nlink())
+    };
+    assert_eq!(build(), ["app", "lib", "macros"]);
+    assert_eq!(mounts_at(&target), 0, "what was just built stays as it is");
+    story.forget_target();
+    story.check_out(&story.root);
+    assert_eq!(build(), NOTHING);
+    assert_eq!((mounts_at(&target), is_linked()), (1, (1, 2)));
+    assert_eq!(story.said(), "word text made");
+    assert_eq!(story.build_natively(&story.root), NOTHING);
+    // What is made anew is kept, with what is still as it was.
+    story.write("app/src/main.rs", "fn main() { println!(\"{}\", lib::word()); }\n");
+    assert_eq!(build(), ["app"]);
+    assert_eq!((story.said().as_str(), is_linked()), ("word", (1, 2)));
+    assert!(story.why().contains("what it left is kept"), "{}", story.why());
+    story.forget_target();
+    assert_eq!(build(), NOTHING);
+    assert_eq!((story.said().as_str(), mounts_at(&target)), ("word", 1));
+    // Who removes one of two names leaves the other one.
+    fs::remove_file(target.join("app")).unwrap();
+    assert_eq!(story.build_natively(&story.root), NOTHING);
+    assert_eq!((story.said().as_str(), is_linked()), ("word", (1, 2)));
+    story.run(&story.root, &["rift", "close", "target/debug"]).success().unwrap();
+    assert_eq!((mounts_at(&target), is_linked()), (0, (1, 2)));
+    assert_eq!(story.build(), NOTHING);
+    assert_eq!(story.build_natively(&story.root), NOTHING);
+    story.forget_target();
+    assert_eq!(build(), NOTHING);
+    story.run(&story.root, &["rift", "close", "target/debug"]).success().unwrap();
+    assert_eq!((mounts_at(&target), is_linked()), (0, (1, 2)), "of what nobody has touched");
+    story.forget_target();
+    assert_eq!(build(), NOTHING);
+    story.run(&story.root, &["cargo", "clean"]).success().unwrap();
+    assert!(!target.exists() && mounts_at(&target) == 0);
 }
 
 /// What one machine has built the others have, also in another folder: the same sources at once, others by what the first build with their

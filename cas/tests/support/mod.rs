@@ -121,6 +121,7 @@ pub(crate) fn project(store: &Store, tree: TreeHash, directory: &Path) {
         done_ns: 0,
         umask: 0o022,
         has_links: false,
+        links_twins: false,
         shown_as: ShownAs::Files,
     };
     store.set_projection(&projection).unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rift_cas::materialize::Options;
+use rift_cas::projection::ShownAs;
 use rift_cas::remote::Extent;
 use rift_cas::{Lease, Store, gc};
 
@@ -42,6 +43,8 @@ struct Build<'a> {
     store: &'a Store,
     args: Args,
     reasons: Vec<String>,
+    /// How what is known is put back.
+    shown_as: ShownAs,
     /// What came from a remote stays in the store until the run is over.
     leases: Vec<Lease>,
     received_bytes: u64,
@@ -174,6 +177,7 @@ impl<'a> Build<'a> {
             store,
             args,
             reasons,
+            shown_as: ShownAs::Files,
             leases,
             received_bytes: 0,
             plans: Vec::new(),
@@ -185,7 +189,8 @@ impl<'a> Build<'a> {
         // Cargo gives what it makes a second name, and looks whether that still is one.
         let options = write_options(config.threads(), config.verifies_always());
         let options = Options { links_twins: true, ..options };
-        Means { store: self.store, options, sets_times: config.sets_source_times() }
+        let sets_times = config.sets_source_times();
+        Means { store: self.store, options, shown_as: self.shown_as, sets_times }
     }
 
     /// Finds out what is to be built, and puts back what is known of it.
@@ -223,6 +228,11 @@ impl<'a> Build<'a> {
     }
 
     fn put_back(&mut self, begun: &mut Begun) -> anyhow::Result<()> {
+        self.shown_as = super::for_all(self.context, self.store, &mut self.reasons)?;
+        let extent = match self.shown_as.has_state() {
+            true => self.store.extent_shown(),
+            false => Extent::Whole,
+        };
         let Keys { exact, locked, nearest, .. } = begun.keys.clone();
         let shared = Shared::new(self.context, self.store);
         if let Some(shared) = &shared {
@@ -232,9 +242,9 @@ impl<'a> Build<'a> {
             [(&exact, true, true), (&nearest, false, false), (&locked, false, true)]
         {
             let mut found =
-                Snapshot::find(self.store, key)?.filter(|known| known.is_here(self.store));
+                Snapshot::find(self.store, key)?.filter(|known| known.is_here(self.means()));
             if let Some(shared) = shared.as_ref().filter(|_| found.is_none() && is_far) {
-                self.reasons.extend(shared.bring::<Snapshot>(key, Extent::Whole)?);
+                self.reasons.extend(shared.bring::<Snapshot>(key, extent)?);
                 self.received_bytes = shared.received_bytes();
                 found = Snapshot::find(self.store, key)?;
                 for tree in found.iter().filter_map(Snapshot::trees).flatten() {

@@ -136,6 +136,26 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
     run_on_files(&store, &projections, options, context, &why)
 }
 
+/// Tells whether later commands look for projections in another store: the one in memory, where this is on the disk.
+fn is_forgotten(context: &Context, store: &Store) -> bool {
+    context.config.is_in_memory() && store.max_bytes().is_none()
+}
+
+/// Tells how trees are shown that later commands see as well, and adds why they are not mounted where that was asked for.
+fn for_all(context: &Context, store: &Store, reasons: &mut Vec<String>) -> anyhow::Result<ShownAs> {
+    if !context.config.shows_mounts() || is_forgotten(context, store) {
+        return Ok(ShownAs::Files);
+    }
+    let Some(why) = mount::refusal() else { return Ok(ShownAs::Mount) };
+    context.fall_back(&not_mounted(&why))?;
+    reasons.push(format!("not mounted: {why}"));
+    Ok(ShownAs::Files)
+}
+
+fn not_mounted(why: &str) -> String {
+    format!("trees are real files instead of mounts: {why}")
+}
+
 /// Purges what the remotes deny before more of a tree comes from them.
 fn heed(store: &Store, context: &Context) -> anyhow::Result<()> {
     if !private::is_partial_near(store, &context.cwd)? {

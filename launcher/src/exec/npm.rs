@@ -113,28 +113,19 @@ impl<'a> NpmRun<'a> {
 
     /// Tells how trees are shown, and says why they are not mounted where that was asked for.
     fn how_to_show(&mut self) -> anyhow::Result<ShownAs> {
-        if self.context.config.is_in_memory() && self.store.max_bytes().is_none() {
-            // Later commands look for projections in the store in memory.
+        if super::is_forgotten(self.context, self.store) {
             return Ok(ShownAs::Files);
         }
         if self.options.is_virtual {
             return Ok(ShownAs::Virtual);
         }
-        if !self.context.config.shows_mounts() {
+        if self.options.is_private && self.context.config.shows_mounts() {
+            let why = "an install is for later commands too";
+            self.context.ui.warn(&super::not_mounted(why));
+            self.reasons.push(format!("not mounted: {why}"));
             return Ok(ShownAs::Files);
         }
-        let say = |why: &str| format!("trees are real files instead of mounts: {why}");
-        let why = if self.options.is_private {
-            let why = "an install is for later commands too".to_owned();
-            self.context.ui.warn(&say(&why));
-            why
-        } else {
-            let Some(why) = mount::refusal() else { return Ok(ShownAs::Mount) };
-            self.context.fall_back(&say(&why))?;
-            why
-        };
-        self.reasons.push(format!("not mounted: {why}"));
-        Ok(ShownAs::Files)
+        super::for_all(self.context, self.store, &mut self.reasons)
     }
 
     fn through_the_store(&mut self, install: &Install) -> anyhow::Result<Ending> {

@@ -77,8 +77,12 @@ pub(super) fn join(store: &Store, projection: &Projection, writers: Writers) -> 
         }
     }
     share(&state, writers)?;
-    let options =
-        Options { stamp_ns: projection.stamp_ns, umask: projection.umask, ..Options::default() };
+    let options = Options {
+        stamp_ns: projection.stamp_ns,
+        umask: projection.umask,
+        links_twins: projection.links_twins,
+        ..Options::default()
+    };
     let (uid, gid, shown_ns) = (stat.uid(), stat.gid(), projection.done_ns);
     let is_shared = writers == Writers::Many;
     Ok(View::new(Parts { tree, state, real, options, uid, gid, shown_ns, is_shared }, owner))

@@ -20,6 +20,7 @@ mod opened;
 mod owner;
 pub mod private;
 mod server;
+mod twins;
 mod view;
 
 use std::ffi::OsStr;
@@ -494,6 +495,7 @@ fn record(
         done_ns: stat.ctime().saturating_mul(1_000_000_000).saturating_add(stat.ctime_nsec()),
         umask: options.umask,
         has_links: false,
+        links_twins: options.links_twins,
         shown_as,
     };
     store.create_state(directory, header(&projection, manifest.len()))?;

@@ -7,6 +7,7 @@
 //!
 //! Paths are relative to the real directory and lead through directories only, so they leave it nowhere.
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,6 +29,7 @@ use super::identity::Identity;
 use super::modes::{Modes, Way};
 use super::nodes::{self, Known, Link, Node, Nodes, ORPHANS, ROOT};
 use super::opened::Opened;
+use super::twins::Twins;
 use crate::sys;
 
 pub(super) type Result<T, E = Errno> = std::result::Result<T, E>;
@@ -54,6 +56,7 @@ pub(super) struct Parts {
 pub(super) struct View {
     pub(super) parts: Parts,
     nodes: RwLock<Nodes>,
+    twins: Twins,
     pub(super) modes: Modes,
     pub(super) opened: Opened,
     owner: Owner,
@@ -156,7 +159,13 @@ impl View {
         let modes = Modes::with_notes_below(parts.real.as_fd());
         let opened = Opened::default();
         let has_touched = AtomicBool::new(false);
-        Self { parts, nodes, has_touched, modes, opened, owner, scratch, lookups }
+        // Other views that may change it would have to know of them.
+        let twins = match parts.options.links_twins && !parts.is_shared {
+            true => Writer::new(&parts.tree, parts.options).twins(),
+            false => HashMap::new(),
+        };
+        let twins = Twins::new(twins, |id| !parts.state.is_detached(id));
+        Self { parts, nodes, twins, has_touched, modes, opened, owner, scratch, lookups }
     }
 
     /// Fails once mapped bytes are gone: what they said can't be believed, and whoever shows the projection next must
@@ -173,6 +182,18 @@ impl View {
         if let Some(count) = self.lookups.get(id.0 as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Returns what a pristine entry shows to the kernel, which knows its node from then on.
+    fn tell(&self, id: EntryId) -> Shown {
+        let shown = self.show_pristine(id);
+        self.count(nodes::entry(shown.node).unwrap_or(id));
+        shown
+    }
+
+    /// Returns the first name of the pristine file that an entry is one of several names of.
+    fn twin(&self, id: EntryId) -> Option<EntryId> {
+        self.twins.first(id).filter(|first| self.is_pristine(*first))
     }
 
     /// Notes a name of a real file, and that the kernel is told of the file when `is_told`.
@@ -338,14 +359,22 @@ impl View {
         }
     }
 
+    /// As [`View::find`], for who takes the name away or gives it to another file: one of several of a file is real then.
+    fn find_to_change(&self, nodes: &mut Nodes, parent: Node, name: &[u8]) -> Result<Found> {
+        match self.find(nodes, parent, name)? {
+            Found::Pristine(id) if self.twin(id).is_some() => {
+                self.make_real(nodes, id)?;
+                self.find(nodes, parent, name)
+            }
+            found => Ok(found),
+        }
+    }
+
     /// Looks a name up for the kernel, which knows the node from then on; `None` when it is missing.
     pub(super) fn lookup(&self, parent: Node, name: &[u8]) -> Result<Option<Shown>> {
         if let Some(directory) = self.pristine(parent) {
             match self.manifest().child_named(directory, name) {
-                Some(child) if self.is_pristine(child) => {
-                    self.count(child);
-                    return Ok(Some(self.show_pristine(child)));
-                }
+                Some(child) if self.is_pristine(child) => return Ok(Some(self.tell(child))),
                 // Read again under the lock: the directory may have become real meanwhile.
                 _ if self.is_pristine(directory) => return Ok(None),
                 _ => {}
@@ -355,8 +384,7 @@ impl View {
         match self.find(&nodes, parent, name)? {
             Found::Pristine(id) => {
                 drop(nodes);
-                self.count(id);
-                Ok(Some(self.show_pristine(id)))
+                Ok(Some(self.tell(id)))
             }
             Found::Real(node, stat) => {
                 self.meet(&mut nodes, node, parent, name, true);
@@ -427,11 +455,15 @@ impl View {
         let manifest = self.manifest();
         let options = &self.parts.options;
         let kind = manifest.kind(id);
+        let twin = self.twin(id);
         let (bits, size, links) = match kind {
             Some(Kind::Directory { .. }) => {
                 (DIRECTORY, DIRECTORY_BYTES, 2 + self.pristine_directories(id))
             }
-            Some(Kind::File { size, .. }) => (REGULAR, size, 1),
+            Some(Kind::File { size, .. }) => {
+                let others = twin.map_or(0, |first| self.twins.others(first).len());
+                (REGULAR, size, 1 + others as u32)
+            }
             Some(Kind::Symlink { target }) => (LINK, target.len() as u64, 1),
             None => (REGULAR, 0, 1),
         };
@@ -442,7 +474,7 @@ impl View {
         let time = timespec(options.mtime_ns(&manifest, id));
         let blocks = if bits == LINK { 0 } else { size.div_ceil(4096) * 8 };
         Shown {
-            node: nodes::of_entry(id),
+            node: nodes::of_entry(twin.unwrap_or(id)),
             mode: bits | permissions,
             links,
             uid: self.parts.uid,
@@ -549,6 +581,9 @@ impl View {
 
     /// Makes an entry real, and all directories above it; one that is already is as good.
     fn make_real(&self, nodes: &mut Nodes, id: EntryId) -> Result<()> {
+        if let Some(first) = self.twin(id) {
+            return self.make_names_real(nodes, first);
+        }
         match self.claim(id)? {
             Some(claim) => self.build(nodes, id, claim),
             None => Ok(()),
@@ -564,6 +599,84 @@ impl View {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a file real that has several names in the tree, with all of them.
+    fn make_names_real(&self, nodes: &mut Nodes, first: EntryId) -> Result<()> {
+        let mut claims = Vec::new();
+        let made = self.link_names(nodes, first, &mut claims);
+        for (id, claim) in claims {
+            if let Some(word) = self.parts.state.word(id) {
+                word.give_up(claim);
+            }
+        }
+        made
+    }
+
+    /// As [`View::make_names_real`]; leaves the claims that were won and not finished.
+    fn link_names(
+        &self,
+        nodes: &mut Nodes,
+        first: EntryId,
+        claims: &mut Vec<(EntryId, Claim)>,
+    ) -> Result<()> {
+        let mut claim = |id| -> Result<bool> {
+            let claim = self.claim(id)?;
+            let is_won = claim.is_some();
+            claims.extend(claim.map(|claim| (id, claim)));
+            Ok(is_won)
+        };
+        if !claim(first)? {
+            return Ok(());
+        }
+        for other in self.twins.others(first) {
+            claim(*other)?;
+        }
+        let manifest = self.manifest();
+        let place_of = |id| -> Result<(EntryId, &[u8])> {
+            Ok((manifest.parent(id).ok_or(Errno::STALE)?, manifest.name(id).ok_or(Errno::STALE)?))
+        };
+        let node = nodes::of_entry(first);
+        let real = self.write_entry(nodes, first)?;
+        self.meet_own_place(nodes, node);
+        let (above, name) = place_of(first)?;
+        let from = self.path_in(nodes, nodes::of_entry(above), name)?;
+        // Whoever looks for one of the names without the lock finds it pristine, or waits for the lock, until the first one is real.
+        while claims.len() > 1
+            && let Some((other, claim)) = claims.pop()
+        {
+            let linked = self.link_name(nodes, &from, place_of(other)?);
+            let is_finished = linked.is_ok();
+            if !is_finished {
+                claims.push((other, claim));
+                return linked;
+            }
+            let is_own = self.parts.state.finish(other, claim, Real::REPLACED);
+            is_own.then_some(()).ok_or(Errno::STALE)?;
+            let (above, name) = place_of(other)?;
+            nodes.meet(node, nodes::of_entry(above), name, 0);
+        }
+        let is_own =
+            claims.pop().is_some_and(|(_, claim)| self.parts.state.finish(first, claim, real));
+        is_own.then_some(()).ok_or(Errno::STALE)
+    }
+
+    /// Gives a real file another name that it has in the tree.
+    fn link_name(
+        &self,
+        nodes: &mut Nodes,
+        from: &[u8],
+        (above, name): (EntryId, &[u8]),
+    ) -> Result<()> {
+        self.make_real(nodes, above)?;
+        let folder = self.path(nodes, nodes::of_entry(above))?;
+        self.widen_along(&folder);
+        let place = self.path_in(nodes, nodes::of_entry(above), name)?;
+        let linked = self.keeping_times(&folder, || {
+            rustix::fs::linkat(self.real(), from, self.real(), &*place, AtFlags::empty())
+        });
+        // Made from outside, or by a server that died before it could say so.
+        if linked == Err(Errno::EXIST) { Ok(()) } else { linked }
     }
 
     /// Writes an entry at its place, whole.
@@ -958,7 +1071,7 @@ impl View {
     /// Removes a name that is no directory's.
     pub(super) fn unlink(&self, parent: Node, name: &[u8]) -> Result<()> {
         let mut nodes = self.write();
-        match self.find(&nodes, parent, name)? {
+        match self.find_to_change(&mut nodes, parent, name)? {
             Found::Missing => Err(Errno::NOENT),
             Found::Pristine(id) => self.remove_pristine(&mut nodes, parent, id),
             Found::Real(node, stat) => {
@@ -1175,8 +1288,9 @@ impl View {
             return Err(Errno::INVAL);
         }
         let mut nodes = self.write();
-        let source = self.find(&nodes, from_parent, from)?;
-        let target = self.find(&nodes, to_parent, to)?;
+        // Making one real may make the other one real, whose name it is as well.
+        let target = self.find_to_change(&mut nodes, to_parent, to)?;
+        let source = self.find_to_change(&mut nodes, from_parent, from)?;
         let is_exchange = flags.contains(RenameFlags::EXCHANGE);
         match (&source, &target) {
             (Found::Missing, _) => return Err(Errno::NOENT),

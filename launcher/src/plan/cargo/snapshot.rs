@@ -24,6 +24,7 @@ use super::inputs::Inputs;
 use super::project::Project;
 use super::sources::Sources;
 use super::stamps::hash_of;
+use crate::mount;
 use crate::paths::{decoded, escaped};
 use crate::plan::npm::planned::Original;
 use crate::plan::shareable::Shareable;
@@ -105,8 +106,22 @@ pub struct Means<'s> {
     pub store: &'s Store,
     /// See [`Options`].
     pub options: Options,
+    /// How folders are put back.
+    pub shown_as: ShownAs,
     /// Whether the times of sources may be set.
     pub sets_times: bool,
+}
+
+impl Means<'_> {
+    /// Opens a tree that can be put back so; what is mounted need not be whole.
+    fn open(&self, tree: TreeHash) -> rift_cas::Result<Option<OpenTree>> {
+        let found = match self.shown_as.has_state() {
+            true => self.store.open_shown(tree)?,
+            false => self.store.open_tree(tree)?,
+        };
+        let can_wait = |tree: &OpenTree| tree.partial().is_none_or(|partial| !partial.is_down());
+        Ok(found.filter(can_wait))
+    }
 }
 
 /// What was put back.
@@ -175,8 +190,9 @@ fn goes_down(path: &Path) -> bool {
 }
 
 impl About {
-    fn read(store: &Store, about: &AboutTree) -> anyhow::Result<Self> {
-        let tree = opened(store, &about.tree)?;
+    fn read(means: Means<'_>, about: &AboutTree) -> anyhow::Result<Self> {
+        let tree = opened(means, &about.tree)?;
+        tree.fetch_rest()?;
         let manifest = tree.manifest();
         let file = manifest.children(EntryId::ROOT).next().and_then(|id| manifest.kind(id));
         let Some(EntryKind::File { blob, size }) = file else { bail!("it says nothing of itself") };
@@ -240,9 +256,9 @@ impl About {
 }
 
 /// Opens a tree that a record names.
-fn opened(store: &Store, tree: &str) -> anyhow::Result<OpenTree> {
+fn opened(means: Means<'_>, tree: &str) -> anyhow::Result<OpenTree> {
     let hash = TreeHash::from_hex(tree.as_bytes()).ok().context("it names no tree")?;
-    store.open_tree(hash)?.context("its tree is not in the store")
+    means.open(hash)?.context("its tree is not in the store")
 }
 
 impl Snapshot {
@@ -253,9 +269,9 @@ impl Snapshot {
 
     /// Tells whether the store has all its trees.
     #[must_use]
-    pub fn is_here(&self, store: &Store) -> bool {
+    pub fn is_here(&self, means: Means<'_>) -> bool {
         self.trees().is_some_and(|trees| {
-            trees.iter().all(|tree| store.open_tree(*tree).is_ok_and(|tree| tree.is_some()))
+            trees.iter().all(|tree| means.open(*tree).is_ok_and(|tree| tree.is_some()))
         })
     }
 
@@ -269,7 +285,7 @@ impl Snapshot {
         project: &Project,
         sources: &mut Sources,
     ) -> anyhow::Result<Restored> {
-        let about = About::read(means.store, &self.about)?;
+        let about = About::read(means, &self.about)?;
         if now_ns() <= about.taken_ns {
             bail!("the clock is behind that of the machine that it was made on");
         }
@@ -282,7 +298,7 @@ impl Snapshot {
         }
         let unseen = about.unseen(project, sources);
         let open = |root: &Root| -> anyhow::Result<(PathBuf, OpenTree)> {
-            Ok((project.target.join(&root.folder), opened(means.store, &root.tree)?))
+            Ok((project.target.join(&root.folder), opened(means, &root.tree)?))
         };
         let trees = self.roots.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
         let (dated, differ) =
@@ -299,7 +315,7 @@ impl Snapshot {
                 folder,
                 options: means.options,
                 has_links: false,
-                shown_as: ShownAs::Files,
+                shown_as: means.shown_as,
             };
             let shown = request.show(None).with_context(|| format!("`{}`", folder.display()))?;
             restored.entries += shown.written.entries;
@@ -475,30 +491,40 @@ fn make_target(target: &Path, rustc_info: Option<&str>) -> anyhow::Result<()> {
 /// anything had.
 fn take_folder(means: Means<'_>, folder: &Path) -> anyhow::Result<(TreeHash, bool)> {
     let Means { store, options, .. } = means;
-    let known = store.projection(folder)?.filter(|known| known.shown_as == ShownAs::Files);
-    let known = match known {
-        Some(known) => store.open_tree(known.tree)?.map(|tree| (known, tree)),
+    let known = match store.projection(folder)? {
+        Some(known) => store.open_shown(known.tree)?.map(|tree| (known, tree)),
         None => None,
     };
+    let is_mounted = known.as_ref().is_some_and(|(known, _)| known.shown_as.has_state());
     let mut kept = HashMap::new();
     let begun_ns = now_ns() - TICK_NS;
     if let Some((known, tree)) = &known {
-        let found = compare::compare(tree, known, options.threads)?;
+        let found = match is_mounted {
+            true => mount::differences(store, tree, known)?,
+            false => compare::compare(tree, known, options.threads)?,
+        };
         // A no-op links what it makes anew, and so touches folders; and it writes what a makefile would read.
         let manifest = tree.manifest();
         let is_for_make = |id: &EntryId| {
             manifest.parent(*id) == Some(EntryId::ROOT)
                 && manifest.name(*id).is_some_and(|name| name.ends_with(b".d"))
         };
-        if found.changed.iter().all(is_for_make) && found.extra.is_empty() {
+        let is_same = found.changed.iter().all(is_for_make) && found.extra.is_empty();
+        if is_same && !is_mounted {
             let done_ns = known.done_ns.max(begun_ns);
             store.set_projection(&Projection { done_ns, ..known.clone() })?;
+        }
+        if is_same {
             return Ok((known.tree, false));
         }
-        kept = unchanged(tree, &found);
+        kept = unchanged(tree, &found, is_mounted);
     }
     let (built, index) = read(store, folder, options.threads, kept)?;
     store.publish_located(&built, &index)?;
+    if is_mounted {
+        // It goes on to show the tree that it did, with what was changed.
+        return Ok((built.hash, true));
+    }
     let tree = store.open_tree(built.hash)?.context("a tree is gone that was just kept")?;
     let options = Options { umask: 0, ..options };
     let mut projection = Projection::seal(&Writer::new(&tree, options), folder)?;
@@ -513,14 +539,18 @@ fn take_folder(means: Means<'_>, folder: &Path) -> anyhow::Result<(TreeHash, boo
 /// A file that is as the store has it: its mtime, and what it is.
 type Kept = HashMap<Vec<u8>, (i64, Item, Xattrs)>;
 
-/// Returns the files of a tree that do not differ from it.
-fn unchanged(tree: &OpenTree, found: &Differences) -> Kept {
+/// Returns the files of a tree that do not differ from it. In a mounted one, folders that do may hold such files.
+fn unchanged(tree: &OpenTree, found: &Differences, is_mounted: bool) -> Kept {
     let manifest = tree.manifest();
     let changed: BTreeSet<EntryId> = found.changed.iter().copied().collect();
     let mut kept = HashMap::new();
     let mut folders = vec![(EntryId::ROOT, Vec::new())];
     while let Some((folder, path)) = folders.pop() {
-        for child in manifest.children(folder).filter(|child| !changed.contains(child)) {
+        for child in manifest.children(folder) {
+            let is_folder = matches!(manifest.kind(child), Some(EntryKind::Directory { .. }));
+            if changed.contains(&child) && !(is_mounted && is_folder) {
+                continue;
+            }
             let mut below = path.clone();
             if !below.is_empty() {
                 below.push(b'/');
