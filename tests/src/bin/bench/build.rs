@@ -3,7 +3,7 @@
 //! Each build of crates begins with a fresh checkout's times and without `target`, each of C with nothing made, and ends in one that cargo or make
 //! finds done: that is looked at when a case warms up. Caches are warm: the first build of each fills its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,6 +32,8 @@ const GIT: &str = "git, make -j2, nothing made";
 const RIFT: &str = "rift exec";
 const ACTIONS: &str = "rift exec, programs alone";
 const REMOTE: &str = "rift exec, empty store and a remote";
+const MOUNTED: &str = "rift exec --as mount";
+const REMOTE_MOUNTED: &str = "rift exec --as mount, empty store and a remote";
 const RECORDING: &str = "rift exec, nothing known";
 const CARGO: &str = "cargo";
 const IDLE: &str = "nothing to do";
@@ -43,6 +45,7 @@ const CCACHE: &str = "ccache";
 const FIREBUILD: &str = "firebuild";
 
 const MOVED: &str = "bytes received with an empty store over the archive's";
+const MOVED_MOUNTED: &str = "bytes received with an empty store, mounted, over the archive's";
 /// A port that nobody else is likely to have.
 const SCCACHE_PORT: &str = "42817";
 
@@ -123,7 +126,19 @@ impl Project {
     fn cases(&self) -> &'static [&'static str] {
         match self.is_c() {
             true => &[RIFT, RECORDING, MAKE, IDLE, CCACHE, FIREBUILD],
-            false => &[RIFT, ACTIONS, REMOTE, RECORDING, CARGO, IDLE, ARCHIVE, SCCACHE, KACHE],
+            false => &[
+                RIFT,
+                MOUNTED,
+                ACTIONS,
+                REMOTE,
+                REMOTE_MOUNTED,
+                RECORDING,
+                CARGO,
+                IDLE,
+                ARCHIVE,
+                SCCACHE,
+                KACHE,
+            ],
         }
     }
 }
@@ -140,11 +155,17 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
             "ripgrep: known over cargo",
             "ripgrep: known over an archive",
             "ripgrep: known, empty store and a remote, over cargo",
+            "ripgrep: mounted over cargo with nothing to do",
+            "ripgrep: mounted over kache",
+            "ripgrep: mounted over sccache",
+            "ripgrep: mounted over cargo",
+            "ripgrep: mounted, empty store and a remote, over cargo",
             "ripgrep: each program known, over kache",
             "ripgrep: the first build over cargo",
         ],
     ));
     measures.push((MOVED, of.figure(MOVED), AtMost(1.0)));
+    measures.push((MOVED_MOUNTED, of.figure(MOVED_MOUNTED), AtMost(1.0)));
     let edited = of.ratio((EDITED, RIFT), (EDITED, CARGO));
     measures.push(("ripgrep: one source changed, over cargo", edited, AtMost(1.1)));
     measures.extend(of_crates(
@@ -157,6 +178,11 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
             "xh: known over cargo",
             "xh: known over an archive",
             "xh: known, empty store and a remote, over cargo",
+            "xh: mounted over cargo with nothing to do",
+            "xh: mounted over kache",
+            "xh: mounted over sccache",
+            "xh: mounted over cargo",
+            "xh: mounted, empty store and a remote, over cargo",
             "xh: each program known, over kache",
             "xh: the first build over cargo",
         ],
@@ -176,7 +202,7 @@ pub(crate) fn measures(of: &Of<'_>) -> Vec<Measure> {
 }
 
 /// The same of each project of crates, under names of its own.
-fn of_crates(of: &Of<'_>, group: &'static str, names: [&'static str; 8]) -> [Measure; 8] {
+fn of_crates(of: &Of<'_>, group: &'static str, names: [&'static str; 13]) -> [Measure; 13] {
     let over = |case, other| of.ratio((group, case), (group, other));
     let found = [
         (over(RIFT, IDLE), AtMost(3.0)),
@@ -185,6 +211,11 @@ fn of_crates(of: &Of<'_>, group: &'static str, names: [&'static str; 8]) -> [Mea
         (over(RIFT, CARGO), AtMost(0.01)),
         (over(RIFT, ARCHIVE), Reported),
         (over(REMOTE, CARGO), AtMost(0.033)),
+        (over(MOUNTED, IDLE), AtMost(3.0)),
+        (over(MOUNTED, KACHE), AtMost(0.333)),
+        (over(MOUNTED, SCCACHE), AtMost(0.025)),
+        (over(MOUNTED, CARGO), AtMost(0.01)),
+        (over(REMOTE_MOUNTED, CARGO), AtMost(0.033)),
         (over(ACTIONS, KACHE), AtMost(1.0)),
         (over(RECORDING, CARGO), AtMost(1.05)),
     ];
@@ -221,6 +252,7 @@ impl Suite<'_> {
                 at,
                 server: Server::start()?,
                 received: RefCell::default(),
+                is_shared: Cell::new(false),
             };
             work.run(report, save)?;
             if is_edited {
@@ -240,8 +272,10 @@ struct Work<'s, 'b> {
     at: PathBuf,
     /// The remote.
     server: Server,
-    /// What each build with an empty store has received, in bytes.
-    received: RefCell<Vec<f64>>,
+    /// What builds with an empty store have received, in bytes.
+    received: RefCell<Vec<(&'static str, f64)>>,
+    /// Whether the remote has what is built.
+    is_shared: Cell<bool>,
 }
 
 impl Work<'_, '_> {
@@ -262,12 +296,16 @@ impl Work<'_, '_> {
         report.rows.extend(suite.interleave(&cases, suite.wanted.runs));
         drop(cases);
         let archive = self.suite.folder("target.tar.zst").metadata().map(|stat| stat.len() as f64);
-        if let (Some(received), Ok(archive)) = (median(self.received.take()), archive)
-            && group == RIPGREP
-        {
-            let fixture = suite.fixture.name();
-            let (name, value) = (MOVED.to_owned(), received / archive);
-            report.figures.push(Figure { fixture, name, value, unit: "" });
+        let received = self.received.take();
+        for (case, figure) in [(REMOTE, MOVED), (REMOTE_MOUNTED, MOVED_MOUNTED)] {
+            let bytes = received.iter().filter(|(name, _)| *name == case).map(|(_, bytes)| *bytes);
+            if let (Some(bytes), Ok(archive)) = (median(bytes.collect()), &archive)
+                && group == RIPGREP
+            {
+                let fixture = suite.fixture.name();
+                let (name, value) = (figure.to_owned(), bytes / archive);
+                report.figures.push(Figure { fixture, name, value, unit: "" });
+            }
         }
         save(report)?;
         if find_in_path(SCCACHE).is_some() && !self.project.is_c() {
@@ -288,8 +326,8 @@ impl Work<'_, '_> {
             before: Box::new(move |round| self.begin(name, round)),
             run: Box::new(move |_| {
                 let sample = self.once(name, &self.at)?;
-                if name == REMOTE {
-                    self.received.borrow_mut().push(self.server.sent("/") as f64);
+                if is_remote(name) {
+                    self.received.borrow_mut().push((name, self.server.sent("/") as f64));
                 }
                 Ok(sample)
             }),
@@ -311,7 +349,9 @@ impl Work<'_, '_> {
     /// Prepares a fresh checkout where nothing is made, and fills caches before the first round.
     fn begin(&self, name: &str, round: usize) -> Result<()> {
         let plain = if self.project.is_c() { MAKE } else { CARGO };
-        if matches!(name, RECORDING | REMOTE) {
+        if name == RECORDING || is_remote(name) {
+            // What is mounted there comes from this store.
+            self.clean()?;
             clear(&self.suite.folder("store-new"))?;
         }
         if round == 0 && name == SCCACHE {
@@ -322,7 +362,7 @@ impl Work<'_, '_> {
             match name {
                 // What is packed, or looked at, cargo has made.
                 IDLE | ARCHIVE => drop(self.once(plain, &self.at)?),
-                REMOTE => self.share()?,
+                REMOTE | REMOTE_MOUNTED => self.share()?,
                 _ => drop(self.once(name, &self.at)?),
             }
             if name == ARCHIVE {
@@ -339,7 +379,7 @@ impl Work<'_, '_> {
             return Ok(());
         }
         self.clean()?;
-        if name == REMOTE {
+        if is_remote(name) {
             // What counts is what comes now.
             let _before: u64 = self.server.sent("/");
         }
@@ -362,6 +402,9 @@ impl Work<'_, '_> {
 
     /// Lets somebody build who may tell others.
     fn share(&self) -> Result<()> {
+        if self.is_shared.replace(true) {
+            return Ok(());
+        }
         let mut key = self.suite.rift_in(&self.at, "store-producer", &["key", "new", "bench"])?;
         self.suite.quietly(reached(&self.server, &mut key))?;
         let words = ["cargo", "build", "--offline", "-q"];
@@ -383,10 +426,12 @@ impl Work<'_, '_> {
         };
         let mut command = match name {
             RIFT => suite.rift(at, "store", &[], &build)?,
+            MOUNTED => suite.rift(at, "store", &["--as", "mount"], &build)?,
             ACTIONS => suite.rift(at, "store-alone", &[], &build)?,
             RECORDING => suite.rift(at, "store-new", &[], &build)?,
-            REMOTE => {
-                let mut command = suite.rift(at, "store-new", &[], &build)?;
+            REMOTE | REMOTE_MOUNTED => {
+                let how: &[&str] = if name == REMOTE { &[] } else { &["--as", "mount"] };
+                let mut command = suite.rift(at, "store-new", how, &build)?;
                 reached(&self.server, &mut command)
             }
             ARCHIVE => {
@@ -466,6 +511,11 @@ impl Work<'_, '_> {
         report.rows.extend(self.suite.interleave(&cases, self.suite.wanted.runs));
         Ok(())
     }
+}
+
+/// Tells whether a case begins with an empty store.
+fn is_remote(name: &str) -> bool {
+    matches!(name, REMOTE | REMOTE_MOUNTED)
 }
 
 /// Gives all sources the time of now, as a checkout does.
