@@ -149,21 +149,26 @@ impl Partial {
         }
     }
 
+    /// Asks whoever shows the tree, as soon as somebody does, for blobs that will be needed; waits for none of them.
+    pub fn ask_for(&self, blobs: impl Iterator<Item = u32>) {
+        if let Some(arrivals) = self.arrivals() {
+            blobs.filter(|blob| !arrivals.has(*blob)).for_each(|blob| arrivals.want(blob));
+            ring(&arrivals);
+        }
+    }
+
     /// Brings all that is not here yet, as fast as the remote gives it.
     ///
     /// # Errors
     /// [`Error::MissingBlob`]: some of it can't be had.
     pub fn fetch_rest(self: &Arc<Self>, manifest: &Manifest<'_>) -> Result<()> {
-        if let Some(arrivals) = self.arrivals() {
-            let blobs = 0..self.header.blobs;
-            blobs.clone().filter(|blob| !arrivals.has(*blob)).for_each(|blob| arrivals.want(blob));
-            self.serve();
-            ring(&arrivals);
-            for blob in blobs {
-                self.wait_for(manifest, blob)?;
-            }
+        if self.arrivals().is_none() {
+            return Ok(());
         }
-        Ok(())
+        let blobs = 0..self.header.blobs;
+        self.serve();
+        self.ask_for(blobs.clone());
+        blobs.into_iter().try_for_each(|blob| self.wait_for(manifest, blob))
     }
 
     /// Returns the blobs that are here and not what they should be: the disk may have lost some of them.

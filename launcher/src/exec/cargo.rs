@@ -125,7 +125,11 @@ pub(super) fn run(
             let project = actions::Project { root, key, spares_edits: !keeps_all };
             actions::run_command(options, context, store, &project)?
         }
-        _ => (super::run_command(options, context)?, Told::default()),
+        _ => {
+            let (ending, reasons) = super::run_told(options, context)?;
+            build.reasons.extend(reasons);
+            (ending, Told::default())
+        }
     };
     let took = compiling.elapsed();
     build.reasons.extend(told.reasons());

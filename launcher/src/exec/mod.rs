@@ -100,12 +100,25 @@ fn run_untouched(
     Ok(ending)
 }
 
-/// Runs the command itself, in a private view where that is asked for and there is something to see.
+/// Runs the command itself, and records what is to be told of how it saw trees.
 fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Ending> {
+    let started = Instant::now();
+    let (ending, reasons) = run_told(options, context)?;
+    if !reasons.is_empty()
+        && let Ok(store) = context.existing_store()
+    {
+        record(&store, options, context, started, reasons);
+    }
+    Ok(ending)
+}
+
+/// Runs the command itself, in a private view where that is asked for and there is something to see; also returns what is to be told
+/// of that.
+fn run_told(options: &ExecOptions, context: &Context) -> anyhow::Result<(Ending, Vec<String>)> {
     let is_asked = options.is_private || options.is_virtual;
     let store = if is_asked { context.store_or_none()? } else { context.existing_store().ok() };
     let Some(store) = store else {
-        return child::run(&options.command);
+        return Ok((child::run(&options.command)?, Vec::new()));
     };
     heed(&store, context)?;
     let mut projections = private::in_reach(&store, &context.cwd)?;
@@ -129,11 +142,11 @@ fn run_command(options: &ExecOptions, context: &Context) -> anyhow::Result<Endin
         return run_under_shim(&store, &projections, options, context);
     }
     let why = match private::run(&store, &projections, &options.command)? {
-        Ok(ending) => return Ok(ending),
+        Ok(ending) => return Ok((ending, Vec::new())),
         Err(why) => why,
     };
     let why = format!("trees are real files instead of a private view: {why}");
-    run_on_files(&store, &projections, options, context, &why)
+    Ok((run_on_files(&store, &projections, options, context, &why)?, Vec::new()))
 }
 
 /// Tells whether later commands look for projections in another store: the one in memory, where this is on the disk.
@@ -173,17 +186,15 @@ fn run_beside_mounts(
     store: &Store,
     options: &ExecOptions,
     context: &Context,
-) -> anyhow::Result<Ending> {
-    let started = Instant::now();
+) -> anyhow::Result<(Ending, Vec<String>)> {
     let mounted = private::mounted_partial(store, &context.cwd)?;
     let Some(fetched) = Fetched::begin_mounted(store, &mounted, &options.command) else {
-        return child::run(&options.command);
+        return Ok((child::run(&options.command)?, Vec::new()));
     };
     let ending = child::run(&options.command)?;
     let (reasons, trouble) = fetched.end();
     trouble.iter().for_each(|trouble| context.ui.warn(trouble));
-    record(store, options, context, started, reasons);
-    Ok(ending)
+    Ok((ending, reasons))
 }
 
 /// Records a run for `rift why`.
@@ -219,14 +230,13 @@ fn run_on_files(
     child::run(&options.command)
 }
 
-/// Runs the command under the shim, and records what its processes have counted.
+/// Runs the command under the shim; also returns what its processes have counted.
 fn run_under_shim(
     store: &Store,
     projections: &[Projection],
     options: &ExecOptions,
     context: &Context,
-) -> anyhow::Result<Ending> {
-    let started = Instant::now();
+) -> anyhow::Result<(Ending, Vec<String>)> {
     if context.config.verifies_always() {
         for projection in projections {
             let tree = store.open_shown(projection.tree)?;
@@ -246,7 +256,7 @@ fn run_under_shim(
         Ok(prepared) => prepared,
         Err(error) => {
             let why = format!("trees are real files instead of answered by the shim: {error:#}");
-            return run_on_files(store, projections, options, context, &why);
+            return Ok((run_on_files(store, projections, options, context, &why)?, Vec::new()));
         }
     };
     let fetched = Fetched::begin(prepared.partial(), &options.command);
@@ -257,9 +267,7 @@ fn run_under_shim(
     } else if let Some(damage) = outcome.counted.damage() {
         context.ui.warn(&format!("{damage}; `rift store verify --repair` tells which"));
     }
-    let reasons = outcome.counted.lines().into_iter().chain(fetched).collect();
-    record(store, options, context, started, reasons);
-    Ok(outcome.ending)
+    Ok((outcome.ending, outcome.counted.lines().into_iter().chain(fetched).collect()))
 }
 
 /// Shows what [`run`] would do, without doing it.

@@ -16,7 +16,7 @@ use rift_cas::record::Kind;
 use rift_cas::tree::OpenTree;
 use rift_cas::{Lease, Store, ingest};
 use rift_tree::builder::{Builder, Built, Item, Xattrs};
-use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
+use rift_tree::{BlobHash, EntryId, Kind as EntryKind, Manifest, TreeHash};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
@@ -301,6 +301,11 @@ impl Snapshot {
             Ok((project.target.join(&root.folder), opened(means, &root.tree)?))
         };
         let trees = self.roots.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+        for (_, tree) in &trees {
+            if let Some(partial) = tree.partial() {
+                partial.ask_for(looked_at(&tree.manifest()).into_iter());
+            }
+        }
         let (dated, differ) =
             sources.date(&project.root, &about.sources, about.taken_ns, means.sets_times)?;
         make_target(&project.target, about.rustc_info.as_deref())?;
@@ -413,6 +418,23 @@ pub struct Taken {
     /// It differs from what was there last.
     pub is_new: bool,
     _lease: Lease,
+}
+
+/// Returns the blobs that cargo reads to see that all is done: its records, and what build scripts have said.
+fn looked_at(manifest: &Manifest<'_>) -> Vec<u32> {
+    let is_record = |id: EntryId| {
+        let folder = manifest.parent(manifest.parent(id)?)?;
+        let is_top = manifest.parent(folder) == Some(EntryId::ROOT);
+        let name = manifest.name(folder).filter(|_| is_top)?;
+        let is_program = manifest.mode(id).is_some_and(|mode| mode & 0o111 != 0);
+        Some(name == FINGERPRINTS.as_bytes() || name == b"build" && !is_program)
+    };
+    let files = (0..manifest.len()).map(EntryId).filter(|id| is_record(*id) == Some(true));
+    let blobs = files.filter_map(|id| match manifest.kind(id) {
+        Some(EntryKind::File { blob, .. }) => Some(blob),
+        _ => None,
+    });
+    blobs.collect()
 }
 
 /// How many crates cargo knows in the folders of a profile, and how many of them it has begun to compile since a moment, in nanoseconds
