@@ -118,11 +118,28 @@ impl Partial {
         self.fetching.get_or_init(|| Fetching::start(self))
     }
 
-    /// Waits until a blob is here.
+    /// Waits until a blob is here, and begins to bring what is wanted if that is needed for it.
     ///
     /// # Errors
     /// [`Error::MissingBlob`]: it can't be had; [`Partial::trouble`] tells why.
     pub fn wait_for(self: &Arc<Self>, manifest: &Manifest<'_>, blob: u32) -> Result<()> {
+        let serves = || {
+            self.serve();
+            true
+        };
+        self.wait_while(manifest, blob, serves)
+    }
+
+    /// Waits until a blob is here that another process brings, as long as that is said to be there.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`]: it can't be had.
+    pub fn wait_while(
+        &self,
+        manifest: &Manifest<'_>,
+        blob: u32,
+        is_served: impl Fn() -> bool,
+    ) -> Result<()> {
         let arrivals = self.arrivals();
         let missing = || {
             let hash = manifest.blob_hash(blob).unwrap_or(BlobHash::from_bytes([0; 32]));
@@ -133,16 +150,18 @@ impl Partial {
         if arrivals.has(blob) {
             return Ok(());
         }
-        self.serve();
         let word = arrivals.word_of(blob).ok_or_else(missing)?;
         arrivals.want(blob);
+        if !is_served() {
+            return Err(missing());
+        }
         ring(&arrivals);
         loop {
             let seen = word.load(std::sync::atomic::Ordering::Acquire);
             if arrivals.has(blob) {
                 return Ok(());
             }
-            if arrivals.has_failed(blob) {
+            if arrivals.has_failed(blob) || !is_served() {
                 return Err(missing());
             }
             sleep_on(word, seen);

@@ -86,6 +86,13 @@ impl Queue {
     fn next(&mut self) -> Option<Range<u32>> {
         self.now.pop_front().or_else(|| self.ahead.pop_front())
     }
+
+    /// Somebody waits for what was to come ahead.
+    fn hurry(&mut self, place: u32) {
+        if let Some(at) = self.ahead.iter().position(|range| range.contains(&place)) {
+            self.now.extend(self.ahead.remove(at));
+        }
+    }
 }
 
 /// A blob and where it lies.
@@ -373,6 +380,15 @@ impl Fetching {
         let _is_started = thread.spawn(follow).is_ok();
     }
 
+    /// Brings blobs that will be needed behind those that somebody waits for; nothing waits for that.
+    pub fn prefetch(&self, blobs: &[u32]) {
+        let arrivals = self.shared.partial.upgrade();
+        self.shared.queue().hints.extend_from_slice(blobs);
+        if let Some(arrivals) = arrivals.as_ref().and_then(|partial| partial.arrivals()) {
+            ring(&arrivals);
+        }
+    }
+
     /// Tells others which blobs a command needed, where the remote does not know; tells whether it was told.
     ///
     /// # Errors
@@ -503,6 +519,7 @@ impl Shared {
             let is_on_way = queue.on_way.get(place as usize).is_none_or(|is| *is);
             !is_on_way && lie.at(place).is_some_and(|one| !arrivals.has(one.blob))
         };
+        wanted.iter().for_each(|place| queue.hurry(*place));
         wanted.retain(|place| is_free(&queue, *place));
         wanted.sort_unstable();
         wanted.dedup();
@@ -727,5 +744,21 @@ fn read(
     match done == missing.len() {
         true => Ok(()),
         false => read.and(Err(wrong("it ends too early".to_owned()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_waits_for_comes_before_what_will_be_needed() {
+        let mut queue = Queue::default();
+        queue.ahead.extend([0..4, 4..6, 6..9]);
+        queue.hurry(5);
+        // Nobody can hurry what is asked for already.
+        queue.hurry(5);
+        let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(order, [4..6, 0..4, 6..9]);
     }
 }

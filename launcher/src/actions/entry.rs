@@ -12,6 +12,7 @@ use rift_cas::hashes::{FileStamp, Hashes};
 use rift_cas::record::Kind;
 use rift_cas::tree::OpenTree;
 use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::EntryName;
@@ -181,12 +182,16 @@ impl Entries {
         let _noted = store.touch_plan(&record_name(key)).is_ok();
     }
 
-    /// Returns all entries that the store still has.
+    /// Returns all entries that the store still has; a process with the number `bringer` may bring what they hold.
     pub fn kept<'s>(
         &'s self,
         store: &'s Store,
+        bringer: Option<u32>,
     ) -> impl Iterator<Item = (&'s EntryName, Kept)> + 's {
-        self.entries.iter().filter_map(|name| Some((name, Kept::open(store, name)?)))
+        self.entries.iter().filter_map(move |name| {
+            let kept = Kept::open(store, name)?;
+            Some((name, Kept { bringer, ..kept }))
+        })
     }
 }
 
@@ -195,6 +200,8 @@ impl Entries {
 pub struct Kept {
     tree: OpenTree,
     folder: EntryId,
+    /// The number of the process that brings what has not come yet.
+    bringer: Option<u32>,
 }
 
 impl Kept {
@@ -202,9 +209,12 @@ impl Kept {
     #[must_use]
     pub fn open(store: &Store, name: &EntryName) -> Option<Self> {
         let hash = TreeHash::from_hex(name.tree.as_bytes()).ok()?;
-        let tree = store.open_tree(hash).ok()??;
+        let tree = match store.open_tree(hash).ok()? {
+            Some(tree) => tree,
+            None => store.open_partial(hash).ok()??,
+        };
         let folder = tree.manifest().child_named(EntryId::ROOT, name.folder.as_bytes())?;
-        Some(Self { tree, folder })
+        Some(Self { tree, folder, bringer: None })
     }
 
     /// Reads what it says.
@@ -215,7 +225,7 @@ impl Kept {
         Ok(serde_json::from_slice(self.bytes(ABOUT)?.0)?)
     }
 
-    /// Returns the bytes of one of its files, which are checked, and their hash.
+    /// Returns the bytes of one of its files, which are checked, and their hash; waits for them while somebody brings them.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -225,6 +235,11 @@ impl Kept {
         let Some(EntryKind::File { blob, size }) = manifest.kind(id) else {
             bail!("it is no file")
         };
+        if let Some(partial) = self.tree.partial() {
+            let is_brought = || self.bringer.is_some_and(is_running);
+            let come = partial.wait_while(&manifest, blob, is_brought);
+            come.context("a remote has it, and it has not come")?;
+        }
         let bytes = self.tree.bytes(&self.tree.sidecar(), blob, size);
         let bytes = bytes.context("the store has lost it")?;
         let hash = BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
@@ -233,6 +248,12 @@ impl Kept {
         }
         Ok((bytes, hash))
     }
+}
+
+/// Tells whether a process is there, as far as this one can see.
+fn is_running(process: u32) -> bool {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+    process.is_some_and(|process| rustix::process::test_kill_process(process).is_ok())
 }
 
 impl Entry {

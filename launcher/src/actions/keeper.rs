@@ -245,7 +245,7 @@ fn compare(
     hashes: &Hashes,
 ) -> Option<Outcome> {
     let entries = Entries::find(store, key).ok()?;
-    for (name, kept) in entries.kept(store) {
+    for (name, kept) in entries.kept(store, None) {
         let Ok(known) = kept.entry() else { continue };
         // Nobody would take it for this one.
         if known.elsewhere(roots).is_some() {

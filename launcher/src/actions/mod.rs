@@ -76,6 +76,8 @@ pub struct Settings {
     pub roots: Roots,
     /// Tells what this run has written itself from what others may change again, see [`rift_cas::hashes`].
     pub run: u64,
+    /// The number of the process that brings what a remote has while the run goes on, where one does.
+    pub bringer: Option<u32>,
     /// What is known is not used.
     pub only_records: bool,
     /// What is known is not used, but compared with what the programs do.

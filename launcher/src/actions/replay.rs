@@ -150,7 +150,7 @@ impl Stand {
         let mut look = Look::new(&self.hashes);
         // Of what is known, the reason of that which fits best.
         let mut why: Option<(usize, String)> = None;
-        for (name, kept) in entries.kept(&self.store) {
+        for (name, kept) in entries.kept(&self.store, self.settings.bringer) {
             let Ok(entry) = kept.entry() else { continue };
             match entry.differs(&self.settings.roots, &mut look) {
                 None if name.is_foreign && !stays_inside(&entry) => {}

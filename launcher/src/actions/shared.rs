@@ -55,7 +55,10 @@ pub fn gather(
     let known: HashSet<(String, String)> =
         members.iter().map(|one| (one.name.tree.clone(), one.name.folder.clone())).collect();
     if let Some(tree) = others {
-        let mut handed_on = members_of(store, tree)?;
+        let mut handed_on = match store.open_tree(tree)? {
+            Some(tree) => members_of(&tree),
+            None => Vec::new(),
+        };
         handed_on.retain(|one| {
             let is_own = known.contains(&(one.name.tree.clone(), one.name.folder.clone()));
             !is_own && one.used_ns + HANDED_ON_NS >= today_ns
@@ -111,12 +114,38 @@ pub fn gather(
     Ok(Some((built.hash, store.lease(built.hash)?)))
 }
 
+/// Tells whether a run has used or made what a tree of actions lacks.
+#[must_use]
+pub fn has_more(events: &[Event], tree: Option<TreeHash>) -> bool {
+    let tree = tree.map(|tree| tree.to_string());
+    let mut entries = events.iter().filter_map(|event| event.entry.as_ref());
+    entries.any(|entry| Some(&entry.tree) != tree.as_ref())
+}
+
+/// Begins to bring what has not come of a tree of actions: first what each has found, then what it has made.
+pub fn prefetch(tree: &OpenTree) {
+    let Some(partial) = tree.partial() else { return };
+    let manifest = tree.manifest();
+    let (mut found, mut made) = (Vec::new(), Vec::new());
+    for folder in manifest.children(EntryId::ROOT) {
+        for child in manifest.children(folder) {
+            if let Some(Kind::File { blob, .. }) = manifest.kind(child) {
+                let is_about = manifest.name(child) == Some(ABOUT.as_bytes());
+                if is_about { found.push(blob) } else { made.push(blob) }
+            }
+        }
+    }
+    let bringing = partial.serve();
+    partial.ask_for(found.into_iter());
+    bringing.prefetch(&made);
+}
+
 /// Keeps the actions of somebody else's tree under their keys, and returns how many.
 ///
 /// # Errors
 /// What the system says.
-pub fn take(store: &Store, tree: TreeHash) -> anyhow::Result<usize> {
-    let members = members_of(store, tree)?;
+pub fn take(store: &Store, tree: &OpenTree) -> anyhow::Result<usize> {
+    let members = members_of(tree);
     let count = members.len();
     for Member { key, name, .. } in members {
         Entries::add_behind(store, &key, name)?;
@@ -129,9 +158,8 @@ fn opened(store: &Store, tree: &str) -> anyhow::Result<Option<OpenTree>> {
     Ok(store.open_tree(hash)?)
 }
 
-fn members_of(store: &Store, tree: TreeHash) -> anyhow::Result<Vec<Member>> {
-    let Some(opened) = store.open_tree(tree)? else { return Ok(Vec::new()) };
-    let manifest = opened.manifest();
+fn members_of(opened: &OpenTree) -> Vec<Member> {
+    let (manifest, tree) = (opened.manifest(), opened.hash().to_string());
     let mut members = Vec::new();
     for child in manifest.children(EntryId::ROOT) {
         let Some(folder) = manifest.name(child).and_then(|name| std::str::from_utf8(name).ok())
@@ -141,14 +169,14 @@ fn members_of(store: &Store, tree: TreeHash) -> anyhow::Result<Vec<Member>> {
         let Some(key) = folder.get(..KEY_DIGITS).filter(|key| is_key(key)) else { continue };
         let used_ns = manifest.mtime_ns(child).unwrap_or(0);
         let name = EntryName {
-            tree: tree.to_string(),
+            tree: tree.clone(),
             folder: folder.to_owned(),
             is_foreign: true,
             is_confirmed: false,
         };
         members.push(Member { key: key.to_owned(), used_ns, name });
     }
-    Ok(members)
+    members
 }
 
 fn is_key(key: &str) -> bool {
@@ -191,13 +219,18 @@ mod tests {
         let events = [event("a", Some(name.clone())), event("a", Some(name.clone()))];
         let (tree, _lease) = gather(&store, &events, None).unwrap().unwrap();
         assert_eq!(gather(&store, &events[..1], None).unwrap().unwrap().0, tree);
-        assert_eq!(take(&store, tree).unwrap(), 1);
+        let take = |tree| take(&store, &store.open_tree(tree).unwrap().unwrap()).unwrap();
+        assert_eq!(take(tree), 1);
         let found = Entries::find(&store, &"a".repeat(KEY_DIGITS)).unwrap();
-        let kept: Vec<_> = found.kept(&store).map(|(name, _)| name.clone()).collect();
+        let kept: Vec<_> = found.kept(&store, None).map(|(name, _)| name.clone()).collect();
         assert!(kept.len() == 1 && kept[0].is_foreign && kept[0].tree == tree.to_string());
         // The next run had other actions, and hands these on.
         let (more, _lease) =
             gather(&store, &[event("b", Some(name))], Some(tree)).unwrap().unwrap();
-        assert_eq!(take(&store, more).unwrap(), 2);
+        assert_eq!(take(more), 2);
+        let brought =
+            event("a", Some(EntryName { tree: more.to_string(), ..EntryName::default() }));
+        assert!(has_more(&events, Some(more)) && has_more(&events, None));
+        assert!(!has_more(&[brought, event("b", None)], Some(more)));
     }
 }

@@ -6,7 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rift_cas::hashes::FileStamp;
 use rift_cas::projection::ShownAs;
+use rift_cas::remote::Extent;
+use rift_cas::tree::OpenTree;
 use rift_cas::{Store, gc};
+use rift_tree::TreeHash;
 
 use super::shared::{self, Came, Shared};
 use super::{Ending, ExecOptions, child};
@@ -138,7 +141,9 @@ pub(super) fn run_command(
         return Ok((super::run_command(options, context)?, Told::remark(why)));
     }
     let sharing = Sharing::begin(options, context, store, project.key)?;
-    let begun = begin(options, context, store, project);
+    let arriving = sharing.as_ref().and_then(|sharing| sharing.arriving.as_ref());
+    let bringer = arriving.map(|_| std::process::id());
+    let begun = begin(options, context, store, (project, bringer));
     let (keeper, prepared) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -181,11 +186,13 @@ struct Sharing<'c> {
     shared: Shared<'c>,
     name: String,
     came: Option<Came>,
+    /// What came, where more of it comes while the command runs.
+    arriving: Option<OpenTree>,
     remarks: Vec<String>,
 }
 
 impl<'c> Sharing<'c> {
-    /// Brings what others have made, where there is a remote; without it the command runs as well.
+    /// Brings what others have found, where there is a remote, and begins to bring what they have made; without it the command runs as well.
     fn begin(
         options: &ExecOptions,
         context: &'c Context,
@@ -196,41 +203,80 @@ impl<'c> Sharing<'c> {
             return Ok(None);
         };
         let name = format!("{}{key}", shared::ACTIONS);
-        let mut sharing = Self { shared, name, came: None, remarks: Vec::new() };
+        let mut sharing = Self { shared, name, came: None, arriving: None, remarks: Vec::new() };
         if options.record_only {
             return Ok(Some(sharing));
         }
-        (sharing.came, sharing.remarks) = sharing.shared.bring_ref(&sharing.name)?;
-        if let Some((tree, _)) = &sharing.came
-            && let Err(error) = actions::shared::take(store, *tree)
-        {
-            sharing.remarks.push(format!("what came is not used: {error:#}"));
+        // What is compared must be here.
+        let extent = match context.config.verifies_always() {
+            true => Extent::Whole,
+            false => store.extent_shown(),
+        };
+        (sharing.came, sharing.remarks) = sharing.shared.bring_ref(&sharing.name, extent)?;
+        if let Some((tree, _)) = &sharing.came {
+            match taken(store, *tree) {
+                Ok(arriving) => sharing.arriving = arriving,
+                Err(error) => sharing.remarks.push(format!("what came is not used: {error:#}")),
+            }
         }
         Ok(Some(sharing))
     }
 
     /// Sends what the run has used and made, where that is more than what came.
-    fn end(self, store: &Store, told: &mut Told) -> anyhow::Result<()> {
-        let Self { shared, name, came, mut remarks } = self;
-        let came = came.as_ref().map(|(tree, _)| *tree);
-        match actions::shared::gather(store, &told.events, came) {
+    fn end(mut self, store: &Store, told: &mut Told) -> anyhow::Result<()> {
+        let sent = self.send(store, &told.events);
+        told.remarks.append(&mut self.remarks);
+        told.shared_as = Some(self.name);
+        sent
+    }
+
+    fn send(&mut self, store: &Store, events: &[Event]) -> anyhow::Result<()> {
+        let came = self.came.as_ref().map(|(tree, _)| *tree);
+        if let Some(arriving) = &self.arriving {
+            self.remarks.extend(self.shared.brought(arriving)?);
+        }
+        if !actions::shared::has_more(events, came) {
+            return Ok(());
+        }
+        if let Some(why) = self.shared.refusal()? {
+            self.remarks.push(why);
+            return Ok(());
+        }
+        // What is handed on goes through this store.
+        if let Some(arriving) = &self.arriving {
+            if let Err(error) = arriving.fetch_rest() {
+                self.remarks.push(format!("programs not shared: {error}"));
+                return Ok(());
+            }
+            let (_, remarks) = self.shared.bring_ref(&self.name, Extent::Whole)?;
+            self.remarks.extend(remarks);
+        }
+        match actions::shared::gather(store, events, came) {
             Ok(Some((tree, _lease))) if came != Some(tree) => {
-                remarks.extend(shared.send_ref(&name, tree)?);
+                self.remarks.extend(self.shared.send_ref(&self.name, tree)?);
             }
             Ok(_) => {}
-            Err(error) => remarks.push(format!("programs not shared: {error:#}")),
+            Err(error) => self.remarks.push(format!("programs not shared: {error:#}")),
         }
-        told.remarks.append(&mut remarks);
-        told.shared_as = Some(name);
         Ok(())
     }
+}
+
+/// Keeps the actions that came under their keys, and begins to bring the rest of them; returns the tree where there is a rest.
+fn taken(store: &Store, tree: TreeHash) -> anyhow::Result<Option<OpenTree>> {
+    let tree = store.open_shown(tree)?;
+    if let Some(tree) = &tree {
+        actions::shared::take(store, tree)?;
+        actions::shared::prefetch(tree);
+    }
+    Ok(tree.filter(|tree| tree.partial().is_some()))
 }
 
 fn begin(
     options: &ExecOptions,
     context: &Context,
     store: &Store,
-    project: &Project<'_>,
+    (project, bringer): (&Project<'_>, Option<u32>),
 ) -> anyhow::Result<(Keeper, Prepared)> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run = since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
@@ -238,6 +284,7 @@ fn begin(
         store: store.root().to_owned(),
         roots: roots(project.root),
         run: run.max(1),
+        bringer,
         only_records: options.record_only,
         verifies: context.config.verifies_always(),
         opted: context.config.programs().to_vec(),

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rift_cas::remote::access::AccessKey;
 use rift_cas::remote::address::{Address, Scheme};
-use rift_cas::remote::keys::{PublicKey, TrustedKeys};
+use rift_cas::remote::keys::{PrivateKey, PublicKey, TrustedKeys};
 use rift_cas::remote::plan::{self, Plan, Sent};
 use rift_cas::remote::{self, Extent, Limits, Remote, Traffic, denied};
+use rift_cas::tree::OpenTree;
 use rift_cas::{Lease, Store};
 use rift_tree::TreeHash;
 
@@ -137,6 +138,41 @@ impl<'c> Shared<'c> {
         why
     }
 
+    /// Notes what came of a tree while the command ran; returns it, and what kept more from coming, for `rift why`.
+    ///
+    /// # Errors
+    /// A remote that can't be used, when `strict` is set.
+    pub(super) fn brought(&self, tree: &OpenTree) -> anyhow::Result<Vec<String>> {
+        let Some(partial) = tree.partial() else { return Ok(Vec::new()) };
+        let came = partial.serve().traffic();
+        self.received_bytes.set(self.received_bytes.get() + came.unpacked_bytes);
+        let mut remarks =
+            vec![format!("meanwhile {} came ({})", ui::size(came.unpacked_bytes), traffic(&came))];
+        if let Some(trouble) = partial.trouble() {
+            let why = format!("not all that others have made has come: {trouble}");
+            self.context.fall_back(&why)?;
+            remarks.push(why);
+        }
+        Ok(remarks)
+    }
+
+    /// Returns the key that signs what goes to remotes, or why nothing does.
+    fn signing(&self) -> anyhow::Result<Result<PrivateKey, String>> {
+        let Some(own) = keys::private()? else {
+            return Ok(Err("not shared: there is no key to sign with".to_owned()));
+        };
+        let refusal = remotes::refusal(&self.context.config);
+        Ok(refusal.map_or(Ok(own), |why| Err(format!("not shared: {why}"))))
+    }
+
+    /// Tells why nothing goes to a remote, where there is one that can be written; `None` where something may.
+    ///
+    /// # Errors
+    /// Keys that can't be read.
+    pub(super) fn refusal(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.signing()?.err())
+    }
+
     fn refuse(&self, address: &Address, error: &anyhow::Error) -> anyhow::Result<String> {
         let why = format!("the remote {address} is not used: {error:#}");
         self.context.fall_back(&why)?;
@@ -168,16 +204,20 @@ impl<'c> Shared<'c> {
         Ok(Some(format!("{from} had the result, signed by {signer} ({traffic})")))
     }
 
-    /// Brings the tree that a ref means from the first remote that has it into the store, whose next step is to name it; also returns what came of
-    /// it, for `rift why`.
+    /// Brings the tree that a ref means, or so much of it, from the first remote that has it into the store, whose next step is to name it; also
+    /// returns what came of it, for `rift why`.
     ///
     /// # Errors
     /// A remote that can't be used, when `strict` is set.
-    pub(super) fn bring_ref(&self, name: &str) -> anyhow::Result<(Option<Came>, Vec<String>)> {
+    pub(super) fn bring_ref(
+        &self,
+        name: &str,
+        extent: Extent,
+    ) -> anyhow::Result<(Option<Came>, Vec<String>)> {
         let mut reasons = Vec::new();
         for named in self.context.config.remotes() {
             let address = &named.address;
-            match self.bring_ref_from(address, name) {
+            match self.bring_ref_from(address, name, extent) {
                 Ok(Some((tree, lease, how))) => {
                     reasons.push(how);
                     return Ok((Some((tree, lease)), reasons));
@@ -194,11 +234,12 @@ impl<'c> Shared<'c> {
         &self,
         address: &Address,
         name: &str,
+        extent: Extent,
     ) -> anyhow::Result<Option<(TreeHash, Lease, String)>> {
         let remote = self.open(address, remotes::OF_RUNS)?;
         let trusted = keys::trusted()?;
         let pulled = self.context.ui.transfer("received", |watch| {
-            remote::bring(&remote, self.store, (name, Extent::Whole), &trusted, watch)
+            remote::bring(&remote, self.store, (name, extent), &trusted, watch)
         });
         self.say(&remote);
         self.received_bytes.set(self.received_bytes.get() + remote.traffic().unpacked_bytes);
@@ -232,12 +273,10 @@ impl<'c> Shared<'c> {
         name: &str,
         tree: TreeHash,
     ) -> anyhow::Result<Option<String>> {
-        let Some(own) = keys::private()? else {
-            return Ok(Some("not shared: there is no key to sign with".to_owned()));
+        let own = match self.signing()? {
+            Ok(own) => own,
+            Err(why) => return Ok(Some(why)),
         };
-        if let Some(why) = remotes::refusal(&self.context.config) {
-            return Ok(Some(format!("not shared: {why}")));
-        }
         if let Some(why) = self.secret(&[tree])? {
             self.context.ui.warn(&why);
             return Ok(Some(why));
@@ -299,12 +338,10 @@ impl<'c> Shared<'c> {
         if result.shared().iter().any(is_there) || !result.is_whole() {
             return Ok(None);
         }
-        let Some(own) = keys::private()? else {
-            return Ok(Some("not shared: there is no key to sign with".to_owned()));
+        let own = match self.signing()? {
+            Ok(own) => own,
+            Err(why) => return Ok(Some(why)),
         };
-        if let Some(why) = remotes::refusal(&self.context.config) {
-            return Ok(Some(format!("not shared: {why}")));
-        }
         let trees = result.trees().context("a plan names no tree")?;
         if result.may_hold_secrets()
             && let Some(why) = self.secret(&trees)?
