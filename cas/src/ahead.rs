@@ -10,8 +10,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rift_tree::builder::Built;
 use rift_tree::compose::Composer;
@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use crate::compare::{self, Differences};
 use crate::error::{Error, Result};
 use crate::import::Unit;
+use crate::lock::lock;
 use crate::materialize::{self, CREATE, Options, REFLINK_FROM, Writer, Written};
 use crate::store::Store;
 use crate::sys;
@@ -108,7 +109,7 @@ impl Ahead {
         let mut left_out = Vec::new();
         let top = (EntryId::ROOT, at.as_path());
         self.write_directory(opened.as_fd(), &manifest, top, unit, &mut left_out)?;
-        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut placed = lock(&self.placed);
         let place = path.as_os_str().as_bytes();
         placed.left_out.extend(left_out.iter().map(|inner| [place, b"/", inner].concat()));
         placed.packages.insert(place.to_vec(), tree.bytes.clone());
@@ -212,7 +213,7 @@ impl Ahead {
     /// Finds how the folder differs from a tree; `None` where nothing was written, or where one package may have
     /// written into another.
     fn differences(&self, tree: &Manifest<'_>) -> Option<Differences> {
-        let placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let placed = lock(&self.placed);
         if placed.packages.is_empty() {
             return None;
         }

@@ -16,12 +16,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rift_tree::sidecar::Stamp;
 use rift_tree::{BlobHash, PackId, TreeHash};
 
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::pack::{Pack, Packed, PackedKind};
 use crate::purge::Bans;
 use crate::record::{self, read_folder};
@@ -286,7 +287,7 @@ impl BlobIndex {
     }
 
     fn stamps(&self) -> MutexGuard<'_, Stamps> {
-        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stamps)
     }
 
     /// Remembers the stamp of a loose blob whose content is right.

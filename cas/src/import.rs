@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rift_tree::builder::Built;
 use rift_tree::sidecar::Stamp;
@@ -18,6 +18,7 @@ use rift_tree::{BlobHash, PackId, TreeHash};
 
 use crate::blobs::{BlobIndex, Found, LOOSE_FROM};
 use crate::error::{Error, Result};
+use crate::lock::{lock, unlocked};
 use crate::log::Record;
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
 use crate::store::{Store, Temporary};
@@ -65,11 +66,6 @@ pub struct Imported {
     pub packs: usize,
     /// Bytes of the new packs.
     pub pack_bytes: u64,
-}
-
-/// Takes a lock that a panicking thread may have held: what it guards is only ever appended to.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {
@@ -276,7 +272,7 @@ impl Import<'_> {
             return Err(Error::Refused { path, reason: "a unit is still being written" });
         };
         let OpenPack { temporary, state } = pack;
-        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let state = unlocked(state);
         let (footer, id) = pack::footer(&state.entries, state.end);
         let file = temporary.file.try_clone().map_err(Error::io("open", &temporary.path))?;
         file.write_all_at(&footer, state.end).map_err(Error::io("write", &temporary.path))?;

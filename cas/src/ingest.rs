@@ -14,7 +14,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rift_tree::builder::{Item, Xattrs};
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::import::{Import, Unit};
+use crate::lock::{lock, unlocked};
 use crate::secrets::{self, LOOKED_INTO_MAX};
 
 /// How often a file that changes under the reader is read again.
@@ -89,10 +90,6 @@ struct Walk<'a> {
     wake: Condvar,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Reads directory `root` with `threads` threads; entries for which `skip` holds are left out with
 /// all that is below them. The answer is in no particular order.
 ///
@@ -138,7 +135,7 @@ pub fn directory_with(import: &Import<'_>, root: &Path, options: Options<'_>) ->
     if let Some(error) = lock(&walk.queue).failure.take() {
         return Err(error);
     }
-    let mut secrets = walk.secrets.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut secrets = unlocked(walk.secrets);
     secrets.sort();
     Ok(Read { entries, secrets })
 }

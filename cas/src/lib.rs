@@ -16,6 +16,7 @@ pub mod import;
 pub mod ingest;
 mod inventory;
 pub mod leases;
+pub mod lock;
 pub mod log;
 pub mod loose;
 pub mod materialize;

@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use rift_tree::sidecar::Sidecar;
 use rift_tree::{EntryId, Kind, Manifest};
@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::lock::{lock, unlocked};
 use crate::loose::{self, Linked, Linker};
 use crate::remove::{open_folder, remove_all};
 use crate::sys;
@@ -402,7 +403,7 @@ impl<'t> Writer<'t> {
                 };
                 if let Err(error) = self.write_part(part, &mut written) {
                     stop.store(true, Ordering::Relaxed);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    lock(&failure).get_or_insert(error);
                 }
             }
             written
@@ -419,7 +420,7 @@ impl<'t> Writer<'t> {
                 }
             }
         });
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match unlocked(failure) {
             Some(error) => Err(error),
             None => Ok(total),
         }

@@ -17,7 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rift_tree::arrival::{Arrivals, BOOT_OFFSET, HEADER_BYTES, Header};
@@ -28,6 +28,7 @@ use rustix::thread::futex;
 
 use crate::blobs::LOOSE_FROM;
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::remote::address::Address;
 use crate::remote::lazy::Fetching;
 use crate::remote::places::Places;
@@ -91,12 +92,12 @@ impl Partial {
     /// Returns what has kept blobs from coming, if something has.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.trouble).clone()
     }
 
     /// Notes what keeps blobs from coming; the first thing counts.
     pub(crate) fn note_trouble(&self, what: String) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = lock(&self.trouble);
         trouble.get_or_insert(what);
     }
 

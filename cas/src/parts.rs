@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
@@ -14,6 +14,7 @@ use rift_tree::BlobHash;
 
 use crate::error::{Error, Result};
 use crate::import::Import;
+use crate::lock::lock;
 use crate::store::Temporary;
 
 /// How many bytes a part has, but for the last: enough that what a request costs besides is little.
@@ -58,7 +59,7 @@ impl<'i> Parts<'i> {
     }
 
     fn branches(&self) -> std::sync::MutexGuard<'_, Vec<Option<ChainingValue>>> {
-        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.branches)
     }
 
     /// Tells whether all parts were written.

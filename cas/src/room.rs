@@ -4,11 +4,12 @@
 //! others write counts as well, and several that write at once pass the size by no more than that each. Records and
 //! other small files are not asked for: they are what room is made with.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::error::{Error, Result, is_full};
 use crate::gc;
 use crate::inventory::{StoreFile, inventory};
+use crate::lock::lock;
 use crate::remote::Extent;
 use crate::store::Store;
 
@@ -36,7 +37,7 @@ impl Room {
     }
 
     fn ask(&self, store: &Store, bytes: u64) -> Result<()> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let kept = known.take().filter(|now| now.since_bytes < STRIDE_BYTES);
         let mut now = kept.map_or_else(|| measure(store), Ok)?;
         let is_over = |now: Known| {

@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rift_tree::sidecar::{ContainerKind, Sidecar};
 use rift_tree::state::Header;
@@ -20,6 +20,7 @@ use rift_tree::{BlobHash, Manifest, PackId, TreeHash};
 use crate::blobs::{BlobIndex, LOOSE_FROM, TableCheck, check_table, hash_file};
 use crate::error::{Error, Result};
 use crate::inventory::{Item, StoreFile, inventory};
+use crate::lock::{lock, unlocked};
 use crate::log::tree_of;
 use crate::loose::Wrong;
 use crate::pack::{Pack, PackWriter, PackedKind, Salvage};
@@ -117,10 +118,6 @@ struct Check<'a> {
     whole_trees: Mutex<HashSet<TreeHash>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Verifies the whole store, and repairs it when asked.
 ///
 /// A repair waits until nobody else uses the store; without one, others go on using it.
@@ -177,7 +174,7 @@ pub fn verify(store: &Store, repair: bool, progress: &(dyn Fn(Progress) + Sync))
         }
     }
     let mut report = Report {
-        findings: check.findings.into_inner().unwrap_or_else(PoisonError::into_inner),
+        findings: unlocked(check.findings),
         packs: work.iter().filter(|(_, item)| matches!(item, Item::Pack(_))).count(),
         blobs: check.blobs.into_inner(),
         trees: trees.len(),

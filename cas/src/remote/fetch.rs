@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rift_tree::BlobHash;
 
@@ -14,6 +14,7 @@ use super::error::{Error, Result};
 use super::places::Object;
 use super::{AT_ONCE, Progress, Ranges, Remote, Watch};
 use crate::import::{Import, Unit};
+use crate::lock::lock;
 use crate::parts::{PART_BYTES, Parts};
 
 /// Bytes between two wanted blobs that are read along: less than what another request costs in time, at 90 MB/s and 20 ms
@@ -114,9 +115,7 @@ pub(super) fn fetch(
         watch(Progress { done_bytes, total_bytes });
     };
     let queue = Mutex::new(jobs.into_iter().map(Work::Blobs).collect::<VecDeque<_>>());
-    let queue = || -> MutexGuard<'_, VecDeque<Work<'_>>> {
-        queue.lock().unwrap_or_else(PoisonError::into_inner)
-    };
+    let queue = || -> MutexGuard<'_, VecDeque<Work<'_>>> { lock(&queue) };
     let next = || -> Result<Option<Work<'_>>> {
         let mut queue = queue();
         let Some(work) = queue.pop_front() else { return Ok(None) };

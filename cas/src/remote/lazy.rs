@@ -24,6 +24,7 @@ use super::keys::TrustedKeys;
 use super::places::{Object, Places};
 use super::{Remote, Traffic};
 use crate::blobs::BlobIndex;
+use crate::lock::lock;
 use crate::pack::PackedKind;
 use crate::partial::{Bases, Partial, ring, sleep_on, wake};
 use crate::store::Store;
@@ -428,7 +429,7 @@ impl Partial {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     fn remote(&self, partial: &Partial) -> Result<&Remote> {

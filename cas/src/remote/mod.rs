@@ -46,7 +46,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,6 +74,7 @@ pub use self::pull::{Extent, Pulled, bring, pull};
 pub use self::push::{Pushed, push};
 use self::reference::SignedRef;
 pub use self::share::{Shareable, without_secrets};
+use crate::lock::lock;
 
 /// How many objects are moved at once.
 const AT_ONCE: usize = 4;
@@ -271,7 +272,7 @@ impl Remote {
 
     /// Notes what the user should hear.
     fn remark(&self, text: String) {
-        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remarks = lock(&self.remarks);
         if !remarks.contains(&text) {
             remarks.push(text);
         }
@@ -280,7 +281,7 @@ impl Remote {
     /// Returns what the user should hear of the remote since the last call.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remarks = lock(&self.remarks);
         let mut said = std::mem::take(&mut *remarks);
         said.extend(self.main().into_iter().flat_map(Self::remarks));
         said
@@ -502,11 +503,11 @@ impl Remote {
 
     /// Returns whether the server sends parts of objects.
     fn ranges(&self) -> Ranges {
-        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.ranges)
     }
 
     fn set_ranges(&self, ranges: Ranges) {
-        *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
+        *lock(&self.ranges) = ranges;
     }
 
     /// Returns the length of an object; `None` when there is none.

@@ -10,8 +10,8 @@
 //! its own table is read, and where there is no right one, the object is sent plain, under its other name.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use super::{
     places_object,
 };
 use crate::blobs::LOOSE_FROM;
+use crate::lock::{lock, unlocked};
 use crate::pack::{self, ALIGN, ALIGN_FROM, PACK_BYTES, Packed, PackedKind};
 use crate::store::Store;
 use crate::tree::{OpenTree, sizes};
@@ -377,18 +378,18 @@ impl Shipment {
             watch(Progress { done_bytes, total_bytes });
         };
         let queue: Mutex<VecDeque<&Parcel>> = Mutex::new(self.missing.iter().collect());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = || lock(&queue).pop_front();
         let framed = Mutex::new(std::mem::take(&mut self.framed));
         let work = || {
             while let Some(parcel) = next() {
                 match send_parcel(remote, tree, parcel, &tell) {
                     Ok(None) => {}
                     Ok(Some(frames)) => {
-                        let mut framed = framed.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut framed = lock(&framed);
                         framed.insert(parcel.place, frames);
                     }
                     Err(error) => {
-                        queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                        lock(&queue).clear();
                         return Err(error);
                     }
                 }
@@ -404,7 +405,7 @@ impl Shipment {
             // All of them, so that none is left behind.
             ends.collect::<Vec<Result<()>>>().into_iter().collect()
         });
-        self.framed = framed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.framed = unlocked(framed);
         sent
     }
 

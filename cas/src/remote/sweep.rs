@@ -2,8 +2,8 @@
 //! saves requests, and goes no further than it soon gets.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rift_tree::TreeHash;
 
@@ -12,6 +12,7 @@ use super::keys::TrustedKeys;
 use super::plan::{self, SignedPlan};
 use super::reference::{self, SignedRef};
 use super::{AT_ONCE, Remote};
+use crate::lock::lock;
 use crate::purge::Purged;
 
 /// How many plans, and how many refs, of a remote are looked into at most.
@@ -33,7 +34,7 @@ impl Remote {
             objects.extend(listed.into_iter().map(|(object, _)| object));
         }
         let objects = Mutex::new(VecDeque::from_iter(objects));
-        let next = || objects.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let next = || lock(&objects).pop_front();
         let removed = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(object) = next() {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use rift_cas::Store;
 use rift_cas::hashes::{FileStamp, Hashes};
 use rift_cas::import::{Import, Unit};
+use rift_cas::lock::lock;
 use rift_tree::BlobHash;
 use rift_tree::builder::{Builder, Item};
 use rift_tree::journal::{
@@ -81,7 +82,7 @@ impl Keeper {
             None => Ok(()),
         };
         let mut events = read_events(&self.folder);
-        events.append(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner));
+        events.append(&mut lock(&self.events));
         kept.map(|()| events)
     }
 }
@@ -154,7 +155,7 @@ impl Work {
         let words: Vec<_> = asked.words.iter().map(|word| decoded(word).into_os_string()).collect();
         let event = event(&asked.program, &words, outcome);
         let event = Event { key: asked.key, told: asked.told, entry, ..event };
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        lock(&self.events).push(event);
     }
 
     /// Takes an action into a folder of the import, whose name is returned; `Err` inside tells why it is not kept.

@@ -11,6 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use rift_cas::lock::lock;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -88,7 +89,7 @@ impl Modes {
     }
 
     fn widened(&self) -> MutexGuard<'_, Option<Vec<Widened>>> {
-        self.widened.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.widened)
     }
 
     fn put_back(&self) {

@@ -1,7 +1,9 @@
 //! Descriptors of real files that were used last: requests come without open(2) before them.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use rift_cas::lock::lock;
 
 use super::nodes::Node;
 
@@ -24,7 +26,7 @@ struct File {
 impl Opened {
     /// Returns an open file of a node; one that can be written to when that is asked for.
     pub(super) fn get(&self, node: Node, to_write: bool) -> Option<Arc<OwnedFd>> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         let is_it = |file: &File| file.node == node && (file.can_write || !to_write);
         let at = files.iter().rposition(is_it)?;
         let last = files.len() - 1;
@@ -35,7 +37,7 @@ impl Opened {
     /// Keeps an open file of a node.
     pub(super) fn put(&self, node: Node, can_write: bool, file: OwnedFd) -> Arc<OwnedFd> {
         let file = Arc::new(file);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         if files.len() == KEPT {
             files.remove(0);
         }
@@ -45,6 +47,6 @@ impl Opened {
 
     /// Lets go of the files of a node.
     pub(super) fn close(&self, node: Node) {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).retain(|file| file.node != node);
+        lock(&self.files).retain(|file| file.node != node);
     }
 }

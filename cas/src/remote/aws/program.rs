@@ -6,12 +6,13 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use object_store::aws::AwsCredential;
 
 use super::kept::{Asked, Known, Source, parse_time};
+use crate::lock::lock;
 
 /// No program prints more.
 const PRINTED_MAX: u64 = 64 << 10;
@@ -86,7 +87,7 @@ impl Heard {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                     Err(_) => break false,
                 };
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = lock(&kept);
                 kept.extend_from_slice(&chunk[..count]);
                 let more = (kept.len() as u64).saturating_sub(PRINTED_MAX + 1);
                 // At most what a vector holds.
@@ -107,7 +108,7 @@ impl Heard {
     /// Returns what came; `None` when it does not end.
     fn whole(&self) -> Option<Vec<u8>> {
         let is_whole = self.ended.recv_timeout(PIPE_MAX).is_ok_and(|is_whole| is_whole);
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = lock(&self.bytes);
         is_whole.then(|| std::mem::take(&mut *bytes))
     }
 
@@ -115,7 +116,7 @@ impl Heard {
     fn complaint(&self) -> String {
         // Whether it has ended does not matter.
         let _is_whole = self.ended.recv_timeout(PIPE_MAX).is_ok();
-        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = lock(&self.bytes);
         let text = String::from_utf8_lossy(&bytes);
         let line: Vec<&str> = text.split_whitespace().collect();
         let line = line.join(" ").replace(char::is_control, "");

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
+use rift_cas::lock::{lock, unlocked};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
@@ -78,10 +79,7 @@ impl Sources {
                 let name = name_of(root, path)?;
                 let (hash, mtime_ns) = (hash.to_hex().to_string(), stamp.mtime_ns);
                 let source = Source { hash, mtime_ns, stamp: *stamp, is_link: *is_link };
-                found
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .insert(name, source);
+                lock(&found).insert(name, source);
             }
         };
         std::thread::scope(|scope| {
@@ -91,7 +89,7 @@ impl Sources {
             });
             ends.collect::<Vec<_>>().into_iter().collect::<anyhow::Result<()>>()
         })?;
-        Ok(Self(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
+        Ok(Self(unlocked(found)))
     }
 
     /// Returns a hash of all names and bytes, and of no times.

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use rift_cas::Store;
 pub(super) use rift_cas::hashes::FileStamp as Stamp;
 use rift_cas::hashes::{self, STAMP_BYTES, now_ns};
+use rift_cas::lock::{lock, unlocked};
 use rift_cas::record::Kind;
 
 /// Changes whenever the record does.
@@ -36,7 +37,7 @@ impl Stamps {
 
     /// Keeps what this run has seen under a name, where that is news.
     pub(super) fn save(self, store: &Store, name: &str) -> rift_cas::Result<()> {
-        let seen = self.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let seen = unlocked(self.seen);
         if seen == self.known {
             return Ok(());
         }
@@ -67,11 +68,6 @@ impl Stamps {
         }
         Ok(hash)
     }
-}
-
-/// Takes a lock that a panicking thread may have held: what it guards is only ever added to.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The file's path and its length before it, then what tells it from others, then the hash of what it holds.

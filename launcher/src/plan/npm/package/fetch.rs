@@ -13,10 +13,11 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rift_cas::import::{Import, Unit};
+use rift_cas::lock::{lock, unlocked};
 use rift_cas::log::{Log, Record};
 use rift_tree::builder::Built;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -206,7 +207,7 @@ pub fn fetch_all(
         run.run(import)?;
     }
     let downloaded_bytes = run.downloaded_bytes.load(Ordering::Relaxed);
-    let results = run.results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let results = unlocked(run.results);
     let mut records = Vec::new();
     for (job, result) in jobs.iter().zip(&results) {
         if let Some(Ok(got)) = result {
@@ -264,10 +265,6 @@ struct Delivery {
 struct Queue {
     ready: Mutex<Vec<Delivery>>,
     changed: Condvar,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Queue {

@@ -9,11 +9,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
+use rift_cas::lock::lock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -411,7 +412,7 @@ impl Registry {
 
     fn client(&self, auth: Option<&Auth>) -> Result<Client, RegistryError> {
         let identity = auth.and_then(|auth| auth.certfile.clone().zip(auth.keyfile.clone()));
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = lock(&self.clients);
         if let Some(client) = clients.get(&identity) {
             return Ok(client.clone());
         }
