@@ -113,31 +113,30 @@ impl Asked<'_> {
     /// Why the action has none.
     pub fn key(&self, roots: &Roots, hashes: &Hashes) -> anyhow::Result<Key> {
         let mut fields = blake3::Hasher::new();
-        let mut told = Vec::new();
-        let words = self.words.iter().map(|word| word.to_string_lossy().into_owned());
-        let mut shown = crate::redact::words(words).into_iter();
-        let mut add = |name: &str, value: &[u8]| -> anyhow::Result<()> {
+        let mut enter = |name: &str, value: &[u8]| -> anyhow::Result<Vec<u8>> {
             let value = roots.shorten(value).context("a byte 1 is in what it is told")?;
             for part in [name.as_bytes(), &value] {
                 fields.update(&(part.len() as u64).to_le_bytes()).update(part);
             }
-            // In what people see, what differs between checkouts is no difference.
-            let text = || String::from_utf8_lossy(&value).replace('\u{1}', "%");
-            told.push(match name {
-                "word" => return Ok(()),
-                "program" | "cwd" | "umask" | "user" | "rules" | "stream" => {
-                    format!("{name}={}", text())
-                }
-                _ => format!("{name}={}", short_hash(&value)),
-            });
-            Ok(())
+            Ok(value)
         };
-        add("rules", RULES.to_string().as_bytes())?;
-        add("program", self.program.as_os_str().as_bytes())?;
+        // In what people see, what differs between checkouts is no difference.
+        let text = |value: &[u8]| String::from_utf8_lossy(value).replace('\u{1}', "%");
         let stat = self.program.metadata().context("the program can't be looked at")?;
-        let hash = hashes.of(self.program, FileStamp::of(&stat))?;
-        add("content", hash.to_string().as_bytes())?;
-        for word in self.words {
+        let content = hashes.of(self.program, FileStamp::of(&stat))?.to_string();
+        let rules = RULES.to_string();
+        let mut told = Vec::new();
+        for (name, value) in [
+            ("rules", rules.as_bytes()),
+            ("program", self.program.as_os_str().as_bytes()),
+            ("content", content.as_bytes()),
+        ] {
+            told.push(format!("{name}={}", text(&enter(name, value)?)));
+        }
+        let shown = self.words.iter().map(|word| word.to_string_lossy().into_owned());
+        let shown = crate::redact::words(shown);
+        let mut told_words = Vec::with_capacity(self.words.len());
+        for (at, (word, shown)) in self.words.iter().zip(shown).enumerate() {
             // It may read what nobody knows.
             let is_open = |start: &str| word.as_bytes().starts_with(start.as_bytes());
             if is_open("/dev/fd/") || is_open("/proc/self/fd/") {
@@ -146,16 +145,29 @@ impl Asked<'_> {
             if (word == "-" || word == "/dev/stdin") && self.streams[0] != NULL {
                 bail!("it reads its stdin");
             }
-            if !is_of_output(word) {
-                add("word", word.as_bytes())?;
+            if is_of_output(word) {
+                continue;
             }
+            let value = enter("word", word.as_bytes())?;
+            // Two words of which nothing is shown are told apart by what they are.
+            let shown = match shown.as_bytes() == word.as_bytes() {
+                true => text(&value),
+                false => format!("{shown} ({})", short_hash(&value)),
+            };
+            told_words.push(format!("word {at}={shown}"));
         }
-        add("cwd", self.cwd.as_os_str().as_bytes())?;
-        add("umask", format!("{:o}", rift_cas::materialize::umask()).as_bytes())?;
-        add("user", rustix::process::geteuid().as_raw().to_string().as_bytes())?;
+        let umask = format!("{:o}", rift_cas::materialize::umask());
+        let user = rustix::process::geteuid().as_raw().to_string();
         // Make gives its stdin to one of those that run at once.
-        for stream in &self.streams[1..] {
-            add("stream", stream.as_bytes())?;
+        let [_, stdout, stderr] = &self.streams;
+        for (name, value) in [
+            ("cwd", self.cwd.as_os_str().as_bytes()),
+            ("umask", umask.as_bytes()),
+            ("user", user.as_bytes()),
+            ("stream", stdout.as_bytes()),
+            ("stream", stderr.as_bytes()),
+        ] {
+            told.push(format!("{name}={}", text(&enter(name, value)?)));
         }
         // Where it works is told already; by another name for it, debug information names it.
         let is_told = |name: &OsStr, value: &OsStr| name == "PWD" && value == self.cwd;
@@ -165,21 +177,12 @@ impl Asked<'_> {
         let mut variables: Vec<_> = self.variables.iter().filter(decide).collect();
         variables.sort();
         for (name, value) in variables {
-            add(&name.to_string_lossy(), value.as_bytes())?;
+            let name = name.to_string_lossy();
+            let value = enter(&name, value.as_bytes())?;
+            told.push(format!("{name}={}", short_hash(&value)));
         }
+        told.append(&mut told_words);
         let hash = fields.finalize().to_hex().to_string();
-        for (at, word) in self.words.iter().enumerate() {
-            let shown = shown.next().unwrap_or_default();
-            // Two words of which nothing is shown are told apart by what they are.
-            let value = roots.shorten(word.as_bytes()).unwrap_or_default();
-            let shown = match shown.as_bytes() == word.as_bytes() {
-                true => String::from_utf8_lossy(&value).replace('\u{1}', "%"),
-                false => format!("{shown} ({})", short_hash(&value)),
-            };
-            if !is_of_output(word) {
-                told.push(format!("word {at}={shown}"));
-            }
-        }
         Ok(Key { hash, told })
     }
 }
