@@ -1,5 +1,6 @@
 //! Paths, which are any bytes: as text, and without what means nothing.
 
+use std::borrow::Cow;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -37,8 +38,17 @@ pub(crate) fn decoded(name: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// Returns a path without `.` and `..`.
-pub(crate) fn normal(path: &Path) -> PathBuf {
+/// Returns a path without `.`, `..` and slashes that mean nothing.
+pub(crate) fn normal(path: &Path) -> Cow<'_, Path> {
+    let parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/').enumerate();
+    let means_itself = |(at, part): (usize, &[u8])| match part {
+        b"" => at == 0,
+        b"." | b".." => false,
+        _ => true,
+    };
+    if parts.into_iter().all(means_itself) {
+        return Cow::Borrowed(path);
+    }
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
@@ -49,7 +59,7 @@ pub(crate) fn normal(path: &Path) -> PathBuf {
             part => normal.push(part),
         }
     }
-    normal
+    Cow::Owned(normal)
 }
 
 #[cfg(test)]
@@ -63,6 +73,24 @@ mod tests {
         for bytes in [&b"a/b c"[..], b"100%", b"%41", b"\xff%\x00", "ä%C3".as_bytes(), b""] {
             let path = Path::new(OsStr::from_bytes(bytes));
             assert_eq!(decoded(&escaped(path)), path, "{}", escaped(path));
+        }
+    }
+
+    #[test]
+    fn a_normal_path_has_nothing_that_means_nothing() {
+        for (path, wanted) in [
+            ("/a/b.c", "/a/b.c"),
+            ("/a/../b", "/b"),
+            ("/a/./b//c/", "/a/b/c"),
+            ("./a/..", ""),
+            ("a", "a"),
+            ("/..", "/"),
+            ("/", "/"),
+            ("", ""),
+            ("/a/..b/c...", "/a/..b/c..."),
+        ] {
+            // Compared as bytes: as paths, `a/` and `a` are the same.
+            assert_eq!(normal(Path::new(path)).as_os_str(), wanted, "{path}");
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Keeps the results of a run's actions: reads their journals as they end, and takes what they left into the store.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use rift_cas::Store;
@@ -60,6 +61,7 @@ impl Keeper {
             settings: settings.clone(),
             is_over: Arc::clone(&is_over),
             events: Arc::clone(&events),
+            clocks: Clocks::default(),
         };
         let worker = std::thread::Builder::new().name("keeper".to_owned()).spawn(|| work.run())?;
         Ok(Self { folder, is_over, worker: Some(worker), events })
@@ -108,6 +110,7 @@ struct Work {
     settings: Settings,
     is_over: Arc<AtomicBool>,
     events: Arc<Mutex<Vec<Event>>>,
+    clocks: Clocks,
 }
 
 /// An action whose result is in the import, and has no name yet.
@@ -117,17 +120,21 @@ struct Pending {
 }
 
 impl Work {
-    fn run(self) -> anyhow::Result<()> {
+    fn run(mut self) -> anyhow::Result<()> {
         let store = Store::open_existing(&self.settings.store)?.context("there is no store")?;
         let hashes = store.hashes(self.settings.run);
         let import = store.import()?;
         let mut unit = import.unit();
         let mut builder = Builder::new();
         let mut pending = Vec::new();
+        let mut open = Open::default();
         loop {
             // Whatever has ended before this is seen by the look that follows.
             let is_last = self.is_over.load(Ordering::Acquire);
-            for path in ended(&self.folder)? {
+            if is_last {
+                open.seen = None;
+            }
+            for path in open.ended(&self.folder)? {
                 let kept = self.keep(&path, &store, &hashes, &mut unit, &mut builder);
                 match kept {
                     Ok((asked, Ok(folder))) => pending.push(Pending { asked, folder }),
@@ -160,7 +167,7 @@ impl Work {
 
     /// Takes an action into a folder of the import, whose name is returned; `Err` inside tells why it is not kept.
     fn keep(
-        &self,
+        &mut self,
         path: &Path,
         store: &Store,
         hashes: &Hashes,
@@ -181,7 +188,8 @@ impl Work {
             }
             Err(why) => return Ok((asked, Err(Outcome::Refused(why)))),
         };
-        if let Some(why) = clock(&asked, &reading).or_else(|| variable(&asked, &reading)) {
+        let clock = self.clocks.named(&asked, &reading);
+        if let Some(why) = clock.or_else(|| variable(&asked, &reading)) {
             return Ok((asked, Err(Outcome::Refused(why))));
         }
         let mut taking = Taking { roots: &self.settings.roots, hashes, unit, reading: &reading };
@@ -297,32 +305,60 @@ fn compare(
     None
 }
 
-/// Tells which source of a compiler for C, or of what a build script may have compiled, names the time of day, if one does and nobody has set that; such a macro is looked for in all bytes,
-/// also in comments.
-fn clock(asked: &AskedFor, reading: &Reading) -> Option<String> {
+/// Which files name the time of day; most are read by one compiler after the other.
+#[derive(Debug, Default)]
+struct Clocks(HashMap<FileStamp, Option<&'static str>>);
+
+impl Clocks {
+    /// Tells which source of a compiler for C, or of what a build script may have compiled, names the time of day, if one does and nobody has
+    /// set that; such a macro is looked for in all bytes, also in comments.
+    fn named(&mut self, asked: &AskedFor, reading: &Reading) -> Option<String> {
+        const OTHERS: [&str; 5] = ["rustc", "clippy-driver", "rustdoc", "ar", "ranlib"];
+        // What the system's own libraries and objects hold was compiled before.
+        const COMPILED: [&str; 6] = ["o", "a", "so", "d", "rlib", "rmeta"];
+        let program = asked.program.file_name().unwrap_or_default();
+        if OTHERS.iter().any(|other| program == *other) {
+            return None;
+        }
+        for ((path, _), seen) in &reading.seen {
+            let Seen::File(Some(stamp)) = seen else { continue };
+            let is_compiled = path
+                .extension()
+                .is_some_and(|extension| COMPILED.iter().any(|known| extension == *known));
+            if is_compiled || stamp.size > TEXT_MAX as u64 {
+                continue;
+            }
+            let named = match self.0.get(stamp) {
+                Some(named) => *named,
+                None => {
+                    let named = clock_in(path);
+                    // What was written just now may be written again under the same times.
+                    if stamp.is_settled(reading.ended_ns) {
+                        self.0.insert(*stamp, named);
+                    }
+                    named
+                }
+            };
+            if let Some(name) = named {
+                return Some(format!("`{}` names {name}", path.display()));
+            }
+        }
+        None
+    }
+}
+
+/// Returns the macro of the time of day that a file names, if it is no program.
+fn clock_in(path: &Path) -> Option<&'static str> {
     const NAMES: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
-    const OTHERS: [&str; 5] = ["rustc", "clippy-driver", "rustdoc", "ar", "ranlib"];
-    let program = asked.program.file_name().unwrap_or_default();
-    if OTHERS.iter().any(|other| program == *other) {
+    const PROGRAM: &[u8; 4] = b"\x7fELF";
+    let mut file = fs::File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(PROGRAM.len() as u64).read_to_end(&mut bytes).ok()?;
+    if bytes == PROGRAM {
         return None;
     }
-    let files = reading.seen.iter().filter(|(_, seen)| matches!(seen, Seen::File(Some(_))));
-    for ((path, _), _) in files {
-        let is_large = path.metadata().is_ok_and(|stat| stat.len() > TEXT_MAX as u64);
-        // What the system's own libraries and objects hold was compiled before.
-        let is_source = path.extension().is_none_or(|extension| {
-            !["o", "a", "so", "d", "rlib", "rmeta"].iter().any(|known| extension == *known)
-        });
-        let bytes = if is_large || !is_source { None } else { fs::read(path).ok() };
-        let is_binary = |bytes: &[u8]| bytes.starts_with(b"\x7fELF");
-        if let Some(bytes) = bytes.filter(|bytes| !is_binary(bytes))
-            && let Some(name) =
-                NAMES.iter().find(|name| memchr::memmem::find(&bytes, name.as_bytes()).is_some())
-        {
-            return Some(format!("`{}` names {name}", path.display()));
-        }
-    }
-    None
+    file.read_to_end(&mut bytes).ok()?;
+    NAMES.into_iter().find(|name| memchr::memmem::find(&bytes, name.as_bytes()).is_some())
 }
 
 /// Tells which variable rustc says that it has compiled in, see "env!" in its dependency files, that is no part of the key.
@@ -345,30 +381,50 @@ fn variable(asked: &AskedFor, reading: &Reading) -> Option<String> {
 /// Waits until nothing is left to be read of what has ended by now, for who may replace what another has made; not for long.
 pub(super) fn wait_for(folder: &Path) {
     let since = Instant::now();
-    while since.elapsed() < PATIENCE && ended(folder).is_ok_and(|ended| !ended.is_empty()) {
+    let ended = || Open::default().ended(folder);
+    while since.elapsed() < PATIENCE && ended().is_ok_and(|ended| !ended.is_empty()) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Returns the journals of actions that have ended, the one that began first before others.
-fn ended(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == JOURNAL) && has_ended(&path) {
-            found.push(path);
-        }
-    }
-    // Names begin with the time.
-    found.sort();
-    Ok(found)
+/// The journals of actions that have not ended when they were last looked at.
+#[derive(Debug, Default)]
+struct Open {
+    files: BTreeMap<PathBuf, fs::File>,
+    /// When a name came or went last, as far as was seen.
+    seen: Option<SystemTime>,
 }
 
-fn has_ended(path: &Path) -> bool {
-    use std::os::unix::fs::FileExt as _;
+impl Open {
+    /// Returns the journals in a folder whose actions have ended since, the one that began first before others.
+    fn ended(&mut self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        /// Names that come in one tick of the file system's clock leave the same time.
+        const TICK: Duration = Duration::from_millis(100);
+        let changed = folder.metadata()?.modified()?;
+        if self
+            .seen
+            .is_none_or(|seen| seen != changed || changed.elapsed().is_ok_and(|age| age < TICK))
+        {
+            self.seen = Some(changed);
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                let is_journal = path.extension().is_some_and(|extension| extension == JOURNAL);
+                if is_journal
+                    && !self.files.contains_key(&path)
+                    && let Ok(file) = fs::File::open(&path)
+                {
+                    self.files.insert(path, file);
+                }
+            }
+        }
+        // Names begin with the time.
+        Ok(self.files.extract_if(.., |_, file| has_ended(file)).map(|(path, _)| path).collect())
+    }
+}
+
+fn has_ended(journal: &fs::File) -> bool {
     let mut state = [0; 4];
-    let read =
-        fs::File::open(path).and_then(|file| file.read_exact_at(&mut state, STATE_OFFSET as u64));
+    let read = journal.read_exact_at(&mut state, STATE_OFFSET as u64);
     read.is_ok() && u32::from_le_bytes(state) == STATE_ENDED
 }
 

@@ -85,7 +85,7 @@ impl Scratch {
             return scratch;
         }
         let mut words = words.iter().map(|word| word.as_bytes());
-        let place = |path: &[u8]| normal(&cwd.join(OsStr::from_bytes(path)));
+        let place = |path: &[u8]| normal(&cwd.join(OsStr::from_bytes(path))).into_owned();
         while let Some(word) = words.next() {
             // Both ways of writing it, see "rustc -C" in the rustc book.
             let option = match word {
@@ -113,17 +113,24 @@ impl Scratch {
     }
 
     fn ignores(&self, path: &Path) -> bool {
-        if is_open_already(path) {
-            return false;
-        }
-        self.ignored.iter().any(|folder| path.starts_with(folder))
-            || OF_THE_MACHINE.iter().any(|folder| path.starts_with(folder))
-                && !path.starts_with("/dev/shm")
+        self.ignored.iter().any(|folder| path.starts_with(folder)) && !is_open_already(path)
+            || is_of_machine(path) && !path.starts_with("/dev/shm") && !is_open_already(path)
     }
 }
 
-/// Tells whether a path leads to what a process has open, see proc(5): who opened that, and what it gives, nobody knows here.
+/// Tells whether a normal path lies below [`OF_THE_MACHINE`]: asked of each that a journal names, most of which lie elsewhere.
+fn is_of_machine(path: &Path) -> bool {
+    OF_THE_MACHINE.iter().any(|folder| {
+        let rest = path.as_os_str().as_bytes().strip_prefix(folder.as_bytes());
+        rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/'))
+    })
+}
+
+/// Tells whether a normal path leads to what a process has open, see proc(5): who opened that, and what it gives, nobody knows here.
 fn is_open_already(path: &Path) -> bool {
+    if !is_of_machine(path) {
+        return false;
+    }
     let is_of_process = path.starts_with("/proc")
         && path.components().nth(3).is_some_and(|part| part.as_os_str() == "fd");
     is_of_process
@@ -145,6 +152,8 @@ struct Own {
 struct Reader<'s> {
     scratch: &'s Scratch,
     own: HashMap<PathBuf, Own>,
+    /// Some of these may be folders, or lead to some.
+    has_folders: bool,
     reading: Reading,
     /// Processes that have not ended.
     running: BTreeSet<u32>,
@@ -167,6 +176,7 @@ pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> Result<Reading, 
     let mut reader = Reader {
         scratch,
         own: HashMap::new(),
+        has_folders: false,
         reading: Reading::default(),
         running: BTreeSet::new(),
         becoming: HashMap::new(),
@@ -246,14 +256,16 @@ impl Reader<'_> {
     /// Tells whether what is at a path is the action's own by now, or nobody's business.
     fn is_own(&self, path: &Path) -> bool {
         let path = normal(path);
-        self.scratch.ignores(&path) || self.own.contains_key(&path) || self.is_in_own_folder(&path)
+        self.scratch.ignores(&path) || self.own.contains_key(&*path) || self.is_in_own_folder(&path)
     }
 
     /// Tells whether a folder above was made by the action.
     fn is_in_own_folder(&self, path: &Path) -> bool {
-        path.ancestors()
-            .skip(1)
-            .any(|folder| self.own.get(folder).is_some_and(|own| !own.was_there))
+        self.has_folders
+            && path
+                .ancestors()
+                .skip(1)
+                .any(|folder| self.own.get(folder).is_some_and(|own| !own.was_there))
     }
 
     fn see(&mut self, path: PathBuf, is_itself: bool, seen: Seen) {
@@ -310,7 +322,7 @@ impl Reader<'_> {
             }
             return self.look(path, has(kernel::O_NOFOLLOW), entry);
         }
-        if is_open_already(&path) && self.agreeing.contains(&entry.process) {
+        if is_open_already(&normal(&path)) && self.agreeing.contains(&entry.process) {
             return Ok(());
         }
         if path.starts_with("/dev/shm") {
@@ -378,15 +390,17 @@ impl Reader<'_> {
     fn list(&mut self, entry: &Entry<'_>) -> Result<(), String> {
         let path = path_of(entry.text);
         let folder = normal(&path);
-        if self.scratch.unlisted.contains(&folder) || self.scratch.ignores(&folder) {
+        if self.scratch.unlisted.iter().any(|known| *known == folder)
+            || self.scratch.ignores(&folder)
+        {
             return Ok(());
         }
-        let is_own = self.own.get(&folder).is_some_and(|own| !own.was_there)
+        let is_own = self.own.get(&*folder).is_some_and(|own| !own.was_there)
             || self.is_in_own_folder(&folder);
         if is_own {
             return Ok(());
         }
-        if self.own.keys().any(|own| own.parent() == Some(&folder)) {
+        if self.own.keys().any(|own| own.parent() == Some(&*folder)) {
             return Err(format!("it lists `{}`, which it has changed", path.display()));
         }
         let seen = Seen::Names(stamp_of(&entry.stamp));
@@ -410,9 +424,10 @@ impl Reader<'_> {
                 _ => self.look(path, true, entry),
             };
         }
+        self.has_folders |= !matches!(number, kernel::__NR_unlink | kernel::__NR_unlinkat);
         match number {
             kernel::__NR_unlink | kernel::__NR_unlinkat | kernel::__NR_rmdir => {
-                let was_own = self.own.contains_key(&normal(&path));
+                let was_own = self.own.contains_key(&*normal(&path));
                 self.write(&path, !was_own);
                 self.set_gone(&path);
             }
@@ -427,7 +442,7 @@ impl Reader<'_> {
                 if !is_own {
                     return Err(format!("it links `{}`, which it has not made", path.display()));
                 }
-                let inode = self.own.get(&normal(&path)).and_then(|own| own.inode);
+                let inode = self.own.get(&*normal(&path)).and_then(|own| own.inode);
                 self.write(&to, false);
                 self.set_inode(&to, inode);
             }
@@ -442,7 +457,7 @@ impl Reader<'_> {
     }
 
     fn moves(&mut self, from: &Path, to: &Path) -> Result<(), String> {
-        let (from, to) = (normal(from), normal(to));
+        let (from, to) = (normal(from).into_owned(), normal(to).into_owned());
         if !self.is_own(&from) {
             return Err(format!("it renames `{}`, which it has not made", from.display()));
         }
@@ -476,21 +491,25 @@ impl Reader<'_> {
         let at = self.count;
         // In a folder that it has made there was nothing.
         let was_there = was_there && !self.is_in_own_folder(&path);
-        let own =
-            self.own.entry(path).or_insert(Own { at, was_there, is_gone: false, inode: None });
+        let own = self.own.entry(path.into_owned()).or_insert(Own {
+            at,
+            was_there,
+            is_gone: false,
+            inode: None,
+        });
         own.at = at;
         own.is_gone = false;
     }
 
     /// Notes which file it is that was written.
     fn set_inode(&mut self, path: &Path, inode: Option<u64>) {
-        if let Some(own) = self.own.get_mut(&normal(path)) {
+        if let Some(own) = self.own.get_mut(&*normal(path)) {
             own.inode = inode;
         }
     }
 
     fn set_gone(&mut self, path: &Path) {
-        if let Some(own) = self.own.get_mut(&normal(path)) {
+        if let Some(own) = self.own.get_mut(&*normal(path)) {
             own.is_gone = true;
         }
     }
@@ -511,7 +530,7 @@ impl Reader<'_> {
         // Whether an output was there before decides nothing for who writes all of it; what it held, where it was read, does.
         let own = &self.own;
         self.reading.seen.retain(|(path, _), seen| {
-            matches!(seen, Seen::File(_) | Seen::Names(_)) || !own.contains_key(&normal(path))
+            matches!(seen, Seen::File(_) | Seen::Names(_)) || !own.contains_key(&*normal(path))
         });
         self.reading.written = written;
         self.reading

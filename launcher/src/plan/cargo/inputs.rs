@@ -81,7 +81,7 @@ impl<'p> Inputs<'p> {
 
     /// Notes a file that was read; a relative path is one below the root.
     fn note(&mut self, path: &Path) {
-        let path = normal(&self.project.root.join(path));
+        let path = normal(&self.project.root.join(path)).into_owned();
         let home = super::home();
         let is_below = |folder: &Path| path.starts_with(folder);
         let is_kept = home
