@@ -46,6 +46,11 @@ const FIREBUILD: &str = "firebuild";
 
 const MOVED: &str = "bytes received with an empty store over the archive's";
 const MOVED_MOUNTED: &str = "bytes received with an empty store, mounted, over the archive's";
+/// Caches with a server: how it is started, and stopped.
+const SERVERS: [(&str, &[&str], &[&str]); 2] = [
+    (SCCACHE, &["--start-server"], &["--stop-server"]),
+    (KACHE, &["daemon", "start"], &["daemon", "stop"]),
+];
 /// A port that nobody else is likely to have.
 const SCCACHE_PORT: &str = "42817";
 
@@ -308,12 +313,11 @@ impl Work<'_, '_> {
             }
         }
         save(report)?;
-        if find_in_path(SCCACHE).is_some() && !self.project.is_c() {
-            let mut stop = suite.sandbox.command(&self.at, SCCACHE);
-            stop.arg("--stop-server").env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
-            stop.env("HOME", std::env::var_os("HOME").unwrap_or_default());
-            // It ends by itself else, after a while.
-            let _stopped = suite.quietly(stop).is_ok();
+        for (cache, _, stop) in SERVERS.iter().filter(|(cache, ..)| find_in_path(cache).is_some()) {
+            if !self.project.is_c() {
+                // It ends by itself else, after a while; or none was started.
+                let _stopped = self.server(cache, stop).is_ok();
+            }
         }
         Ok(())
     }
@@ -354,8 +358,10 @@ impl Work<'_, '_> {
             self.clean()?;
             clear(&self.suite.folder("store-new"))?;
         }
-        if round == 0 && name == SCCACHE {
-            self.start_server()?;
+        if round == 0
+            && let Some((cache, start, _)) = SERVERS.iter().find(|(cache, ..)| name == *cache)
+        {
+            self.server(cache, start)?;
         }
         if round == 0 && ![MAKE, CARGO, RECORDING].contains(&name) {
             self.clean()?;
@@ -390,14 +396,23 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Starts sccache's server outside of the sandbox, which waits between cases until all of its own processes have ended.
-    fn start_server(&self) -> Result<()> {
-        let mut start = self.suite.sandbox.command(&self.at, SCCACHE);
-        start.arg("--start-server").env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
-        start.env("SCCACHE_DIR", self.suite.folder("sccache")).env("SCCACHE_IDLE_TIMEOUT", "300");
-        start.env("HOME", std::env::var_os("HOME").unwrap_or_default());
-        with_toolchain(&mut start);
-        self.suite.quietly(start)
+    /// Tells a cache's server to start or stop, outside of the sandbox, which waits between cases until all of its own processes have ended.
+    fn server(&self, cache: &str, words: &[&str]) -> Result<()> {
+        let mut server = self.suite.sandbox.command(&self.at, cache);
+        self.of_cache(server.args(words));
+        server.env("SCCACHE_IDLE_TIMEOUT", "300");
+        server.env("HOME", std::env::var_os("HOME").unwrap_or_default());
+        with_toolchain(&mut server);
+        self.suite.quietly(server)
+    }
+
+    /// Tells caches of compilers where they are.
+    fn of_cache(&self, command: &mut Command) {
+        command.env("SCCACHE_DIR", self.suite.folder("sccache"));
+        command.env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
+        command.env("KACHE_CACHE_DIR", self.suite.folder("kache"));
+        command.env("FIREBUILD_CACHE_DIR", self.suite.folder("firebuild"));
+        command.env("CCACHE_DIR", self.suite.folder("ccache"));
     }
 
     /// Lets somebody build who may tell others.
@@ -447,15 +462,11 @@ impl Work<'_, '_> {
             _ => suite.plain(at, Path::new(build[0]), &build[1..]),
         };
         with_toolchain(&mut command);
-        command.env("FIREBUILD_CACHE_DIR", suite.folder("firebuild"));
-        command.env("CCACHE_DIR", suite.folder("ccache"));
+        self.of_cache(&mut command);
         match name {
             ACTIONS => drop(command.env("RIFT_TARGET_CACHE", "false")),
             SCCACHE | KACHE => {
                 command.env("RUSTC_WRAPPER", name).env("CARGO_INCREMENTAL", "0");
-                command.env("SCCACHE_DIR", suite.folder("sccache"));
-                command.env("SCCACHE_SERVER_PORT", SCCACHE_PORT);
-                command.env("KACHE_CACHE_DIR", suite.folder("kache"));
             }
             _ => {}
         }
