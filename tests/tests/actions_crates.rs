@@ -390,6 +390,34 @@ fn build_scripts_that_ask_others_run_each_time() {
     assert!(story.said(&story.root).starts_with("two made"), "{said}");
 }
 
+/// With `--verify` all is compiled, whatever is known, and does what is known of it; a setting that all bytes be checked changes no build.
+#[test]
+fn a_build_that_is_known_is_compared() {
+    let Some(story) = Story::new("a_build_that_is_known_is_compared") else { return };
+    let build = |how: &[&str]| {
+        let target = story.root.join("target");
+        if target.exists() {
+            fs::remove_dir_all(target).unwrap();
+        }
+        let words = [&["rift", "exec"], how, &["--", "cargo", "build"]].concat();
+        let mut command = story.command(&story.root, &words);
+        command.env("RIFT_TARGET_CACHE", "true").env("RIFT_VERIFY", "always");
+        let ran = story.sandbox.run(&mut command).unwrap().success().unwrap();
+        let why = story.run(&story.root, &["rift", "why"]).success().unwrap().stdout;
+        Built { ran, why }
+    };
+    let first = build(&[]);
+    assert!(first.count("its result is kept") >= 5, "{first:?}");
+    let known = build(&[]);
+    assert!(known.why.contains("is there again") && known.that_ran().is_empty(), "{known:?}");
+    let compared = build(&["--verify"]);
+    let same = compared.count("did what is known of it");
+    // Rustc draws names of objects by lot where it goes on with what it has compiled before, so that the program finds another library.
+    assert_eq!(compared.that_ran(), ["rustc app"], "{compared:?}");
+    assert_eq!(same + 1, first.count("its result is kept"), "{compared:?}");
+    assert_eq!(compared.count("something else"), 0, "{compared:?}");
+}
+
 /// What a first machine has compiled a second one is told, if it trusts the first.
 #[test]
 fn machines_share_programs() {

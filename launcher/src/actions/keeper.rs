@@ -23,7 +23,8 @@ use rift_tree::journal::{
     END_OFFSET, HEADER_BYTES, JOURNAL_MAX, Journal, STATE_ENDED, STATE_OFFSET,
 };
 
-use super::entry::{ABOUT, Entries, Entry, Found, Left, Look, Observation, names_of, place};
+use super::compare::Made;
+use super::entry::{ABOUT, Entries, Entry, Found, Left, Observation, names_of};
 use super::key::decides;
 use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::event;
@@ -200,7 +201,8 @@ impl Work {
             Err(error) => return Ok((asked, Err(Outcome::Refused(format!("{error:#}"))))),
         };
         if self.settings.verifies {
-            let outcome = compare(store, &asked.key, &entry, &files, &self.settings.roots, hashes);
+            let made = Made { key: &asked.key, entry: &entry, files: &files };
+            let outcome = made.compare(store, &self.settings.roots, hashes);
             if let Some(outcome) = outcome {
                 return Ok((asked, Err(outcome)));
             }
@@ -242,67 +244,6 @@ impl Work {
         drop(index);
         Ok(())
     }
-}
-
-/// Compares what an action did with what is known of it; `None` where nothing is.
-fn compare(
-    store: &Store,
-    key: &str,
-    entry: &Entry,
-    files: &[(String, BlobHash, u64)],
-    roots: &Roots,
-    hashes: &Hashes,
-) -> Option<Outcome> {
-    let entries = Entries::find(store, key).ok()?;
-    for (name, kept) in entries.kept(store, None) {
-        let Ok(known) = kept.entry() else { continue };
-        // Nobody would take it for this one.
-        if known.elsewhere(roots).is_some() {
-            continue;
-        }
-        // What it reads may be what it has written since.
-        let mut found: Vec<&Observation> = entry.observations.iter().collect();
-        let mut wanted: Vec<&Observation> = known.observations.iter().collect();
-        found.sort();
-        wanted.sort();
-        if found != wanted && known.differs(roots, &mut Look::new(hashes)).is_some() {
-            continue;
-        }
-        if known.left.len() != entry.left.len() {
-            return Some(Outcome::Mismatch("it leaves other files".to_owned()));
-        }
-        for (was, is) in known.left.iter().zip(&entry.left) {
-            let same = match (was, is) {
-                (
-                    Left::File { path, mode, name, .. },
-                    Left::File { path: path_now, mode: mode_now, name: name_now, .. },
-                ) => {
-                    let hash = files.iter().find(|(name, ..)| name == name_now);
-                    let held = kept.bytes(name).ok().map(|(_, hash)| hash);
-                    (path, mode) == (path_now, mode_now) && hash.map(|(_, hash, _)| *hash) == held
-                }
-                _ => was == is,
-            };
-            if !same {
-                let path = match is {
-                    Left::File { path, .. }
-                    | Left::Directory(path)
-                    | Left::Link(path, _)
-                    | Left::Nothing(path) => path,
-                };
-                let place = place(roots, path).unwrap_or_default();
-                let place = crate::ui::printable(&place.display().to_string());
-                return Some(Outcome::Mismatch(format!("`{place}` is another one")));
-            }
-        }
-        if known.said != entry.said {
-            return Some(Outcome::Mismatch("it says something else".to_owned()));
-        }
-        // Who only asks can do without.
-        let _noted = name.is_confirmed || Entries::confirm(store, key, name).is_ok();
-        return Some(Outcome::Confirmed);
-    }
-    None
 }
 
 /// Which files name the time of day; most are read by one compiler after the other.
@@ -443,7 +384,7 @@ fn journal_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// What an action left, in the import: each file's name there, its hash and its size.
-type Files = Vec<(String, BlobHash, u64)>;
+pub(super) type Files = Vec<(String, BlobHash, u64)>;
 
 struct Taking<'t, 'i> {
     roots: &'t Roots,

@@ -12,12 +12,14 @@
 //! replay.rs   what is done in a program's place
 //! remap.rs    words that keep the checkout's place out of what compilers make
 //! keeper.rs   what the run does with the journals
+//! compare.rs  what a program did, beside what is known of it
 //! parts.rs    what a run remembers of each
 //! shared.rs   what machines share
 //! ```
 //!
 //! A result counts only where every observation holds, by content. In doubt the program runs.
 
+mod compare;
 pub mod entry;
 pub mod keeper;
 pub mod key;

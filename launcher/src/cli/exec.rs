@@ -70,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_script_cache: bool,
 
-    /// Check all content against its hash as it is used
+    /// Check all hashes at use; run and compare builds
     #[arg(long)]
     verify: bool,
 
@@ -145,6 +145,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {
         views: views.collect::<anyhow::Result<_>>()?,
         command: args.command.clone(),
         record_only: args.record_only,
+        compares: args.verify,
         is_hooked: args.hooked,
         summary_json: context.config.summary_json().map(Path::to_owned),
     };

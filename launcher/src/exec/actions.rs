@@ -208,7 +208,7 @@ impl<'c> Sharing<'c> {
             return Ok(Some(sharing));
         }
         // What is compared must be here.
-        let extent = match context.config.verifies_always() {
+        let extent = match options.compares {
             true => Extent::Whole,
             false => store.extent_shown(),
         };
@@ -286,7 +286,7 @@ fn begin(
         run: run.max(1),
         bringer,
         only_records: options.record_only,
-        verifies: context.config.verifies_always(),
+        verifies: options.compares,
         opted: context.config.programs().to_vec(),
         remaps: context.config.remaps_paths(),
         spares_edits: project.spares_edits,

@@ -117,10 +117,8 @@ pub(super) fn run(
         // Else cargo has nothing to compile, or nobody has asked for a library in all that it starts.
         Some(begun) if !is_exact && !options.is_hooked => {
             // Else somebody is at work here; others may need what a job has made.
-            let keeps_all = begun.is_clean
-                || options.record_only
-                || ci::here().is_some()
-                || context.config.verifies_always();
+            let keeps_all =
+                begun.is_clean || options.record_only || ci::here().is_some() || options.compares;
             let (root, key) = (&begun.project.root, Some(&*begun.keys.programs));
             let project = actions::Project { root, key, spares_edits: !keeps_all };
             actions::run_command(options, context, store, &project)?
@@ -204,6 +202,8 @@ impl<'a> Build<'a> {
         let mut begun = self.look(project)?;
         if self.options.record_only {
             self.reasons.push("the command runs to be recorded".to_owned());
+        } else if self.options.compares {
+            self.reasons.push("the command runs to be compared with what is known".to_owned());
         } else if !self.context.config.keeps_targets() {
             self.reasons.push("`target_cache` is off: only programs are known".to_owned());
         } else if begun.is_clean {

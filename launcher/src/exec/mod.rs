@@ -41,6 +41,8 @@ pub struct ExecOptions {
     pub command: Vec<OsString>,
     /// Runs the command even if its result is known, and records it.
     pub record_only: bool,
+    /// Runs all of a build even if its results are known, and compares them.
+    pub compares: bool,
     /// Whether a hook has asked, so that nothing is preloaded that nobody asked for.
     pub is_hooked: bool,
     /// Where the summary goes as JSON.
