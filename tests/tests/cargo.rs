@@ -485,6 +485,8 @@ fn what_was_built_can_be_mounted() {
     fs::remove_file(target.join("app")).unwrap();
     assert_eq!(story.build_natively(&story.root), NOTHING);
     assert_eq!((story.said().as_str(), is_linked()), ("word", (1, 2)));
+    let refused = story.run(&story.root, &["rift", "close", "target"]);
+    assert!(refused.stderr.contains("hint: `rift close target/debug`"), "{refused}");
     story.run(&story.root, &["rift", "close", "target/debug"]).success().unwrap();
     assert_eq!((mounts_at(&target), is_linked()), (0, (1, 2)));
     assert_eq!(story.build(), NOTHING);
