@@ -236,7 +236,8 @@ impl Kept {
             bail!("it is no file")
         };
         if let Some(partial) = self.tree.partial() {
-            let is_brought = || self.bringer.is_some_and(is_running);
+            // Who waits for a remote that fails, waits longer than the program takes.
+            let is_brought = || !partial.is_down() && self.bringer.is_some_and(is_running);
             let come = partial.wait_while(&manifest, blob, is_brought);
             come.context("a remote has it, and it has not come")?;
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use rift_cas::Store;
@@ -339,13 +339,13 @@ struct Open {
 impl Open {
     /// Returns the journals in a folder whose actions have ended since, the one that began first before others.
     fn ended(&mut self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-        /// Names that come in one tick of the file system's clock leave the same time.
-        const TICK: Duration = Duration::from_millis(100);
         let changed = folder.metadata()?.modified()?;
-        if self
-            .seen
-            .is_none_or(|seen| seen != changed || changed.elapsed().is_ok_and(|age| age < TICK))
-        {
+        // Names that come in one tick of the file system's clock leave the same time; some count in seconds.
+        let counts_seconds =
+            changed.duration_since(UNIX_EPOCH).is_ok_and(|time| time.subsec_nanos() == 0);
+        let tick = Duration::from_millis(if counts_seconds { 2100 } else { 100 });
+        let is_new = changed.elapsed().is_ok_and(|age| age < tick);
+        if is_new || self.seen != Some(changed) {
             self.seen = Some(changed);
             for entry in fs::read_dir(folder)? {
                 let path = entry?.path();
@@ -486,6 +486,33 @@ impl Taking<'_, '_> {
         Ok(observations)
     }
 
+    /// Reads a file that was left, with what stat(2) says of it, if nobody has changed it since.
+    fn unchanged(
+        &self,
+        path: &Path,
+        mut stat: fs::Metadata,
+    ) -> anyhow::Result<(Vec<u8>, fs::Metadata)> {
+        /// So often somebody may give it another name while it is read.
+        const ATTEMPTS: usize = 3;
+        for _ in 0..ATTEMPTS {
+            let stamp = FileStamp::of(&stat);
+            // Cargo gives what it is done with a second name, and sets the time of metadata that it has checked, which changes the ctime.
+            let is_touched = stat.nlink() > 1 || path.extension().is_some_and(|end| end == "rmeta");
+            let is_late = stamp.mtime_ns > self.reading.ended_ns
+                || stamp.ctime_ns > self.reading.ended_ns && !is_touched;
+            if !stat.is_file() || is_late {
+                break;
+            }
+            let bytes = fs::read(path)?;
+            let now = path.symlink_metadata()?;
+            if FileStamp::of(&now) == stamp {
+                return Ok((bytes, now));
+            }
+            stat = now;
+        }
+        bail!("`{}` was changed after it ended", path.display())
+    }
+
     fn take(
         &mut self,
         written: &Written,
@@ -517,18 +544,8 @@ impl Taking<'_, '_> {
             left.push(Left::Link(short, self.short(&target)?));
             return Ok(());
         }
+        let (bytes, stat) = self.unchanged(path, stat)?;
         let stamp = FileStamp::of(&stat);
-        // Cargo gives what it is done with a second name, and sets the time of metadata that it has checked, which changes the ctime.
-        let is_touched = stat.nlink() > 1 || path.extension().is_some_and(|end| end == "rmeta");
-        let is_late = stamp.mtime_ns > self.reading.ended_ns
-            || stamp.ctime_ns > self.reading.ended_ns && !is_touched;
-        if !stat.is_file() || is_late {
-            bail!("`{}` was changed after it ended", path.display());
-        }
-        let bytes = fs::read(path)?;
-        if FileStamp::of(&path.symlink_metadata()?) != stamp {
-            bail!("`{}` was changed after it ended", path.display());
-        }
         let named = self.roots.named_in(&bytes);
         let is_text = !named.is_empty()
             && path.extension().is_some_and(|extension| extension == "d")

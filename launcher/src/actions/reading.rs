@@ -248,7 +248,7 @@ impl Reader<'_> {
             Kind::Listed => self.list(entry)?,
             Kind::Changed => self.change(entry)?,
             Kind::Said => self.reading.said.push((entry.word, entry.text.to_vec())),
-            Kind::Refused => return Err(format!("it made system call {}", entry.word)),
+            Kind::Refused => return Err(refused(entry.word)),
         }
         Ok(())
     }
@@ -535,6 +535,31 @@ impl Reader<'_> {
         self.reading.written = written;
         self.reading
     }
+}
+
+/// Says what a process did that nobody could do again for it, by the number of the system call: see `RECORDED` of the shim.
+fn refused(call: u64) -> String {
+    let what = match call as u32 {
+        kernel::__NR_read | kernel::__NR_readv => {
+            "reads what is told to it, or can't be observed all the time"
+        }
+        kernel::__NR_clock_gettime => "asks for the time of day (clock_gettime)",
+        kernel::__NR_connect | kernel::__NR_bind => "talks to other programs (connect, bind)",
+        kernel::__NR_shmat => "shares memory with other programs (shmat)",
+        kernel::__NR_ptrace => "watches another program (ptrace)",
+        kernel::__NR_setsid => "leaves its session (setsid)",
+        kernel::__NR_sendfile | kernel::__NR_splice => {
+            "writes what can't be seen (sendfile, splice)"
+        }
+        kernel::__NR_setuid | kernel::__NR_setreuid | kernel::__NR_setresuid => {
+            "becomes another user (setuid)"
+        }
+        kernel::__NR_chown | kernel::__NR_lchown | kernel::__NR_fchown | kernel::__NR_fchownat => {
+            "changes who owns a file (chown)"
+        }
+        _ => return format!("it made system call {call}"),
+    };
+    format!("it {what}")
 }
 
 fn path_of(text: &[u8]) -> PathBuf {
