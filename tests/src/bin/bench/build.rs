@@ -475,12 +475,14 @@ impl Work<'_, '_> {
 
     /// Tells whether cargo or make by itself has nothing to do, and the program works.
     fn is_fresh(&self, name: &str, at: &Path) -> Result<()> {
+        let program = at.join(self.project.program);
         if self.project.is_c() {
-            let words = [&["-q"], self.project.words].concat();
-            // Lua's own makefile makes its first target anew each time.
-            if self.project.group == GIT {
-                self.suite.quietly(self.suite.plain(at, Path::new("make"), &words))?;
-            }
+            // Their makefiles have something to do each time, so that `make -q` tells nothing; what is done links nothing again.
+            let linked = || program.metadata().and_then(|stat| stat.modified());
+            let before = linked().with_context(|| format!("no {}", program.display()))?;
+            let words = [&["-s"], self.project.words].concat();
+            self.suite.quietly(self.suite.plain(at, Path::new("make"), &words))?;
+            ensure!(linked()? == before, "make links {} again", program.display());
         } else {
             let mut again = self.suite.plain(at, Path::new("cargo"), &["build", "--offline"]);
             with_toolchain(&mut again);
@@ -490,7 +492,6 @@ impl Work<'_, '_> {
             let ran = self.suite.sandbox.run(&mut again)?.success()?;
             ensure!(!ran.stderr.contains("Compiling"), "cargo compiles: {}", ran.stderr);
         }
-        let program = at.join(self.project.program);
         self.suite.quietly(self.suite.plain(at, &program, &[self.project.asked]))
     }
 
