@@ -42,6 +42,7 @@ const SCCACHE: &str = "sccache";
 const KACHE: &str = "kache";
 const MAKE: &str = "make";
 const CCACHE: &str = "ccache";
+const CC_CCACHE: &str = "CC=ccache cc";
 const FIREBUILD: &str = "firebuild";
 
 const MOVED: &str = "bytes received with an empty store over the archive's";
@@ -456,9 +457,7 @@ impl Work<'_, '_> {
                 command
             }
             FIREBUILD => suite.plain(at, Path::new(FIREBUILD), &[&["--"], &build[..]].concat()),
-            CCACHE => {
-                suite.plain(at, Path::new(build[0]), &[&build[1..], &["CC=ccache cc"]].concat())
-            }
+            CCACHE => suite.plain(at, Path::new(build[0]), &[&build[1..], &[CC_CCACHE]].concat()),
             _ => suite.plain(at, Path::new(build[0]), &build[1..]),
         };
         with_toolchain(&mut command);
@@ -480,7 +479,9 @@ impl Work<'_, '_> {
             // Their makefiles have something to do each time, so that `make -q` tells nothing; what is done links nothing again.
             let linked = || program.metadata().and_then(|stat| stat.modified());
             let before = linked().with_context(|| format!("no {}", program.display()))?;
-            let words = [&["-s"], self.project.words].concat();
+            // Another compiler is another flag.
+            let compiler: &[&str] = if name == CCACHE { &[CC_CCACHE] } else { &[] };
+            let words = [&["-s"], self.project.words, compiler].concat();
             self.suite.quietly(self.suite.plain(at, Path::new("make"), &words))?;
             ensure!(linked()? == before, "make links {} again", program.display());
         } else {
