@@ -646,8 +646,7 @@ impl View {
             && let Some((other, claim)) = claims.pop()
         {
             let linked = self.link_name(nodes, &from, place_of(other)?);
-            let is_finished = linked.is_ok();
-            if !is_finished {
+            if linked.is_err() {
                 claims.push((other, claim));
                 return linked;
             }
