@@ -3,10 +3,10 @@
 //! A recorded call is made here, with the program's own words, and then written down with what came of it. What can't be written
 //! down, for want of room or because nobody could do it again, makes the journal worth nothing.
 
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use linux_raw_sys::general as kernel;
-use rift_tree::journal::{self, Clock, EXISTED, Entry, Kind, NOFOLLOW, Stamp, TEXT_MAX};
+use rift_tree::journal::{self, Chance, EXISTED, Entry, Kind, NOFOLLOW, Stamp, TEXT_MAX};
 
 use crate::hot::HOT;
 use crate::serve::{self, Asked, Call};
@@ -21,6 +21,8 @@ pub(crate) const RECORD: &[u8] = b"RIFT_RECORD=";
 static PATH: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 /// The process that was last written down as begun or forked.
 static KNOWN: AtomicU32 = AtomicU32::new(0);
+/// Whether this process is not to be believed once it has asked for the time of day, or for random numbers.
+static IS_SUSPECTED: AtomicBool = AtomicBool::new(false);
 
 /// Returns the path of the journal; empty where nothing is recorded.
 pub(crate) fn path() -> &'static [u8] {
@@ -34,6 +36,9 @@ pub(crate) fn begin(path: &'static [u8]) -> Result<()> {
     PATH[1].store(path.len(), Ordering::Release);
     PATH[0].store(path.as_ptr().addr(), Ordering::Release);
     KNOWN.store(sys::pid(), Ordering::Release);
+    let is_suspected =
+        Chance::of(sys::journal_chance(start)) == Chance::Suspected && !is_timeless();
+    IS_SUSPECTED.store(is_suspected, Ordering::Release);
     HOT.journal.store(start, Ordering::Release);
     Ok(())
 }
@@ -47,7 +52,7 @@ pub(crate) fn began() {
     add(Kind::Began, 0, parent, Stamp::default(), &[own.bytes()]);
 }
 
-/// Programs that name their scratch files by the time of day, and nothing else, or what their names begin with. What their sources ask for
+/// Programs that name their scratch files by the time of day or by lot, and nothing else, or what their names begin with. What their sources ask for
 /// is seen in these.
 const TIMELESS: [&[u8]; 14] = [
     b"gcc",
@@ -66,13 +71,23 @@ const TIMELESS: [&[u8]; 14] = [
     b"ranlib",
 ];
 
-/// Tells whether this process is not to be believed once it has asked for the time of day.
-pub(crate) fn suspects_clock() -> bool {
-    let clock = Clock::of(sys::journal_clock(HOT.journal.load(Ordering::Acquire)));
+/// Where random numbers are read from.
+const RANDOM: [&[u8]; 2] = [b"/dev/urandom", b"/dev/random"];
+/// How many bytes of random numbers a table of hashes takes, or a name of a scratch file, which don't wait for them: see the sources of Rust's
+/// standard library (`hashmap_random_keys`) and glibc (`random_bits`).
+const KEYS_BYTES: usize = 16;
+
+/// Tells whether this process is one of [`TIMELESS`].
+fn is_timeless() -> bool {
     let mut own = Text::new();
     let _is_read = Text::of(b"/proc/self/exe").and_then(|path| sys::link_target(&path, &mut own));
     let name = own.bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    clock == Clock::Suspected && !TIMELESS.iter().any(|known| name.starts_with(known))
+    TIMELESS.iter().any(|known| name.starts_with(known))
+}
+
+/// Tells whether this process is not to be believed once it has asked for the time of day, or for random numbers.
+pub(crate) fn is_suspected() -> bool {
+    IS_SUSPECTED.load(Ordering::Relaxed)
 }
 
 /// Notes that the time of day is asked for, if it is that clock; others tell only how long something took.
@@ -183,6 +198,10 @@ pub(crate) fn serve(call: &Call) -> isize {
                 refuse(call);
             }
             Ok(result)
+        }
+        kernel::__NR_getrandom => {
+            let is_waiting = call.word(2) & (kernel::GRND_NONBLOCK | kernel::GRND_INSECURE) == 0;
+            refuse_if(call, is_suspected() && (is_waiting || call.args[1] > KEYS_BYTES))
         }
         // Names of users are looked up so, where somebody answers; nobody does on most machines.
         kernel::__NR_connect => {
@@ -301,6 +320,9 @@ fn open(call: &Call, name: Name, flags: u32) -> Result<isize> {
         stamp = stamp_of(&stat);
     }
     add(Kind::Opened, error_of(result), word, stamp, &[text.bytes()]);
+    if is_suspected() && RANDOM.contains(&text.bytes()) {
+        add(Kind::Refused, 0, u64::from(kernel::__NR_getrandom), Stamp::default(), &[]);
+    }
     Ok(result)
 }
 

@@ -509,12 +509,12 @@ fn journal_word(journal: usize, offset: usize) -> &'static AtomicU64 {
     unsafe { &*((journal + offset) as *const AtomicU64) }
 }
 
-/// Returns what a mapped journal says of the clock.
-pub(crate) fn journal_clock(journal: usize) -> u32 {
+/// Returns what a mapped journal says of the clock and of random numbers.
+pub(crate) fn journal_chance(journal: usize) -> u32 {
     if journal == 0 {
         return 0;
     }
-    journal_word(journal, journal::CLOCK_OFFSET).load(Ordering::Relaxed) as u32
+    journal_word(journal, journal::CHANCE_OFFSET).load(Ordering::Relaxed) as u32
 }
 
 /// Adds an entry to a mapped journal; one that finds no room makes the journal worth nothing.

@@ -335,4 +335,5 @@ pub(crate) const RECORDED: &[u32] = &[
     kernel::__NR_setuid,
     kernel::__NR_setreuid,
     kernel::__NR_setresuid,
+    kernel::__NR_getrandom,
 ];

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rift_tests::apps::compiled;
 use rift_tests::fault::SmallDisk;
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{self, Ran, Sandbox, rift_binary, with_toolchain};
@@ -370,6 +371,16 @@ fn build_scripts_that_ask_others_run_each_time() {
     let said = build(&format!("let _ = std::net::TcpStream::connect(\"{address}\").unwrap();"));
     assert!(said.contains("not kept"), "{said}");
     let said = build("let _ = std::os::unix::net::UnixStream::pair().unwrap();");
+    assert!(said.contains("was reused"), "{said}");
+    // What is drawn by lot may be kept; keys of tables are no such thing.
+    let program = compiled("random_number").unwrap();
+    let random =
+        format!("assert!(std::process::Command::new({program:?}).status().unwrap().success());");
+    for script in [&*random, "assert!(std::fs::File::open(\"/dev/urandom\").is_ok());"] {
+        let said = build(script);
+        assert!(said.contains("asks for random numbers"), "{said}");
+    }
+    let said = build("let _ = std::collections::HashMap::from([(1, 2)]);");
     assert!(said.contains("was reused"), "{said}");
     let said = build("std::process::Command::new(\"sleep\").arg(\"1\").spawn().unwrap();");
     assert!(said.contains("not kept"), "{said}");

@@ -31,8 +31,8 @@ pub const STATE_OFFSET: usize = 24;
 pub const STREAMS_OFFSET: usize = 32;
 /// Where the word *allocated* is, in bytes.
 pub const ALLOCATED_OFFSET: usize = 80;
-/// Where the word *clock* is, in bytes: see [`Header::clock`].
-pub const CLOCK_OFFSET: usize = 88;
+/// Where the word *chance* is, in bytes: see [`Header::chance`].
+pub const CHANCE_OFFSET: usize = 88;
 /// How many bytes of the file have room on the disk at first.
 pub const ALLOCATED_FIRST: usize = 256 << 10;
 /// What an entry has before its text, in bytes.
@@ -180,14 +180,14 @@ pub struct Header {
     pub root: u32,
     /// Device and inode of its stdin, its stdout and its stderr.
     pub streams: [(u64, u64); 3],
-    /// What is done about the clock, in processes whose program is not known.
-    pub clock: Clock,
+    /// What is done about the clock and random numbers, in processes whose program is not known.
+    pub chance: Chance,
 }
 
-/// Whether what a program does may depend on the time of day.
+/// Whether what a program does may depend on the time of day, or on random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u32)]
-pub enum Clock {
+pub enum Chance {
     /// It is known not to.
     #[default]
     Trusted,
@@ -195,7 +195,7 @@ pub enum Clock {
     Suspected,
 }
 
-impl Clock {
+impl Chance {
     /// Returns what a word of a header says.
     #[must_use]
     pub fn of(word: u32) -> Self {
@@ -217,8 +217,8 @@ impl Header {
         for (place, word) in places.zip(words.chain([ALLOCATED_FIRST as u64])) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let clock = (self.clock as u32).to_le_bytes();
-        bytes[CLOCK_OFFSET..CLOCK_OFFSET + clock.len()].copy_from_slice(&clock);
+        let chance = (self.chance as u32).to_le_bytes();
+        bytes[CHANCE_OFFSET..CHANCE_OFFSET + chance.len()].copy_from_slice(&chance);
         bytes
     }
 }
@@ -249,8 +249,8 @@ impl<'j> Journal<'j> {
         let root = u32_at(head, 3).unwrap_or_default();
         let streams = [4, 6, 8].map(|at| (word(at), word(at + 1)));
         let has_ended = u32_at(head, STATE_OFFSET / 4) == Some(STATE_ENDED);
-        let clock = Clock::of(u32_at(head, CLOCK_OFFSET / 4).unwrap_or_default());
-        Ok(Self { entries, header: Header { root, streams, clock }, has_ended })
+        let chance = Chance::of(u32_at(head, CHANCE_OFFSET / 4).unwrap_or_default());
+        Ok(Self { entries, header: Header { root, streams, chance }, has_ended })
     }
 
     /// Returns the entries; an error in the place of one that was not written to its end, and nothing behind it.
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     const HEADER: Header =
-        Header { root: 7, streams: [(1, 2), (3, 4), (5, 6)], clock: Clock::Suspected };
+        Header { root: 7, streams: [(1, 2), (3, 4), (5, 6)], chance: Chance::Suspected };
 
     fn journal(entries: &[Entry<'_>]) -> Vec<u8> {
         let header = HEADER;

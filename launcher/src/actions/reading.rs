@@ -544,6 +544,7 @@ fn refused(call: u64) -> String {
             "reads what is told to it, or can't be observed all the time"
         }
         kernel::__NR_clock_gettime => "asks for the time of day (clock_gettime)",
+        kernel::__NR_getrandom => "asks for random numbers (getrandom)",
         kernel::__NR_connect | kernel::__NR_bind => "talks to other programs (connect, bind)",
         kernel::__NR_shmat => "shares memory with other programs (shmat)",
         kernel::__NR_ptrace => "watches another program (ptrace)",

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use rift_cas::Store;
 use rift_cas::hashes::{FileStamp, Hashes};
 use rift_tree::BlobHash;
-use rift_tree::journal::{ALLOCATED_FIRST, Clock, Header, JOURNAL_MAX};
+use rift_tree::journal::{ALLOCATED_FIRST, Chance, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
@@ -308,8 +308,8 @@ impl Stand {
             let stat = fs::metadata(format!("/proc/self/fd/{stream}"));
             stat.map_or((0, 0), |stat| (stat.dev(), stat.ino()))
         });
-        let clock = clock_of(self.program.file_name().unwrap_or_default());
-        let header = Header { root: std::process::id(), streams, clock };
+        let chance = chance_of(self.program.file_name().unwrap_or_default());
+        let header = Header { root: std::process::id(), streams, chance };
         file.set_len(JOURNAL_MAX as u64)?;
         let flags = rustix::fs::FallocateFlags::empty();
         rustix::fs::fallocate(file, flags, 0, ALLOCATED_FIRST as u64)?;
@@ -326,9 +326,10 @@ impl Stand {
     }
 }
 
-/// Tells whether a program's use of the clock matters: compilers name their scratch by the time, and a build script may keep it.
-fn clock_of(program: &OsStr) -> Clock {
-    if program == BUILD_SCRIPT { Clock::Suspected } else { Clock::Trusted }
+/// Tells whether a program's use of the clock and of random numbers matters: compilers name their scratch by them, and a build script may
+/// keep them.
+fn chance_of(program: &OsStr) -> Chance {
+    if program == BUILD_SCRIPT { Chance::Suspected } else { Chance::Trusted }
 }
 
 /// Tells whether an action writes below the workspace and the folder of temporary files only.

@@ -46,7 +46,7 @@ extern "C" fn start() {
     if is_asked && patch_libraries(&seen) && (!run.is_trapping() || trap_strays(&seen)) {
         if journal.is_some() && is_recorded {
             record::began();
-            if record::suspects_clock() && clock::watch().is_err() {
+            if record::is_suspected() && clock::watch().is_err() {
                 record::give_up();
             }
             let _is_told = iterate(visit_name, &mut seen);
