@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -122,6 +122,16 @@ impl Story {
 
     fn forget_target(&self) {
         clear(&self.root.join("target")).unwrap();
+    }
+
+    /// Writes a script, and gives it the time of what was there before.
+    fn write_script(&self, path: &Path, text: &str) {
+        let before = fs::metadata(path).and_then(|stat| stat.modified());
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        if let Ok(time) = before {
+            fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+        }
     }
 
     fn mtime(&self, name: &str) -> SystemTime {
@@ -256,11 +266,12 @@ fn what_decides_the_result_makes_another_key() {
     let all = ["app", "lib", "macros"];
     let hidden = story.sandbox.path("bin");
     fs::create_dir_all(&hidden).unwrap();
-    std::os::unix::fs::symlink("/bin/true", hidden.join("cmake")).unwrap();
+    symlink("/bin/true", hidden.join("cmake")).unwrap();
     let path = std::env::var("PATH").unwrap();
     for (name, value) in [
         ("RUSTFLAGS", "-Cdebuginfo=0".to_owned()),
         ("CFLAGS", "-O1".to_owned()),
+        ("PKG_CONFIG_PATH", "/nowhere".to_owned()),
         ("PATH", format!("{}:{path}", hidden.display())),
     ] {
         story.forget_target();
@@ -279,6 +290,95 @@ fn what_decides_the_result_makes_another_key() {
     fs::remove_dir_all(story.root.join(".cargo")).unwrap();
     story.forget_target();
     assert_eq!(story.build_at(&story.root, &["b", "-v", "-j", "1"]), NOTHING);
+}
+
+/// Says which of two compilers, or linkers, has made the program.
+const MAIN: &str = "fn main() { println!(\"{}\", if cfg!(two) { \"two\" } else { \"one\" }); }\n";
+
+#[test]
+fn what_is_replaced_in_its_place_makes_another_key() {
+    let Some(story) = Story::new("what_is_replaced_in_its_place_makes_another_key") else { return };
+    story.write("app/src/main.rs", MAIN);
+    let tool = story.sandbox.path("tools/tool");
+    fs::create_dir_all(tool.parent().unwrap()).unwrap();
+    let place = tool.display();
+    let linker = "exec cc -Wl,--defsym=mark_NAME=1 \"$@\"";
+    for (setting, variable, text) in [
+        ("", ("RUSTC", format!("{place}")), "exec rustc --cfg NAME \"$@\""),
+        ("", ("RUSTC_WRAPPER", format!("{place}")), "exec \"$@\" --cfg NAME"),
+        ("[build]\nrustc = \"PLACE\"\n", ("WORD", String::new()), "exec rustc --cfg NAME \"$@\""),
+        ("", ("RUSTFLAGS", format!("-Clinker={place}")), linker),
+        (
+            "[target.x86_64-unknown-linux-gnu]\nlinker = \"PLACE\"\n",
+            ("WORD", String::new()),
+            linker,
+        ),
+    ] {
+        fs::create_dir_all(story.root.join(".cargo")).unwrap();
+        story.write(".cargo/config.toml", &setting.replace("PLACE", &place.to_string()));
+        for name in ["one", "two", "one"] {
+            story.write_script(&tool, &text.replace("NAME", name));
+            story.forget_target();
+            let mut command = story.command(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+            command.env(variable.0, &variable.1);
+            let ran = story.sandbox.run(&mut command).unwrap().success().unwrap();
+            let app = fs::read(story.root.join("target/debug/app")).unwrap();
+            let mark = format!("mark_{name}");
+            let is_marked = app.windows(mark.len()).any(|bytes| bytes == mark.as_bytes());
+            assert!(is_marked || text != linker, "{setting} {variable:?} {name}: {ran}");
+            assert!(story.said() == name || text == linker, "{setting} {variable:?} {name}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_toolchain_that_the_project_names_makes_another_key() {
+    let name = "a_toolchain_that_the_project_names_makes_another_key";
+    if !have(name, &[Need::Tool("rustup")]) {
+        return;
+    }
+    let Some(story) = Story::new(name) else { return };
+    story.write("app/src/main.rs", MAIN);
+    drop(story.build());
+    assert_eq!(story.said(), "one");
+    let printed = story.run(&story.root, &["rustc", "--print", "sysroot"]).success().unwrap();
+    let real = PathBuf::from(printed.stdout.trim_end()).join("bin");
+    let folder = story.sandbox.path("toolchain/bin");
+    fs::create_dir_all(&folder).unwrap();
+    symlink(real.join("cargo"), folder.join("cargo")).unwrap();
+    let named = format!("[toolchain]\npath = {:?}\n", folder.parent().unwrap());
+    story.write("rust-toolchain.toml", &named);
+    for name in ["two", "one", "two"] {
+        let rustc = format!("exec {}/rustc --cfg {name} \"$@\"", real.display());
+        story.write_script(&folder.join("rustc"), &rustc);
+        story.forget_target();
+        let ran = story.run(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+        assert_eq!(story.said(), name, "{ran}");
+    }
+    fs::remove_file(story.root.join("rust-toolchain.toml")).unwrap();
+    story.forget_target();
+    assert_eq!(story.build(), NOTHING);
+    assert_eq!(story.said(), "one");
+}
+
+/// The folder of results is a link to another place.
+#[test]
+fn target_may_be_a_link() {
+    let Some(story) = Story::new("target_may_be_a_link") else { return };
+    let elsewhere = story.sandbox.path("elsewhere");
+    symlink(&elsewhere, story.root.join("target")).unwrap();
+    for turn in 0..3 {
+        if elsewhere.exists() {
+            clear(&elsewhere).unwrap();
+        }
+        fs::create_dir_all(&elsewhere).unwrap();
+        let compiled = story.build();
+        assert!(turn == 0 || compiled == NOTHING, "{turn}: {compiled:?} {}", story.why());
+        assert_eq!(story.said(), "word text made");
+        assert!(elsewhere.join("debug/app").exists());
+        assert!(story.root.join("target").symlink_metadata().unwrap().is_symlink());
+        assert_eq!(story.build_natively(&story.root), NOTHING);
+    }
 }
 
 /// Who wants his files' times left alone has what comes from registries, here nothing, and never what is stale.
@@ -349,7 +449,7 @@ fn what_lies_outside_is_looked_at() {
     assert_eq!(story.said(), "two");
     assert!(story.why().contains("is another one"), "{}", story.why());
     // What leads out can't be followed: cargo runs, and nothing is kept.
-    std::os::unix::fs::symlink(&outside, story.root.join("app/link")).unwrap();
+    symlink(&outside, story.root.join("app/link")).unwrap();
     story.forget_target();
     drop(story.build());
     assert!(story.why().contains("leads out of the workspace"), "{}", story.why());

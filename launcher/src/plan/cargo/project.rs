@@ -22,7 +22,7 @@ use super::stamps::{Stamp, Stamps, hash_of};
 use crate::hook::shims;
 
 /// Grows when what is kept, or how, is another thing.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 
 /// Programs that build scripts and linkers start.
 const TOOLS: &[&str] = &[
@@ -128,6 +128,8 @@ pub struct Project {
     pub target: PathBuf,
     /// The toolchain.
     pub sysroot: PathBuf,
+    /// Its rustc, also where that is another program than the one of the toolchain, see `build.rustc` in cargo's book.
+    compiler: PathBuf,
 }
 
 /// Text that tells one state of what decides a result from another.
@@ -144,6 +146,20 @@ impl Fields {
     fn add_file(&mut self, path: &Path) {
         if let Ok(bytes) = fs::read(path) {
             self.add(path.as_os_str().as_bytes(), &bytes);
+        }
+    }
+
+    /// Adds what the files hold that a text names, such as a linker or a wrapper: cargo goes by their names only.
+    fn add_programs(&mut self, text: &str, base: &Path, stamps: &Stamps) {
+        let is_between = |letter: char| letter.is_whitespace() || "\"'=,[]\u{1f}".contains(letter);
+        for named in text.split(is_between).filter(|named| !named.is_empty()) {
+            let file = match named.contains('/') {
+                true => Some(base.join(named)).filter(|path| path.is_file()),
+                false => on_path(named),
+            };
+            if let Some(file) = file {
+                self.add(named.as_bytes(), &content(&file, stamps));
+            }
         }
     }
 
@@ -233,11 +249,19 @@ impl Project {
             Some(target) => cwd.join(target),
             None => path("target_directory")?,
         };
-        let mut rustc = program("rustc", args, cwd)?;
+        let chosen = chosen_compiler(cwd);
+        let mut rustc = match &chosen {
+            Some(path) => prepared(path, cwd),
+            None => program("rustc", args, cwd)?,
+        };
         rustc.args(["--print", "sysroot"]);
         let sysroot = String::from_utf8(self::said(rustc, "rustc")?)?;
+        let compiler = match chosen {
+            Some(path) => path,
+            None => behind_rustup(args, cwd).or_else(|| on_path("rustc")).unwrap_or_default(),
+        };
         let root = path("workspace_root")?.canonicalize()?;
-        Ok(Self { root, target, sysroot: sysroot.trim_end().into() })
+        Ok(Self { root, target, sysroot: sysroot.trim_end().into(), compiler })
     }
 
     /// Reads the files of the workspace, and returns them with the key of a command here. What was changed under its old time is newer then,
@@ -273,6 +297,7 @@ impl Project {
         fields.add(b"rules", &RULES.to_le_bytes());
         for word in &args.words {
             fields.add(b"word", word.as_bytes());
+            fields.add_programs(&word.to_string_lossy(), cwd, stamps);
         }
         fields.add(b"umask", &rift_cas::materialize::umask().to_le_bytes());
         fields.add(b"machine", std::env::consts::ARCH.as_bytes());
@@ -280,6 +305,8 @@ impl Project {
         for file in configs(cwd) {
             if let Ok(bytes) = fs::read(&file) {
                 fields.add(b"config", &bytes);
+                let text = String::from_utf8_lossy(&bytes);
+                fields.add_programs(&text, base_of(&file), stamps);
             }
         }
         self.add_toolchain(&mut fields, stamps);
@@ -298,6 +325,7 @@ impl Project {
         for (name, value) in &variables {
             if decides(&name.to_string_lossy()) {
                 fields.add(name.as_bytes(), value.as_bytes());
+                fields.add_programs(&value.to_string_lossy(), cwd, stamps);
             }
         }
         fields.hex()
@@ -306,6 +334,7 @@ impl Project {
     /// Adds what tells one toolchain from another. One that rustup has installed has a manifest that names the bytes of all its parts, so
     /// that the large ones, of some hundred megabytes, are told by samples; cargo itself asks rustc for its version only.
     fn add_toolchain(&self, fields: &mut Fields, stamps: &Stamps) {
+        fields.add(b"compiler", &content(&self.compiler, stamps));
         let has_manifest = self.sysroot.join(MANIFEST).is_file();
         for folder in ["bin", "lib", "lib/rustlib"] {
             let mut files: Vec<PathBuf> = fs::read_dir(self.sysroot.join(folder))
@@ -411,6 +440,39 @@ fn configs(cwd: &Path) -> Vec<PathBuf> {
     folders.flat_map(|folder| [folder.join("config.toml"), folder.join("config")]).collect()
 }
 
+/// Returns the folder that paths in a file of settings begin at, see "Config-relative paths" in cargo's book.
+fn base_of(config: &Path) -> &Path {
+    config.parent().and_then(Path::parent).unwrap_or(config)
+}
+
+/// Returns the compiler that is to be taken in the place of the toolchain's, see `build.rustc` in cargo's book.
+fn chosen_compiler(cwd: &Path) -> Option<PathBuf> {
+    let at = |base: &Path, named: PathBuf| match named.components().count() {
+        1 => on_path(named.to_str()?),
+        _ => Some(base.join(named)),
+    };
+    let told = ["RUSTC", "CARGO_BUILD_RUSTC"].into_iter().find_map(std::env::var_os);
+    if let Some(named) = told {
+        return at(cwd, named.into());
+    }
+    configs(cwd).iter().find_map(|file| {
+        let settings: toml::Table = fs::read_to_string(file).ok()?.parse().ok()?;
+        let named = settings.get("build")?.get("rustc")?.as_str()?;
+        at(base_of(file), named.into())
+    })
+}
+
+/// Returns the program that rustup's stand-in for rustc starts; `None` where there is no rustup.
+fn behind_rustup(args: &Args, cwd: &Path) -> Option<PathBuf> {
+    let mut rustup = prepared(&on_path("rustup")?, cwd);
+    rustup.args(["which", "rustc"]);
+    if let Some(toolchain) = &args.toolchain {
+        rustup.arg("--toolchain").arg(toolchain);
+    }
+    let path = String::from_utf8(said(rustup, "rustup").ok()?).ok()?;
+    Some(path.trim_end().into())
+}
+
 /// Returns the first executable of this name on the PATH that is no shim of rift's.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -438,14 +500,19 @@ fn stamp(path: &Path) -> String {
 
 fn program(name: &str, args: &Args, cwd: &Path) -> anyhow::Result<Command> {
     let path = on_path(name).with_context(|| format!("there is no `{name}`"))?;
-    let mut command = Command::new(path);
-    command.current_dir(cwd).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut command = prepared(&path, cwd);
     if let Some(toolchain) = &args.toolchain {
         let mut word = OsString::from("+");
         word.push(toolchain);
         command.arg(word);
     }
     Ok(command)
+}
+
+fn prepared(program: &Path, cwd: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(cwd).stdin(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 fn said(mut command: Command, what: &str) -> anyhow::Result<Vec<u8>> {

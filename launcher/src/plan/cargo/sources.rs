@@ -237,15 +237,23 @@ fn set_mtime(path: &Path, mtime_ns: Option<i64>) -> anyhow::Result<()> {
 
 /// Lists the files below a folder.
 fn list(root: &Path, target: &Path, found: &mut Vec<(PathBuf, Stamp, bool)>) -> anyhow::Result<()> {
+    // As the root, of which all links are resolved; it may be a link itself.
+    let real = target.parent().and_then(|parent| parent.canonicalize().ok());
+    let target = match (real, target.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => target.to_owned(),
+    };
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         let listed = fs::read_dir(&folder);
         for entry in listed.with_context(|| format!("could not list `{}`", folder.display()))? {
             let entry = entry?;
             let (path, kind) = (entry.path(), entry.file_type()?);
+            if path == target {
+                continue;
+            }
             if kind.is_dir() {
                 let is_skipped = SKIPPED.iter().any(|name| entry.file_name() == *name)
-                    || path == target
                     || path.join(CACHE_TAG).exists();
                 if !is_skipped {
                     folders.push(path);
