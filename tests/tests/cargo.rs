@@ -361,6 +361,86 @@ fn a_toolchain_that_the_project_names_makes_another_key() {
     assert_eq!(story.said(), "one");
 }
 
+/// What build scripts and compilers find in other places, which they tell nobody of: nobody who removes `target` gets what was made of
+/// another state of that.
+#[test]
+fn what_programs_find_elsewhere_is_made_anew() {
+    let Some(story) = Story::new("what_programs_find_elsewhere_is_made_anew") else { return };
+    let (near, far) = (story.sandbox.path("near"), story.sandbox.path("far"));
+    fs::create_dir_all(&near).unwrap();
+    fs::create_dir_all(&far).unwrap();
+    fs::write(far.join("part.h"), "#define PART \"far\"\n").unwrap();
+    fs::create_dir_all(story.root.join(".git")).unwrap();
+    story.write(".git/HEAD", "one\n");
+    story.write(
+        "lib/part.c",
+        "#include \"part.h\"\n#include <stdio.h>\nint main(void) { puts(PART); }\n",
+    );
+    // It asks for the time of day, so that its result is never kept, and names a file that is no reason to run again.
+    let script = format!(
+        "use std::process::Command;\nfn main() {{\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    let _now = std::time::SystemTime::now();\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let program = format!(\"{{out}}/part\");\n    let built = Command::new(\"cc\").args([\"-I{}\", \"-I{}\", \"part.c\", \"-o\", &program]).status().unwrap();\n    assert!(built.success());\n    let said = Command::new(&program).output().unwrap().stdout;\n    let part = String::from_utf8(said).unwrap();\n    let head = std::fs::read_to_string(\"../.git/HEAD\").unwrap();\n    std::fs::write(format!(\"{{out}}/made.rs\"), format!(\"\\\"{{}} {{}}\\\"\", part.trim(), head.trim())).unwrap();\n}}\n",
+        near.display(),
+        far.display()
+    );
+    story.write("lib/build.rs", &script);
+    drop(story.build());
+    story.forget_target();
+    assert_eq!(story.build(), NOTHING);
+    assert_eq!(story.said(), "word text far one");
+    let change = |what: &str, path: &Path, text: &str| {
+        fs::write(path, text).unwrap();
+        for compiled in [&["app", "lib"][..], &[]] {
+            story.forget_target();
+            assert_eq!(story.build(), compiled, "{what} {}", story.why());
+        }
+        story.said()
+    };
+    let said = change("a file of version control", &story.root.join(".git/HEAD"), "two\n");
+    assert_eq!(said, "word text far two");
+    let said = change("a header", &far.join("part.h"), "#define PART \"fan\"\n");
+    assert_eq!(said, "word text fan two");
+    let header = near.join("part.h");
+    let said = change("a header where none was", &header, "#define PART \"near\"\n");
+    assert_eq!(said, "word text near two");
+    // What was not made anew is still looked after.
+    story.write("app/src/main.rs", "fn main() { println!(\"{}\", lib::made()); }\n");
+    story.forget_target();
+    assert_eq!(story.build(), ["app"]);
+    fs::remove_file(header).unwrap();
+    story.forget_target();
+    assert_eq!(story.build(), ["app", "lib"]);
+    assert_eq!(story.said(), "fan two");
+    assert!(story.why().contains("is something else now"), "{}", story.why());
+    assert_eq!(story.build_natively(&story.root), NOTHING);
+}
+
+#[test]
+fn variables_are_noticed_that_cargo_is_told_of() {
+    let Some(story) = Story::new("variables_are_noticed_that_cargo_is_told_of") else { return };
+    let write = |told: &str| {
+        let script = format!(
+            "fn main() {{\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    {told}\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let word = std::env::var(\"WORD_OF_MINE\").unwrap();\n    std::fs::write(format!(\"{{out}}/made.rs\"), format!(\"{{word:?}}\")).unwrap();\n}}\n"
+        );
+        story.write("lib/build.rs", &script);
+    };
+    let build = |word: &str| {
+        story.forget_target();
+        let mut command = story.command(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+        command.env("WORD_OF_MINE", word);
+        story.sandbox.run(&mut command).unwrap().success().unwrap();
+        story.said()
+    };
+    write("println!(\"cargo::rerun-if-env-changed=WORD_OF_MINE\");");
+    assert_eq!(build("one"), "word text one");
+    assert_eq!(build("two"), "word text two");
+    assert_eq!(build("one"), "word text one");
+    write("");
+    assert_eq!(build("one"), "word text one");
+    assert_eq!(build("two"), "word text one", "cargo is told nothing");
+    write("// Another one.");
+    assert_eq!(build("two"), "word text two");
+}
+
 /// The folder of results is a link to another place.
 #[test]
 fn target_may_be_a_link() {

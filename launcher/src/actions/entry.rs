@@ -297,7 +297,7 @@ impl<'h> Look<'h> {
     }
 
     /// Tells whether something is as it was found.
-    fn holds(&mut self, roots: &Roots, observation: &Observation) -> bool {
+    pub(super) fn holds(&mut self, roots: &Roots, observation: &Observation) -> bool {
         let Some(path) = place(roots, &observation.path) else { return false };
         let stat = self.stat(&path, observation.is_itself);
         match (&observation.found, stat) {

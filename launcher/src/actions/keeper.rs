@@ -29,6 +29,7 @@ use super::key::decides;
 use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::event;
 use super::roots::Roots;
+use super::watch::{Watched, unit_of};
 use super::{ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings};
 use crate::paths::{decoded, escaped, normal};
 
@@ -44,7 +45,7 @@ const TEXT_MAX: usize = 4 << 20;
 pub struct Keeper {
     folder: PathBuf,
     is_over: Arc<AtomicBool>,
-    worker: Option<JoinHandle<anyhow::Result<()>>>,
+    worker: Option<JoinHandle<anyhow::Result<Watched>>>,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -63,6 +64,7 @@ impl Keeper {
             is_over: Arc::clone(&is_over),
             events: Arc::clone(&events),
             clocks: Clocks::default(),
+            watched: Watched::new(),
         };
         let worker = std::thread::Builder::new().name("keeper".to_owned()).spawn(|| work.run())?;
         Ok(Self { folder, is_over, worker: Some(worker), events })
@@ -74,19 +76,19 @@ impl Keeper {
         &self.folder
     }
 
-    /// Keeps what has ended by now, and returns what became of all actions.
+    /// Keeps what has ended by now, and returns what became of all actions, and what those that ran have found, see [`Settings::watched`].
     ///
     /// # Errors
     /// What could not be kept.
-    pub fn end(mut self) -> anyhow::Result<Vec<Event>> {
+    pub fn end(mut self) -> anyhow::Result<(Vec<Event>, Watched)> {
         self.is_over.store(true, Ordering::Release);
         let kept = match self.worker.take() {
             Some(worker) => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => Ok(()),
+            None => Ok(Watched::new()),
         };
         let mut events = read_events(&self.folder);
         events.append(&mut lock(&self.events));
-        kept.map(|()| events)
+        kept.map(|watched| (events, watched))
     }
 }
 
@@ -112,6 +114,7 @@ struct Work {
     is_over: Arc<AtomicBool>,
     events: Arc<Mutex<Vec<Event>>>,
     clocks: Clocks,
+    watched: Watched,
 }
 
 /// An action whose result is in the import, and has no name yet.
@@ -121,7 +124,7 @@ struct Pending {
 }
 
 impl Work {
-    fn run(mut self) -> anyhow::Result<()> {
+    fn run(mut self) -> anyhow::Result<Watched> {
         let store = Store::open_existing(&self.settings.store)?.context("there is no store")?;
         let hashes = store.hashes(self.settings.run);
         let import = store.import()?;
@@ -153,10 +156,10 @@ impl Work {
         }
         unit.flush()?;
         drop(unit);
-        if pending.is_empty() {
-            return Ok(());
+        if !pending.is_empty() {
+            self.finish(&store, import, builder, pending)?;
         }
-        self.finish(&store, import, builder, pending)
+        Ok(self.watched)
     }
 
     fn note(&self, asked: AskedFor, outcome: Outcome, entry: Option<EntryName>) {
@@ -181,24 +184,33 @@ impl Work {
         let scratch = Scratch::of(&asked.program, &words, &asked.cwd, temporary);
         let bytes = journal_bytes(path)?;
         let journal = Journal::parse(&bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
-        let reading = match reading::read(&journal, &scratch) {
-            Ok(reading) if reading.status == 0 => reading,
-            Ok(reading) => {
-                let why = format!("it ended with status {}", reading.status);
-                return Ok((asked, Err(Outcome::Refused(why))));
-            }
-            Err(why) => return Ok((asked, Err(Outcome::Refused(why)))),
-        };
-        let clock = self.clocks.named(&asked, &reading);
-        if let Some(why) = clock.or_else(|| variable(&asked, &reading)) {
-            return Ok((asked, Err(Outcome::Refused(why))));
-        }
+        let (reading, refused) = reading::read(&journal, &scratch);
+        let has_failed =
+            (reading.status != 0).then(|| format!("it ended with status {}", reading.status));
+        let refused = refused
+            .or(has_failed)
+            .or_else(|| self.clocks.named(&asked, &reading))
+            .or_else(|| variable(&asked, &reading));
         let mut taking = Taking { roots: &self.settings.roots, hashes, unit, reading: &reading };
         let name = asked.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let taken = taking.entry(name);
+        let taken = match refused {
+            Some(why) => Err(why),
+            None => taking.entry(name).map_err(|error| format!("{error:#}")),
+        };
+        if let Some(bounds) = &self.settings.watched
+            && let Some(unit) = unit_of(&asked.program, &words)
+        {
+            // What has no result to be kept was made of something all the same.
+            let found = match &taken {
+                Ok((entry, _)) => &entry.observations,
+                Err(_) => &taking.observations().filter_map(Result::ok).collect(),
+            };
+            let beyond = bounds.beyond(&self.settings.roots, found).cloned();
+            self.watched.entry(unit).or_default().extend(beyond);
+        }
         let (entry, files) = match taken {
             Ok(taken) => taken,
-            Err(error) => return Ok((asked, Err(Outcome::Refused(format!("{error:#}"))))),
+            Err(why) => return Ok((asked, Err(Outcome::Refused(why)))),
         };
         if self.settings.verifies {
             let made = Made { key: &asked.key, entry: &entry, files: &files };
@@ -395,7 +407,7 @@ struct Taking<'t, 'i> {
 
 impl Taking<'_, '_> {
     fn entry(&mut self, program: String) -> anyhow::Result<(Entry, Files)> {
-        let observations = self.observations()?;
+        let observations = self.observations().collect::<anyhow::Result<_>>()?;
         let (mut left, mut files, mut pinned) = (Vec::new(), Files::new(), Vec::new());
         for written in &self.reading.written {
             self.take(written, &mut left, &mut files, &mut pinned)?;
@@ -435,9 +447,8 @@ impl Taking<'_, '_> {
         self.reading.written.iter().any(|written| written.path == path)
     }
 
-    fn observations(&self) -> anyhow::Result<Vec<Observation>> {
-        let mut observations = Vec::new();
-        for ((path, is_itself), seen) in &self.reading.seen {
+    fn observations(&self) -> impl Iterator<Item = anyhow::Result<Observation>> {
+        self.reading.seen.iter().map(|((path, is_itself), seen)| {
             let changed = || format!("`{}` was changed meanwhile", path.display());
             let found = match seen {
                 Seen::Nothing => Found::Nothing,
@@ -477,13 +488,8 @@ impl Taking<'_, '_> {
                     Found::File(hash.to_string())
                 }
             };
-            observations.push(Observation {
-                path: self.short(path)?,
-                found,
-                is_itself: *is_itself,
-            });
-        }
-        Ok(observations)
+            Ok(Observation { path: self.short(path)?, found, is_itself: *is_itself })
+        })
     }
 
     /// Reads a file that was left, with what stat(2) says of it, if nobody has changed it since.

@@ -15,6 +15,7 @@
 //! compare.rs  what a program did, beside what is known of it
 //! parts.rs    what a run remembers of each
 //! shared.rs   what machines share
+//! watch.rs    what was found besides what a build is known by
 //! ```
 //!
 //! A result counts only where every observation holds, by content. In doubt the program runs.
@@ -29,12 +30,14 @@ mod remap;
 pub mod replay;
 pub mod roots;
 pub mod shared;
+pub mod watch;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use self::roots::Roots;
+use self::watch::Bounds;
 
 /// Programs that do the same whenever they find the same: compilers, linkers, archivers.
 pub const PROGRAMS: &[&str] = &[
@@ -88,6 +91,8 @@ pub struct Settings {
     pub opted: Vec<String>,
     /// Compilers are told to leave the places of checkouts out, see `remap.rs`.
     pub remaps: bool,
+    /// What programs find beyond these places is told to who keeps the whole build.
+    pub watched: Option<Bounds>,
     /// Nothing is kept of compilers that go on with what they have compiled before: what somebody is at work on is soon another thing.
     pub spares_edits: bool,
 }
@@ -137,6 +142,9 @@ pub struct Event<Told = String> {
     pub key: String,
     /// What the key is made of, see [`key::Key`].
     pub told: Vec<Told>,
+    /// What cargo calls that which it makes, see [`watch::Watched`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// What was used, or is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryName>,

@@ -67,6 +67,7 @@ impl Parts {
                 outcome: event.outcome.clone(),
                 key: event.key.clone(),
                 told,
+                unit: event.unit.clone(),
                 entry: event.entry.clone(),
             });
         }
@@ -244,6 +245,7 @@ mod tests {
             outcome,
             key: told.join(","),
             told: told.iter().map(|text| (*text).to_owned()).collect(),
+            unit: None,
             entry: None,
         }
     }

@@ -164,14 +164,8 @@ struct Reader<'s> {
     count: usize,
 }
 
-/// Reads a journal.
-///
-/// # Errors
-/// Why nobody could do the same again.
-pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> Result<Reading, String> {
-    if !journal.has_ended {
-        return Err("it did not end by itself".to_owned());
-    }
+/// Reads a journal; tells also why nobody could do the same again, where nobody could.
+pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> (Reading, Option<String>) {
     let root = journal.header.root;
     let mut reader = Reader {
         scratch,
@@ -183,10 +177,15 @@ pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> Result<Reading, 
         agreeing: BTreeSet::new(),
         count: 0,
     };
-    let mut has_root = false;
+    let (mut has_root, mut why) = (false, None);
     for entry in journal.entries() {
-        let entry = entry.map_err(|_| "its journal is not whole".to_owned())?;
-        reader.take(&entry)?;
+        let Ok(entry) = entry else {
+            why.get_or_insert("its journal is not whole".to_owned());
+            break;
+        };
+        if let Err(refused) = reader.take(&entry) {
+            why.get_or_insert(refused);
+        }
         if entry.kind == Kind::Ends && entry.process == root {
             has_root = true;
             let reading = &mut reader.reading;
@@ -196,16 +195,13 @@ pub(super) fn read(journal: &Journal<'_>, scratch: &Scratch) -> Result<Reading, 
             break;
         }
     }
-    if !has_root {
-        return Err("it did not end by itself".to_owned());
-    }
-    if !reader.running.is_empty() {
-        return Err("a process of it went on".to_owned());
-    }
-    if let Some((_, path)) = reader.becoming.iter().next() {
-        return Err(format!("`{}` could not be observed", path.display()));
-    }
-    Ok(reader.end())
+    let left = match reader.becoming.values().next() {
+        _ if !has_root || !journal.has_ended => Some("it did not end by itself".to_owned()),
+        _ if !reader.running.is_empty() => Some("a process of it went on".to_owned()),
+        Some(path) => Some(format!("`{}` could not be observed", path.display())),
+        None => None,
+    };
+    (reader.end(), why.or(left))
 }
 
 impl Reader<'_> {

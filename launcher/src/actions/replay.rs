@@ -20,6 +20,7 @@ use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
 use super::key::{Asked, BUILD_SCRIPT, Key, shape};
+use super::watch::unit_of;
 use super::{
     ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, keeper, remap,
 };
@@ -94,9 +95,10 @@ fn folder() -> Option<PathBuf> {
 
 /// Returns what became of a program, of which no more is known.
 pub(super) fn event(program: &Path, words: &[OsString], outcome: Outcome) -> Event {
+    let unit = unit_of(program, words);
     let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (key, told) = (String::new(), Vec::new());
-    Event { program, what: what(words), outcome, key, told, entry: None }
+    Event { program, what: what(words), outcome, key, told, unit, entry: None }
 }
 
 /// Says what became of a program; who reads it does without, if need be.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan;
+
 /// What a token begins with; no path that is recorded holds it.
 const MARK: u8 = 1;
 
@@ -24,6 +26,25 @@ impl Roots {
         }
         roots.sort_by_key(|(_, path)| std::cmp::Reverse(path.as_os_str().len()));
         Self(roots)
+    }
+
+    /// Returns the places here of a project: `W` is its folder, `C` and `R` the homes of cargo and rustup, `H` the user's, `X` the folder of
+    /// temporary files.
+    #[must_use]
+    pub fn here(root: &Path) -> Self {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let home = variable("HOME");
+        let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
+        let rustup = variable("RUSTUP_HOME").or_else(|| below_home(".rustup"));
+        let temporary = variable("TMPDIR").unwrap_or_else(std::env::temp_dir);
+        let places = [
+            ('W', Some(root.to_owned())),
+            ('C', plan::cargo::home()),
+            ('R', rustup),
+            ('H', home),
+            ('X', Some(temporary)),
+        ];
+        Self::new(places.into_iter().filter_map(|(letter, path)| Some((letter, path?))))
     }
 
     /// Returns the place of a token.

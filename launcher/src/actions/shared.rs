@@ -211,6 +211,7 @@ mod tests {
             outcome: Outcome::Kept,
             key: key.repeat(KEY_DIGITS),
             told: Vec::new(),
+            unit: None,
             entry,
         };
         let (tree, folder) = (built.hash.to_string(), "x-1".to_owned());

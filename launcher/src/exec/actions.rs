@@ -1,7 +1,7 @@
 //! Builds under `rift exec`: compilers, linkers and the like are recorded, and what is known of them is not done again.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rift_cas::hashes::FileStamp;
@@ -13,14 +13,15 @@ use rift_tree::TreeHash;
 
 use super::shared::{self, Came, Shared};
 use super::{Ending, ExecOptions, child};
+use crate::actions::entry::Kept;
 use crate::actions::keeper::Keeper;
 use crate::actions::parts::Parts;
 use crate::actions::roots::Roots;
+use crate::actions::watch::{Bounds, Watched};
 use crate::actions::{self, Event, Outcome, PROGRAMS, Settings};
 use crate::config::Config;
 use crate::context::Context;
 use crate::mount::private;
-use crate::plan;
 use crate::report::{Mode, Processes, Run, Summary, Tally};
 use crate::shim::{self, Actions, Prepared, Which};
 use crate::ui;
@@ -54,6 +55,8 @@ pub(super) fn are_recorded(command: &[OsString], config: &Config) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     events: Vec<Event>,
+    /// What those have found that ran.
+    watched: Watched,
     /// Why nothing was recorded, or not all of it, and what came from remotes and went there.
     remarks: Vec<String>,
     /// The ref of its actions, where the settings name a remote.
@@ -100,6 +103,21 @@ impl Told {
         Parts::new(&self.events)
     }
 
+    /// Returns what all of them have found beyond some places, also those whose results were known.
+    pub(super) fn watched(&mut self, store: &Store, roots: &Roots, bounds: &Bounds) -> Watched {
+        let mut watched = std::mem::take(&mut self.watched);
+        for event in &self.events {
+            if let (Outcome::Reused(_), Some(unit), Some(name)) =
+                (&event.outcome, &event.unit, &event.entry)
+                && let Some(Ok(entry)) = Kept::open(store, name).map(|kept| kept.entry())
+            {
+                let beyond = bounds.beyond(roots, &entry.observations).cloned();
+                watched.entry(unit.clone()).or_default().extend(beyond);
+            }
+        }
+        watched
+    }
+
     /// Returns how the run ends, if the command has ended so: it fails where a program did something else than is known of it.
     pub(super) fn ending(&self, ending: Ending) -> Ending {
         match ending.is_success() && self.mismatches().next().is_some() {
@@ -121,6 +139,8 @@ pub(super) struct Project<'p> {
     pub(super) root: &'p Path,
     /// Under what machines share its actions.
     pub(super) key: Option<&'p str>,
+    /// See [`Settings::watched`].
+    pub(super) watched: Option<&'p Bounds>,
     /// See [`Settings::spares_edits`].
     pub(super) spares_edits: bool,
 }
@@ -154,7 +174,7 @@ pub(super) fn run_command(
     };
     let outcome = prepared.run(&options.command)?;
     let mut told = match keeper.end() {
-        Ok(events) => Told { events, ..Told::default() },
+        Ok((events, watched)) => Told { events, watched, ..Told::default() },
         Err(error) if context.config.is_strict() => return Err(error),
         Err(error) => {
             let why = format!("what ran could not be kept: {error:#}");
@@ -282,7 +302,8 @@ fn begin(
     let run = since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
     let settings = Settings {
         store: store.root().to_owned(),
-        roots: roots(project.root),
+        roots: Roots::here(project.root),
+        watched: project.watched.cloned(),
         run: run.max(1),
         bringer,
         only_records: options.record_only,
@@ -298,23 +319,6 @@ fn begin(
     let actions = Actions { folder: keeper.folder(), programs: &programs };
     let prepared = Prepared::recording(store, &[], Which::Recorded, Some(actions))?;
     Ok((keeper, prepared))
-}
-
-/// Returns the places that differ between checkouts and machines.
-fn roots(root: &Path) -> Roots {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let home = variable("HOME");
-    let below_home = |name: &str| home.as_ref().map(|home| home.join(name));
-    let rustup = variable("RUSTUP_HOME").or_else(|| below_home(".rustup"));
-    let temporary = variable("TMPDIR").unwrap_or_else(std::env::temp_dir);
-    let places = [
-        ('W', Some(root.to_owned())),
-        ('C', plan::cargo::home()),
-        ('R', rustup),
-        ('H', home),
-        ('X', Some(temporary)),
-    ];
-    Roots::new(places.into_iter().filter_map(|(letter, path)| Some((letter, path?))))
 }
 
 /// Files that say how a project is built.
@@ -367,7 +371,8 @@ pub(super) fn run(
     started: Instant,
 ) -> anyhow::Result<Ending> {
     let key = key(&options.command, context, store);
-    let project = Project { root: project(&context.cwd), key: key.as_deref(), spares_edits: false };
+    let root = project(&context.cwd);
+    let project = Project { root, key: key.as_deref(), watched: None, spares_edits: false };
     let (ending, told) = run_command(options, context, store, &project)?;
     let counts = told.counts();
     let mode = match (counts.reused, counts.run) {

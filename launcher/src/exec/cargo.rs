@@ -19,7 +19,7 @@ use crate::ci;
 use crate::context::Context;
 use crate::plan::cargo::args::{self, Args};
 use crate::plan::cargo::project::Project;
-use crate::plan::cargo::snapshot::{self, Means, Restored, Snapshot};
+use crate::plan::cargo::snapshot::{self, MadeOf, Means, Restored, Snapshot};
 use crate::plan::cargo::sources::Sources;
 use crate::plan::npm::planned::{Original, hardware};
 use crate::plan::npm::run::options as write_options;
@@ -113,14 +113,16 @@ pub(super) fn run(
     };
     let (compiling, since_ns) = (Instant::now(), snapshot::now_ns());
     let is_exact = begun.as_ref().is_some_and(Begun::is_exact);
-    let (ending, told) = match &begun {
+    let (ending, mut told) = match &begun {
         // Else cargo has nothing to compile, or nobody has asked for a library in all that it starts.
         Some(begun) if !is_exact && !options.is_hooked => {
             // Else somebody is at work here; others may need what a job has made.
             let keeps_all =
                 begun.is_clean || options.record_only || ci::here().is_some() || options.compares;
             let (root, key) = (&begun.project.root, Some(&*begun.keys.programs));
-            let project = actions::Project { root, key, spares_edits: !keeps_all };
+            let bounds = begun.project.bounds();
+            let watched = context.config.keeps_targets().then_some(&bounds);
+            let project = actions::Project { root, key, watched, spares_edits: !keeps_all };
             actions::run_command(options, context, store, &project)?
         }
         _ => {
@@ -134,7 +136,7 @@ pub(super) fn run(
     let mut summary = Summary::new(Mode::Untouched, &options.command);
     summary.unit = "crate".to_owned();
     if let Some(begun) = begun.filter(|_| ending.is_success()) {
-        match build.end(begun, (took, since_ns), &mut summary) {
+        match build.end(begun, (took, since_ns), &mut told, &mut summary) {
             Ok(()) => {}
             Err(error) if context.config.is_strict() => return Err(error),
             Err(error) => {
@@ -265,6 +267,11 @@ impl<'a> Build<'a> {
                         "what a build of {what} left is there again: {} entries; {} sources have their time of then, {} differ",
                         restored.entries, restored.dated, restored.differ
                     ));
+                    if let Some(unit) = &restored.stale {
+                        self.reasons
+                            .push(format!("what `{unit}` was made of is something else now"));
+                    }
+                    let is_exact = is_exact && restored.stale.is_none();
                     begun.restored = Some((found, restored, is_exact));
                     return Ok(());
                 }
@@ -281,6 +288,7 @@ impl<'a> Build<'a> {
         &mut self,
         begun: Begun,
         (took, since_ns): (Duration, i64),
+        told: &mut Told,
         summary: &mut Summary,
     ) -> anyhow::Result<()> {
         let (all, compiled) =
@@ -329,13 +337,18 @@ impl<'a> Build<'a> {
         // Cargo may have written the lockfile; what else has changed, nobody knows when.
         const LOCKFILE: &str = "Cargo.lock";
         let touched = begun.sources.changed(&begun.project.root, &[LOCKFILE]);
+        let Begun { sources: before, restored, .. } = begun;
         let Begun { project, sources, keys, .. } = self.look(begun.project)?;
-        let changed = sources.differing(&begun.sources).find(|path| path != Path::new(LOCKFILE));
+        let changed = sources.differing(&before).find(|path| path != Path::new(LOCKFILE));
         if let Some(path) = touched.or(changed) {
             self.reasons.push(format!("not kept: `{}` was changed meanwhile", path.display()));
             return Ok(());
         }
-        let taken = Snapshot::take(self.means(), &project, &self.args.profile, &sources, original)?;
+        let watched = told.watched(self.store, &project.roots(), &project.bounds());
+        // What was not made now was made then.
+        let before = restored.map(|(known, ..)| known).or(last);
+        let made_of = MadeOf { sources: &sources, watched, before: before.as_ref() };
+        let taken = Snapshot::take(self.means(), &project, &self.args.profile, made_of, original)?;
         let taken = match taken {
             Ok(taken) => taken,
             Err(why) => {

@@ -19,6 +19,8 @@ use super::args::Args;
 use super::snapshot::Means;
 use super::sources::{Sources, reveal};
 use super::stamps::{Stamp, Stamps, hash_of};
+use crate::actions::roots::Roots;
+use crate::actions::watch::Bounds;
 use crate::hook::shims;
 
 /// Grows when what is kept, or how, is another thing.
@@ -262,6 +264,18 @@ impl Project {
         };
         let root = path("workspace_root")?.canonicalize()?;
         Ok(Self { root, target, sysroot: sysroot.trim_end().into(), compiler })
+    }
+
+    /// Returns the places of it that differ between checkouts and machines.
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        Roots::here(&self.root)
+    }
+
+    /// Returns beyond which places its programs find what nothing else tells of.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds::new(&self.target, &self.sysroot, &self.roots())
     }
 
     /// Reads the files of the workspace, and returns them with the key of a command here. What was changed under its old time is newer then,

@@ -24,6 +24,8 @@ use super::inputs::Inputs;
 use super::project::Project;
 use super::sources::Sources;
 use super::stamps::hash_of;
+use crate::actions::entry::{Look, Observation};
+use crate::actions::watch::{self, Watched, is_record_of};
 use crate::mount;
 use crate::paths::{decoded, escaped};
 use crate::plan::npm::planned::Original;
@@ -31,7 +33,7 @@ use crate::plan::shareable::Shareable;
 use crate::plan::show;
 
 /// Changes whenever the record does.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 pub(super) const FINGERPRINTS: &str = ".fingerprint";
 /// Cargo writes this when it begins to compile a crate.
 const INVOKED: &str = "invoked.timestamp";
@@ -88,6 +90,19 @@ struct About {
     tracked: BTreeSet<String>,
     /// Records of what holds the place of the workspace, so that cargo makes it anew in another one.
     pinned: Vec<String>,
+    /// What programs have found besides.
+    watched: watch::Kept,
+}
+
+/// What a build was made of, as far as it is known when it ends.
+#[derive(Debug)]
+pub struct MadeOf<'b> {
+    /// The files of the workspace.
+    pub sources: &'b Sources,
+    /// What its programs have found besides.
+    pub watched: Watched,
+    /// What was there of an earlier build.
+    pub before: Option<&'b Snapshot>,
 }
 
 /// A folder of `target`.
@@ -125,7 +140,7 @@ impl Means<'_> {
 }
 
 /// What was put back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Restored {
     /// Entries that were written.
     pub entries: u64,
@@ -133,6 +148,8 @@ pub struct Restored {
     pub dated: usize,
     /// Sources that differ.
     pub differ: usize,
+    /// What is to be made anew as something else is another thing, the first of it.
+    pub stale: Option<String>,
 }
 
 /// Returns the name of the record that is kept under a key.
@@ -297,6 +314,8 @@ impl Snapshot {
             }
         }
         let unseen = about.unseen(project, sources);
+        let hashes = means.store.hashes(0);
+        let stale = about.watched.stale(&project.roots(), &mut Look::new(&hashes));
         let open = |root: &Root| -> anyhow::Result<(PathBuf, OpenTree)> {
             Ok((project.target.join(&root.folder), opened(means, &root.tree)?))
         };
@@ -309,7 +328,7 @@ impl Snapshot {
         let (dated, differ) =
             sources.date(&project.root, &about.sources, about.taken_ns, means.sets_times)?;
         make_target(&project.target, about.rustc_info.as_deref())?;
-        let mut restored = Restored { entries: 0, dated, differ };
+        let mut restored = Restored { entries: 0, dated, differ, stale: None };
         for (folder, tree) in &trees {
             if let Some(parent) = folder.parent() {
                 make_target(parent, None)?;
@@ -334,7 +353,11 @@ impl Snapshot {
         for (folder, _) in &trees {
             for unit in folders_in(&folder.join(FINGERPRINTS))? {
                 let name = unit.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if name.rsplit_once('-').is_some_and(|(package, _)| unseen.contains(package)) {
+                let is_stale = stale.iter().any(|made| is_record_of(name, made));
+                if is_stale && restored.stale.is_none() {
+                    restored.stale = Some(name.to_owned());
+                }
+                if is_stale || unseen.iter().any(|package| is_record_of(name, package)) {
                     remove(unit)?;
                 }
             }
@@ -350,9 +373,10 @@ impl Snapshot {
         means: Means<'_>,
         project: &Project,
         profile: &str,
-        sources: &Sources,
+        made_of: MadeOf<'_>,
         original: Option<Original>,
     ) -> anyhow::Result<Result<Taken, String>> {
+        let MadeOf { sources, watched, before } = made_of;
         let begun = Instant::now();
         let folders = folders(&project.target, profile)?;
         if folders.is_empty() {
@@ -393,6 +417,13 @@ impl Snapshot {
             }
         }
         let (crates, _) = compiled_since(&project.target, profile, i64::MAX)?;
+        let before = before.and_then(|known| About::read(means, &known.about).ok());
+        let places = project.roots();
+        let is_known = |one: &Observation| {
+            watch::is_of_sources(&places, &project.root, |below| sources.has(below), one)
+        };
+        let before = before.map(|about| about.watched).unwrap_or_default();
+        let watched = watch::Kept::new(watched, before, is_known);
         let about = About {
             sources: sources.clone(),
             workspace: project.root.display().to_string(),
@@ -401,6 +432,7 @@ impl Snapshot {
             outside: hashed,
             tracked: inputs.tracked,
             pinned: inputs.pinned,
+            watched,
         };
         let (about, lease) = about.keep(means.store)?;
         let keep_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
