@@ -245,13 +245,21 @@ fn a_moved_checkout_holds_its_own_place() {
     assert_eq!(story.said_at(&other), "word text made");
     assert_eq!(story.build_natively(&other), NOTHING);
     let place = "pub fn place() -> &'static str { env!(\"CARGO_MANIFEST_DIR\") }\n";
+    let rename = |root: &Path, file: &str, from: &str, to: &str| {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        fs::write(root.join(file), text.replace(from, to)).unwrap();
+    };
     let main = "fn main() { println!(\"{}\", lib::place()); }\n";
     for root in [&story.root, &other] {
         let library = root.join("lib/src/lib.rs");
         let text = fs::read_to_string(&library).unwrap();
         fs::write(&library, format!("{text}{place}")).unwrap();
         fs::write(root.join("app/src/main.rs"), main).unwrap();
+        // A crate that is not called as its package is.
+        rename(root, "lib/Cargo.toml", "name = \"lib\"", "name = \"the-lib\"");
+        rename(root, "app/Cargo.toml", "lib\" }", "lib\", package = \"the-lib\" }");
     }
+    drop(story.build());
     drop(story.build());
     clear(&other.join("target")).unwrap();
     drop(story.build_at(&other, &["build"]));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::project::Project;
 use super::snapshot::{FINGERPRINTS, files_in, folders_in};
 use super::sources::Sources;
+use crate::actions::watch::is_record_of;
 use crate::paths::{escaped, normal};
 
 /// What rustc and build scripts say that they have read.
@@ -16,6 +17,8 @@ pub(super) struct Inputs<'p> {
     project: &'p Project,
     sources: &'p Sources,
     packages: Vec<PathBuf>,
+    /// The names of cargo's records in the folder that is looked at.
+    records: Vec<String>,
     /// Files that are no sources, nor among what cargo and rustup keep as it is.
     pub(super) outside: BTreeSet<PathBuf>,
     /// Sources that cargo knows of.
@@ -27,13 +30,17 @@ pub(super) struct Inputs<'p> {
 impl<'p> Inputs<'p> {
     pub(super) fn new(project: &'p Project, sources: &'p Sources) -> Self {
         let packages = sources.packages().collect();
+        let records = Vec::new();
         let (outside, tracked, pinned) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        Self { project, sources, packages, outside, tracked, pinned }
+        Self { project, sources, packages, records, outside, tracked, pinned }
     }
 
     /// Looks through a folder of `target`.
     pub(super) fn look_at(&mut self, folder: &str) -> anyhow::Result<()> {
         let place = self.project.target.join(folder);
+        let name = |unit: PathBuf| Some(unit.file_name()?.to_str()?.to_owned());
+        self.records =
+            folders_in(&place.join(FINGERPRINTS))?.into_iter().filter_map(name).collect();
         for file in files_in(&place.join("deps"))? {
             if file.extension().is_some_and(|extension| extension == "d") {
                 self.look_at_unit(folder, &file)?;
@@ -63,12 +70,16 @@ impl<'p> Inputs<'p> {
             if let Some(value) = line.strip_prefix(b"# env-dep:") {
                 let holds = value.windows(root.len()).any(|bytes| bytes == root);
                 let unit = file.file_stem().and_then(|stem| stem.to_str());
-                if let Some(unit) = unit.filter(|_| holds) {
-                    let record = format!("{folder}/{FINGERPRINTS}/{unit}");
-                    if self.project.target.join(&record).is_dir() && !self.pinned.contains(&record)
-                    {
-                        self.pinned.push(record);
-                    }
+                if let Some((_, hash)) =
+                    unit.filter(|_| holds).and_then(|unit| unit.rsplit_once('-'))
+                {
+                    // A package may be called otherwise than its crate.
+                    let unit = format!("-{hash}");
+                    let records = self.records.iter().filter(|record| is_record_of(record, &unit));
+                    let named = records.map(|record| format!("{folder}/{FINGERPRINTS}/{record}"));
+                    self.pinned.extend(
+                        named.filter(|record| !self.pinned.contains(record)).collect::<Vec<_>>(),
+                    );
                 }
             } else if let Some(path) = line.strip_suffix(b":") {
                 // Each input has a line of its own, with nothing behind the colon; spaces have a backslash before them.
