@@ -386,11 +386,16 @@ fn what_programs_find_elsewhere_is_made_anew() {
     );
     // It asks for the time of day, so that its result is never kept, and names a file that is no reason to run again.
     let script = format!(
-        "use std::process::Command;\nfn main() {{\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    let _now = std::time::SystemTime::now();\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let program = format!(\"{{out}}/part\");\n    let built = Command::new(\"cc\").args([\"-I{}\", \"-I{}\", \"part.c\", \"-o\", &program]).status().unwrap();\n    assert!(built.success());\n    let said = Command::new(&program).output().unwrap().stdout;\n    let part = String::from_utf8(said).unwrap();\n    let head = std::fs::read_to_string(\"../.git/HEAD\").unwrap();\n    std::fs::write(format!(\"{{out}}/made.rs\"), format!(\"\\\"{{}} {{}}\\\"\", part.trim(), head.trim())).unwrap();\n}}\n",
+        "use std::process::Command;\nfn main() {{\n    println!(\"cargo::rerun-if-changed=make.rs\");\n    let _now = std::time::SystemTime::now();\n    let out = std::env::var(\"OUT_DIR\").unwrap();\n    let program = format!(\"{{out}}/part\");\n    let built = Command::new(\"cc\").args([\"-I{}\", \"-I{}\", \"part.c\", \"-o\", &program]).status().unwrap();\n    assert!(built.success());\n    let said = Command::new(&program).output().unwrap().stdout;\n    let part = String::from_utf8(said).unwrap();\n    let head = std::fs::read_to_string(\"../.git/HEAD\").unwrap();\n    std::fs::write(format!(\"{{out}}/made.rs\"), format!(\"\\\"{{}} {{}}\\\"\", part.trim(), head.trim())).unwrap();\n}}\n",
         near.display(),
         far.display()
     );
-    story.write("lib/build.rs", &script);
+    // One that is not called `build.rs`.
+    story.write("lib/make.rs", &script);
+    fs::remove_file(story.root.join("lib/build.rs")).unwrap();
+    let manifest = fs::read_to_string(story.root.join("lib/Cargo.toml")).unwrap();
+    let manifest = manifest.replace("[dependencies]", "build = \"make.rs\"\n[dependencies]");
+    story.write("lib/Cargo.toml", &manifest);
     drop(story.build());
     story.forget_target();
     assert_eq!(story.build(), NOTHING);

@@ -201,6 +201,12 @@ impl Site {
     }
 }
 
+/// Tells whether a program has this name, or one that begins so where it ends with `*`.
+#[must_use]
+pub fn is_named(name: &[u8], known: &[u8]) -> bool {
+    known.strip_suffix(b"*").map_or(name == known, |start| name.starts_with(start))
+}
+
 /// A run file over its bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'r> {
@@ -307,7 +313,7 @@ impl<'r> Run<'r> {
     pub fn is_recorded(&self, program: &[u8]) -> bool {
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let mut known = self.programs.split(|byte| *byte == b' ');
-        !name.is_empty() && known.any(|known| known == name)
+        !name.is_empty() && known.any(|known| is_named(name, known))
     }
 
     /// Tells whether system calls are trapped that are made by instructions of the program's own.
@@ -482,7 +488,7 @@ pub struct Files<'f> {
     pub is_trapping: bool,
     /// See [`Run::actions`].
     pub actions: &'f [u8],
-    /// See [`Run::is_recorded`]: names with a space between them.
+    /// See [`Run::is_recorded`] and [`is_named`]: names with a space between them.
     pub programs: &'f [u8],
 }
 
@@ -656,7 +662,7 @@ mod tests {
             headers: b"h",
             is_trapping: true,
             actions: b"/actions",
-            programs: b"cc rustc",
+            programs: b"cc rustc build-script-*",
         };
         let bytes = writer.finish(&files);
         let run = Run::parse(&bytes).unwrap();
@@ -668,8 +674,8 @@ mod tests {
         assert!(run.is_trapping());
         assert_eq!(run.actions(), b"/actions");
         let recorded = |path: &str| run.is_recorded(path.as_bytes());
-        assert!(recorded("/usr/bin/cc") && recorded("rustc"));
-        assert!(!recorded("/cc/") && !recorded("c") && !recorded(""));
+        assert!(recorded("/usr/bin/cc") && recorded("rustc") && recorded("/t/build-script-make"));
+        assert!(!recorded("/cc/") && !recorded("c") && !recorded("") && !recorded("build-script"));
         assert_eq!((run.projection_count(), run.projection(0)), (1, Some(projection)));
         assert_eq!(run.container(&projection, 1), Some(&b"/two"[..]));
         assert_eq!(run.container(&projection, 2), None);

@@ -70,12 +70,14 @@ const OF_A_SESSION_STARTS: &[&str] = &[
     "NPM_TOKEN",
 ];
 
-/// Cargo's name of the programs that it makes of build scripts.
-pub(super) const BUILD_SCRIPT: &str = "build-script-build";
+/// Tells whether a program is one that cargo has made of a build script: it is called by the name of the source.
+pub(super) fn is_build_script(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name.as_bytes().starts_with(b"build-script-"))
+}
 
 /// Tells whether a variable may decide what a program does.
 pub(super) fn decides(program: &Path, name: &str) -> bool {
-    let is_script = program.file_name().is_some_and(|name| name == BUILD_SCRIPT);
+    let is_script = is_build_script(program);
     let is_of_session = OF_A_SESSION.contains(&name)
         || OF_A_SESSION_STARTS.iter().any(|start| name.starts_with(start));
     let is_of_run = OF_THE_RUN.contains(&name) || name.starts_with("RIFT_");

@@ -32,19 +32,21 @@ pub mod roots;
 pub mod shared;
 pub mod watch;
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
+use rift_tree::run::is_named;
 use serde::{Deserialize, Serialize};
 
 use self::roots::Roots;
 use self::watch::Bounds;
 
-/// Programs that do the same whenever they find the same: compilers, linkers, archivers.
+/// Programs that do the same whenever they find the same: compilers, linkers, archivers, cargo's build scripts; see [`is_named`].
 pub const PROGRAMS: &[&str] = &[
     "rustc",
     "clippy-driver",
     "rustdoc",
-    "build-script-build",
+    "build-script-*",
     "cc",
     "c++",
     "gcc",
@@ -87,8 +89,6 @@ pub struct Settings {
     pub only_records: bool,
     /// What is known is not used, but compared with what the programs do.
     pub verifies: bool,
-    /// Programs that are not of [`PROGRAMS`]: what is known of them is used once two runs have agreed.
-    pub opted: Vec<String>,
     /// Compilers are told to leave the places of checkouts out, see `remap.rs`.
     pub remaps: bool,
     /// What programs find beyond these places is told to who keeps the whole build.
@@ -99,9 +99,9 @@ pub struct Settings {
 
 impl Settings {
     /// Tells whether what is known of a program is used only once two runs have agreed.
-    fn is_opted(&self, program: &std::path::Path) -> bool {
-        let is_it = |known: &str| program.file_name().is_some_and(|name| name == known);
-        !PROGRAMS.iter().any(|known| is_it(known)) && self.opted.iter().any(|known| is_it(known))
+    fn is_opted(program: &Path) -> bool {
+        let name = program.file_name().unwrap_or_default().as_bytes();
+        !PROGRAMS.iter().any(|known| is_named(name, known.as_bytes()))
     }
 }
 

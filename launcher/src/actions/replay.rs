@@ -19,7 +19,7 @@ use rift_tree::journal::{ALLOCATED_FIRST, Chance, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
 use super::entry::{Entries, Entry, Kept, Left, Look, place};
-use super::key::{Asked, BUILD_SCRIPT, Key, shape};
+use super::key::{Asked, Key, is_build_script, shape};
 use super::watch::unit_of;
 use super::{
     ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, keeper, remap,
@@ -156,7 +156,7 @@ impl Stand {
             let Ok(entry) = kept.entry() else { continue };
             match entry.differs(&self.settings.roots, &mut look) {
                 None if name.is_foreign && !stays_inside(&entry) => {}
-                None if !name.is_confirmed && self.settings.is_opted(&self.program) => {
+                None if !name.is_confirmed && Settings::is_opted(&self.program) => {
                     let agree = "no two runs have agreed yet (`rift exec --verify`)";
                     why = Some((0, agree.to_owned()));
                 }
@@ -310,7 +310,7 @@ impl Stand {
             let stat = fs::metadata(format!("/proc/self/fd/{stream}"));
             stat.map_or((0, 0), |stat| (stat.dev(), stat.ino()))
         });
-        let chance = chance_of(self.program.file_name().unwrap_or_default());
+        let chance = chance_of(&self.program);
         let header = Header { root: std::process::id(), streams, chance };
         file.set_len(JOURNAL_MAX as u64)?;
         let flags = rustix::fs::FallocateFlags::empty();
@@ -330,8 +330,8 @@ impl Stand {
 
 /// Tells whether a program's use of the clock and of random numbers matters: compilers name their scratch by them, and a build script may
 /// keep them.
-fn chance_of(program: &OsStr) -> Chance {
-    if program == BUILD_SCRIPT { Chance::Suspected } else { Chance::Trusted }
+fn chance_of(program: &Path) -> Chance {
+    if is_build_script(program) { Chance::Suspected } else { Chance::Trusted }
 }
 
 /// Tells whether an action writes below the workspace and the folder of temporary files only.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Found, Look, Observation, place};
-use super::key::BUILD_SCRIPT;
+use super::key::is_build_script;
 use super::roots::Roots;
 use crate::paths::normal;
 
@@ -117,8 +117,7 @@ pub fn is_of_sources(
 /// Returns what cargo calls that which a program makes, see [`Watched`].
 #[must_use]
 pub fn unit_of(program: &Path, words: &[OsString]) -> Option<String> {
-    let name = program.file_name()?.to_str()?;
-    if name == BUILD_SCRIPT {
+    if is_build_script(program) {
         let (package, _) = program.parent()?.file_name()?.to_str()?.rsplit_once('-')?;
         return Some(package.to_owned());
     }

@@ -308,7 +308,6 @@ fn begin(
         bringer,
         only_records: options.record_only,
         verifies: options.compares,
-        opted: context.config.programs().to_vec(),
         remaps: context.config.remaps_paths(),
         spares_edits: project.spares_edits,
     };
