@@ -36,8 +36,7 @@ pub(crate) fn begin(path: &'static [u8]) -> Result<()> {
     PATH[1].store(path.len(), Ordering::Release);
     PATH[0].store(path.as_ptr().addr(), Ordering::Release);
     KNOWN.store(sys::pid(), Ordering::Release);
-    let is_suspected =
-        Chance::of(sys::journal_chance(start)) == Chance::Suspected && !is_timeless();
+    let is_suspected = sys::journal_chance(start) == Chance::Suspected && !is_timeless();
     IS_SUSPECTED.store(is_suspected, Ordering::Release);
     HOT.journal.store(start, Ordering::Release);
     Ok(())
@@ -52,8 +51,8 @@ pub(crate) fn began() {
     add(Kind::Began, 0, parent, Stamp::default(), &[own.bytes()]);
 }
 
-/// Programs that name their scratch files by the time of day or by lot, and nothing else, or what their names begin with. What their sources ask for
-/// is seen in these.
+/// Programs that name their scratch files by the time of day or by lot, and nothing else, or what their names begin with. What their
+/// sources ask for is seen in these.
 const TIMELESS: [&[u8]; 14] = [
     b"gcc",
     b"g++",
@@ -95,13 +94,13 @@ pub(crate) fn asks_clock(clock: i32) {
     let of_day = [kernel::CLOCK_REALTIME, kernel::CLOCK_REALTIME_COARSE, kernel::CLOCK_TAI];
     if of_day.contains(&clock.cast_unsigned()) {
         note_process();
-        add(Kind::Refused, 0, u64::from(kernel::__NR_clock_gettime), Stamp::default(), &[]);
+        refuse(kernel::__NR_clock_gettime as usize);
     }
 }
 
 /// Makes the journal worth nothing: not all that this process does will be heard of.
 pub(crate) fn give_up() {
-    add(Kind::Refused, 0, 0, Stamp::default(), &[]);
+    refuse(0);
 }
 
 /// Writes down a library that was loaded before anybody listened; the kernel's own has no path.
@@ -195,7 +194,7 @@ pub(crate) fn serve(call: &Call) -> isize {
             let before = sys::user();
             let result = call.pass();
             if sys::user() != before {
-                refuse(call);
+                refuse(call.number);
             }
             Ok(result)
         }
@@ -209,7 +208,7 @@ pub(crate) fn serve(call: &Call) -> isize {
             if result >= 0
                 || Errno(result.unsigned_abs() as u32).0 == linux_raw_sys::errno::EINPROGRESS
             {
-                refuse(call);
+                refuse(call.number);
             }
             Ok(result)
         }
@@ -221,7 +220,7 @@ pub(crate) fn serve(call: &Call) -> isize {
         Err(_) => {
             let result = call.pass();
             if result >= 0 {
-                refuse(call);
+                refuse(call.number);
             }
             result
         }
@@ -321,7 +320,7 @@ fn open(call: &Call, name: Name, flags: u32) -> Result<isize> {
     }
     add(Kind::Opened, error_of(result), word, stamp, &[text.bytes()]);
     if is_suspected() && RANDOM.contains(&text.bytes()) {
-        add(Kind::Refused, 0, u64::from(kernel::__NR_getrandom), Stamp::default(), &[]);
+        refuse(kernel::__NR_getrandom as usize);
     }
     Ok(result)
 }
@@ -438,7 +437,7 @@ fn read(call: &Call) -> Result<isize> {
     {
         let journal = HOT.journal.load(Ordering::Acquire);
         if sys::is_stream(journal, 0, stat.st_dev, stat.st_ino) {
-            refuse(call);
+            refuse(call.number);
         }
     }
     Ok(result)
@@ -476,15 +475,16 @@ fn write(call: &Call, is_vector: bool) -> Result<isize> {
     Ok(result)
 }
 
-fn refuse(call: &Call) {
-    add(Kind::Refused, 0, call.number as u64, Stamp::default(), &[]);
+/// Notes that nobody can do again what a system call of this number did.
+fn refuse(number: usize) {
+    add(Kind::Refused, 0, number as u64, Stamp::default(), &[]);
 }
 
 /// Makes a call that nobody can replay.
 fn refuse_if(call: &Call, is_refused: bool) -> Result<isize> {
     let result = call.pass();
     if is_refused && result >= 0 {
-        refuse(call);
+        refuse(call.number);
     }
     Ok(result)
 }

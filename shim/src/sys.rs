@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use linux_raw_sys::errno;
 use linux_raw_sys::general as kernel;
-use rift_tree::journal::{self, Entry};
+use rift_tree::journal::{self, Chance, Entry};
 use rift_tree::state::{Birth, Real, StateWord};
 
 use crate::hot::{HOT, PAGES};
@@ -510,11 +510,8 @@ fn journal_word(journal: usize, offset: usize) -> &'static AtomicU64 {
 }
 
 /// Returns what a mapped journal says of the clock and of random numbers.
-pub(crate) fn journal_chance(journal: usize) -> u32 {
-    if journal == 0 {
-        return 0;
-    }
-    journal_word(journal, journal::CHANCE_OFFSET).load(Ordering::Relaxed) as u32
+pub(crate) fn journal_chance(journal: usize) -> Chance {
+    Chance::of(journal_word(journal, journal::CHANCE_OFFSET).load(Ordering::Relaxed) as u32)
 }
 
 /// Adds an entry to a mapped journal; one that finds no room makes the journal worth nothing.

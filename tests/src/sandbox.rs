@@ -94,6 +94,19 @@ pub fn with_toolchain(command: &mut Command) {
     }
 }
 
+/// Replaces a file by what `write` puts there, under the time that it had before, if it was there.
+///
+/// # Errors
+/// What the system says.
+pub fn replace_unseen(path: &Path, write: impl FnOnce()) -> Result<()> {
+    let before = fs::metadata(path).and_then(|stat| stat.modified());
+    write();
+    if let Ok(time) = before {
+        fs::File::options().append(true).open(path)?.set_modified(time)?;
+    }
+    Ok(())
+}
+
 /// A scratch home. See the module.
 #[derive(Debug)]
 pub struct Sandbox {

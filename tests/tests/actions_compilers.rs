@@ -11,6 +11,7 @@ use std::path::Path;
 use rift_tests::builds::Story;
 use rift_tests::fault::SmallDisk;
 use rift_tests::need::{Need, have};
+use rift_tests::sandbox::replace_unseen;
 
 /// Returns all files of a checkout that git does not know, by path.
 fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -32,13 +33,12 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 /// Writes a program in C, and gives it the time of a file that was there before.
 fn compile(story: &Story, path: &Path, text: &str) {
     let source = path.with_extension("c");
-    let before = fs::metadata(path).and_then(|stat| stat.modified());
-    fs::write(&source, text).unwrap();
     let words = ["cc", "-o", path.to_str().unwrap(), source.to_str().unwrap()];
-    story.run(&story.root, &words).success().unwrap();
-    if let Ok(time) = before {
-        fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
-    }
+    let write = || {
+        fs::write(&source, text).unwrap();
+        drop(story.run(&story.root, &words).success().unwrap());
+    };
+    replace_unseen(path, write).unwrap();
 }
 
 #[test]

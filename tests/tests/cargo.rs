@@ -124,16 +124,6 @@ impl Story {
         clear(&self.root.join("target")).unwrap();
     }
 
-    /// Writes a script, and gives it the time of what was there before.
-    fn write_script(&self, path: &Path, text: &str) {
-        let before = fs::metadata(path).and_then(|stat| stat.modified());
-        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        if let Ok(time) = before {
-            fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
-        }
-    }
-
     fn mtime(&self, name: &str) -> SystemTime {
         fs::metadata(self.root.join(name)).unwrap().modified().unwrap()
     }
@@ -300,6 +290,15 @@ fn what_decides_the_result_makes_another_key() {
     assert_eq!(story.build_at(&story.root, &["b", "-v", "-j", "1"]), NOTHING);
 }
 
+/// Writes a script, under the time of what was there before.
+fn write_script(path: &Path, text: &str) {
+    let write = || {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    sandbox::replace_unseen(path, write).unwrap();
+}
+
 /// Says which of two compilers, or linkers, has made the program.
 const MAIN: &str = "fn main() { println!(\"{}\", if cfg!(two) { \"two\" } else { \"one\" }); }\n";
 
@@ -325,7 +324,7 @@ fn what_is_replaced_in_its_place_makes_another_key() {
         fs::create_dir_all(story.root.join(".cargo")).unwrap();
         story.write(".cargo/config.toml", &setting.replace("PLACE", &place.to_string()));
         for name in ["one", "two", "one"] {
-            story.write_script(&tool, &text.replace("NAME", name));
+            write_script(&tool, &text.replace("NAME", name));
             story.forget_target();
             let mut command = story.command(&story.root, &["rift", "exec", "--", "cargo", "build"]);
             command.env(variable.0, &variable.1);
@@ -358,7 +357,7 @@ fn a_toolchain_that_the_project_names_makes_another_key() {
     story.write("rust-toolchain.toml", &named);
     for name in ["two", "one", "two"] {
         let rustc = format!("exec {}/rustc --cfg {name} \"$@\"", real.display());
-        story.write_script(&folder.join("rustc"), &rustc);
+        write_script(&folder.join("rustc"), &rustc);
         story.forget_target();
         let ran = story.run(&story.root, &["rift", "exec", "--", "cargo", "build"]);
         assert_eq!(story.said(), name, "{ran}");

@@ -67,7 +67,8 @@ impl Parts {
                 outcome: event.outcome.clone(),
                 key: event.key.clone(),
                 told,
-                unit: event.unit.clone(),
+                // Of use only while the run goes on.
+                unit: None,
                 entry: event.entry.clone(),
             });
         }

@@ -14,7 +14,7 @@ use super::roots::Roots;
 use crate::paths::normal;
 
 /// What decides no more than the build's key says: its results, toolchains, what cargo keeps as it is, and temporary files.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bounds(Vec<PathBuf>);
 
 /// What programs have found, by what cargo calls what they make: the name of the package of a build script, or `-` and the hash of a crate.
@@ -122,7 +122,13 @@ pub fn unit_of(program: &Path, words: &[OsString]) -> Option<String> {
         return Some(package.to_owned());
     }
     let hash = words.iter().find_map(|word| word.as_bytes().strip_prefix(b"extra-filename=-"))?;
-    Some(format!("-{}", String::from_utf8_lossy(hash)))
+    Some(unit_of_crate(&String::from_utf8_lossy(hash)))
+}
+
+/// Returns what cargo calls a crate whose files have this hash in their names, see [`Watched`].
+#[must_use]
+pub fn unit_of_crate(hash: &str) -> String {
+    format!("-{hash}")
 }
 
 /// Tells whether cargo's record of something, by its name, is of this.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::project::Project;
 use super::snapshot::{FINGERPRINTS, files_in, folders_in};
 use super::sources::Sources;
-use crate::actions::watch::is_record_of;
+use crate::actions::watch::{is_record_of, unit_of_crate};
 use crate::paths::{escaped, normal};
 
 /// What rustc and build scripts say that they have read.
@@ -24,15 +24,14 @@ pub(super) struct Inputs<'p> {
     /// Sources that cargo knows of.
     pub(super) tracked: BTreeSet<String>,
     /// Records of what holds the place of the workspace.
-    pub(super) pinned: Vec<String>,
+    pub(super) pinned: BTreeSet<String>,
 }
 
 impl<'p> Inputs<'p> {
     pub(super) fn new(project: &'p Project, sources: &'p Sources) -> Self {
         let packages = sources.packages().collect();
-        let records = Vec::new();
-        let (outside, tracked, pinned) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
-        Self { project, sources, packages, records, outside, tracked, pinned }
+        let (outside, tracked, pinned) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { project, sources, packages, records: Vec::new(), outside, tracked, pinned }
     }
 
     /// Looks through a folder of `target`.
@@ -70,16 +69,13 @@ impl<'p> Inputs<'p> {
             if let Some(value) = line.strip_prefix(b"# env-dep:") {
                 let holds = value.windows(root.len()).any(|bytes| bytes == root);
                 let unit = file.file_stem().and_then(|stem| stem.to_str());
-                if let Some((_, hash)) =
-                    unit.filter(|_| holds).and_then(|unit| unit.rsplit_once('-'))
-                {
+                let unit = unit.filter(|_| holds).and_then(|unit| unit.rsplit_once('-'));
+                if let Some((_, hash)) = unit {
                     // A package may be called otherwise than its crate.
-                    let unit = format!("-{hash}");
+                    let unit = unit_of_crate(hash);
                     let records = self.records.iter().filter(|record| is_record_of(record, &unit));
                     let named = records.map(|record| format!("{folder}/{FINGERPRINTS}/{record}"));
-                    self.pinned.extend(
-                        named.filter(|record| !self.pinned.contains(record)).collect::<Vec<_>>(),
-                    );
+                    self.pinned.extend(named);
                 }
             } else if let Some(path) = line.strip_suffix(b":") {
                 // Each input has a line of its own, with nothing behind the colon; spaces have a backslash before them.

@@ -155,11 +155,7 @@ impl Fields {
     fn add_programs(&mut self, text: &str, base: &Path, stamps: &Stamps) {
         let is_between = |letter: char| letter.is_whitespace() || "\"'=,[]\u{1f}".contains(letter);
         for named in text.split(is_between).filter(|named| !named.is_empty()) {
-            let file = match named.contains('/') {
-                true => Some(base.join(named)).filter(|path| path.is_file()),
-                false => on_path(named),
-            };
-            if let Some(file) = file {
+            if let Some(file) = file_named(named, base) {
                 self.add(named.as_bytes(), &content(&file, stamps));
             }
         }
@@ -459,20 +455,23 @@ fn base_of(config: &Path) -> &Path {
     config.parent().and_then(Path::parent).unwrap_or(config)
 }
 
+/// Returns the program that is meant by a path that begins at `base`, or by a name on the PATH.
+fn file_named(named: &str, base: &Path) -> Option<PathBuf> {
+    match named.contains('/') {
+        true => Some(base.join(named)).filter(|path| path.is_file()),
+        false => on_path(named),
+    }
+}
+
 /// Returns the compiler that is to be taken in the place of the toolchain's, see `build.rustc` in cargo's book.
 fn chosen_compiler(cwd: &Path) -> Option<PathBuf> {
-    let at = |base: &Path, named: PathBuf| match named.components().count() {
-        1 => on_path(named.to_str()?),
-        _ => Some(base.join(named)),
-    };
-    let told = ["RUSTC", "CARGO_BUILD_RUSTC"].into_iter().find_map(std::env::var_os);
+    let told = ["RUSTC", "CARGO_BUILD_RUSTC"].into_iter().find_map(|name| std::env::var(name).ok());
     if let Some(named) = told {
-        return at(cwd, named.into());
+        return file_named(&named, cwd);
     }
     configs(cwd).iter().find_map(|file| {
         let settings: toml::Table = fs::read_to_string(file).ok()?.parse().ok()?;
-        let named = settings.get("build")?.get("rustc")?.as_str()?;
-        at(base_of(file), named.into())
+        file_named(settings.get("build")?.get("rustc")?.as_str()?, base_of(file))
     })
 }
 

@@ -89,7 +89,7 @@ struct About {
     /// The sources that cargo knows of: it notices itself when they change.
     tracked: BTreeSet<String>,
     /// Records of what holds the place of the workspace, so that cargo makes it anew in another one.
-    pinned: Vec<String>,
+    pinned: BTreeSet<String>,
     /// What programs have found besides.
     watched: watch::Kept,
 }
