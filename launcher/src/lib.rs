@@ -1,6 +1,7 @@
 //! Velo Rift's launcher: the command line, configuration and plans behind the binary `rift`.
 
 pub mod actions;
+mod bytes;
 pub mod ci;
 pub mod cli;
 pub mod config;

@@ -17,6 +17,7 @@ use rift_tree::{BlobHash, TreeHash};
 use super::bins::too_many;
 use super::error::Result;
 use super::integrity::Integrity;
+use crate::bytes::Reader;
 
 /// Changes whenever the same tarball would give another tree.
 const LAYOUT_VERSION: u8 = 2;
@@ -208,28 +209,6 @@ impl Known {
             });
         }
         reader.0.is_empty().then_some(Self { tree, facts })
-    }
-}
-
-/// Bytes that are still to be read.
-struct Reader<'b>(&'b [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn count(&mut self) -> Option<usize> {
-        usize::try_from(u32::from_le_bytes(self.take()?)).ok()
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = self.count()?;
-        let (text, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        String::from_utf8(text.to_vec()).ok()
     }
 }
 
