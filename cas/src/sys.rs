@@ -89,12 +89,16 @@ pub fn boot_id() -> [u8; 16] {
 /// # Errors
 /// As fstat(2).
 pub fn stamp(file: &File) -> io::Result<Stamp> {
-    let stat = file.metadata()?;
-    Ok(Stamp {
+    Ok(stamp_of(&file.metadata()?))
+}
+
+/// Returns the part of what stat(2) says that a sidecar keeps.
+pub(crate) fn stamp_of(stat: &std::fs::Metadata) -> Stamp {
+    Stamp {
         size: stat.len(),
         inode: stat.ino(),
         mtime_ns: stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec()),
-    })
+    }
 }
 
 /// Starts writing `length` bytes from `offset` to the disk, without waiting for them.

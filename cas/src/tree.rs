@@ -1,7 +1,7 @@
 //! Trees in a store: a manifest file, its location sidecar, and the mapped files its bytes lie in.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::leases::Lease;
 use crate::pack::PackedKind;
 use crate::partial::Partial;
-use crate::store::{Store, make_folder};
+use crate::store::{Guard, Store, make_folder};
 use crate::sys::Mapped;
 
 /// Manifests below this many bytes may lie in packs; larger ones are files.
@@ -86,13 +86,33 @@ impl Nothing {
     }
 }
 
+/// A file of the store that holds blobs of a tree.
+#[derive(Debug)]
+struct Holder {
+    stamp: Stamp,
+    map: OnceLock<Option<Mapped>>,
+}
+
+impl Holder {
+    fn mapped(map: Mapped) -> Self {
+        Self { stamp: map.stamp, map: OnceLock::from(Some(map)) }
+    }
+}
+
+/// When the files are mapped that hold a tree's blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    AtOnce,
+    Needed,
+}
+
 /// A tree that can be shown: its manifest, and all its bytes, mapped.
 #[derive(Debug)]
 pub struct OpenTree {
     hash: TreeHash,
     manifest: Mapped,
     sidecar: Mapped,
-    containers: Vec<Mapped>,
+    holders: Vec<Holder>,
     container_paths: Vec<PathBuf>,
     manifest_path: PathBuf,
     sidecar_path: PathBuf,
@@ -102,6 +122,8 @@ pub struct OpenTree {
     packs: Vec<OnceLock<Option<File>>>,
     /// Keeps the tree in the store, where that was asked for.
     lease: Option<Lease>,
+    /// Keeps the files as they are that are not mapped yet.
+    _guard: Option<Guard>,
 }
 
 impl OpenTree {
@@ -109,20 +131,21 @@ impl OpenTree {
         store: &Store,
         hash: TreeHash,
         manifest: Mapped,
-        (sidecar, containers): (Mapped, Vec<Mapped>),
+        (sidecar, holders): (Mapped, Vec<Holder>),
     ) -> Self {
-        let packs = containers.iter().map(|_| OnceLock::new()).collect();
+        let packs = holders.iter().map(|_| OnceLock::new()).collect();
         let mut tree = Self {
             hash,
             manifest,
             sidecar,
-            containers,
+            holders,
             container_paths: Vec::new(),
             manifest_path: store.tree_path(hash),
             sidecar_path: store.sidecar_path(hash),
             partial: None,
             packs,
             lease: None,
+            _guard: None,
         };
         let read = tree.sidecar();
         let listed = (0..read.container_count()).filter_map(|number| read.container(number));
@@ -143,13 +166,14 @@ impl OpenTree {
             hash,
             manifest,
             sidecar,
-            containers: vec![data],
+            holders: vec![Holder::mapped(data)],
             container_paths: vec![data_path],
             manifest_path,
             sidecar_path,
             partial: Some(partial),
             packs: vec![OnceLock::new()],
             lease: None,
+            _guard: None,
         }
     }
 
@@ -208,7 +232,7 @@ impl OpenTree {
     pub(crate) fn reopen_container(&self, number: usize) -> Option<File> {
         let file = File::open(self.container_paths.get(number)?).ok()?;
         let stamp = crate::sys::stamp(&file).ok()?;
-        (stamp == self.containers.get(number)?.stamp).then_some(file)
+        (stamp == self.holders.get(number)?.stamp).then_some(file)
     }
 
     /// Tells whether the tree stays in the store while it is open.
@@ -303,9 +327,14 @@ impl OpenTree {
             partial.wait_for(&self.manifest(), blob).ok()?;
         }
         let location = sidecar.location(blob)?;
-        let container = self.containers.get(location.container as usize)?;
+        let number = location.container as usize;
+        let holder = self.holders.get(number)?;
+        let map = holder.map.get_or_init(|| {
+            let map = map_if_there(self.container_paths.get(number)?).ok()??;
+            (map.stamp == holder.stamp).then_some(map)
+        });
         let start = usize::try_from(location.offset).ok()?;
-        container.get(start..start.checked_add(usize::try_from(size).ok()?)?)
+        map.as_ref()?.get(start..start.checked_add(usize::try_from(size).ok()?)?)
     }
 }
 
@@ -370,20 +399,34 @@ impl Store {
     pub fn open_tree(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
         // Between its manifest and its last pack gc must not rewrite anything.
         let _guard = self.guard()?;
+        self.open_mapping(hash, When::AtOnce)
+    }
+
+    /// As [`Store::open_tree`], for who needs a few of the blobs, and at once: gc waits while the tree is open.
+    ///
+    /// # Errors
+    /// As [`Store::open_tree`].
+    pub fn open_briefly(&self, hash: TreeHash) -> Result<Option<OpenTree>> {
+        let guard = self.guard()?;
+        let tree = self.open_mapping(hash, When::Needed)?;
+        Ok(tree.map(|tree| OpenTree { _guard: Some(guard), ..tree }))
+    }
+
+    fn open_mapping(&self, hash: TreeHash, when: When) -> Result<Option<OpenTree>> {
         let path = self.tree_path(hash);
         let Some(manifest) = map_if_there(&path)? else {
             return Ok(None);
         };
         let header = Manifest::parse(&manifest).map_err(Error::damaged(&path))?;
         check_header(&header, hash.as_bytes()).map_err(Error::damaged(&path))?;
-        if let Some(tree) = self.open_with_sidecar(hash, &path, &manifest)? {
+        if let Some(tree) = self.open_with_sidecar(hash, &path, &manifest, when)? {
             return Ok(Some(OpenTree::new(self, hash, manifest, tree)));
         }
         check_manifest(&manifest, hash.as_bytes()).map_err(Error::damaged(&path))?;
         let index = self.blobs()?;
         self.write_sidecar(hash, &manifest, &index)?;
         index.refresh(self)?;
-        match self.open_with_sidecar(hash, &path, &manifest)? {
+        match self.open_with_sidecar(hash, &path, &manifest, when)? {
             Some(tree) => Ok(Some(OpenTree::new(self, hash, manifest, tree))),
             None => Err(Error::Refused { path, reason: "the store changes while it is read" }),
         }
@@ -416,7 +459,8 @@ impl Store {
         hash: TreeHash,
         manifest_path: &Path,
         manifest: &Mapped,
-    ) -> Result<Option<(Mapped, Vec<Mapped>)>> {
+        when: When,
+    ) -> Result<Option<(Mapped, Vec<Holder>)>> {
         let Some(mapped) = map_if_there(&self.sidecar_path(hash))? else {
             return Ok(None);
         };
@@ -431,20 +475,26 @@ impl Store {
             check_manifest(manifest, hash.as_bytes()).map_err(Error::damaged(manifest_path))?;
             return Ok(None);
         }
-        let mut containers = Vec::with_capacity(read.container_count() as usize);
+        let mut holders = Vec::with_capacity(read.container_count() as usize);
         for number in 0..read.container_count() {
             let Some(container) = read.container(number) else {
                 return Ok(None);
             };
             // What only a remote has is no file of a store.
             let Some(path) = self.container_path(&container) else { return Ok(None) };
-            match map_if_there(&path)? {
-                Some(map) if map.stamp == container.stamp => containers.push(map),
+            let holder = match when {
+                When::AtOnce => map_if_there(&path)?.map(Holder::mapped),
+                When::Needed => {
+                    stamp_if_there(&path)?.map(|stamp| Holder { stamp, map: OnceLock::new() })
+                }
+            };
+            match holder {
+                Some(holder) if holder.stamp == container.stamp => holders.push(holder),
                 // Gone, moved or touched: the index looks again, and verifies what was touched.
                 _ => return Ok(None),
             }
         }
-        Ok(Some((mapped, containers)))
+        Ok(Some((mapped, holders)))
     }
 
     fn container_path(&self, container: &Container) -> Option<PathBuf> {
@@ -597,6 +647,14 @@ pub(crate) fn map_if_there(path: &Path) -> Result<Option<Mapped>> {
         Ok(file) => Mapped::new(&file).map(Some).map_err(Error::io("map", path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("open", path)(error)),
+    }
+}
+
+fn stamp_if_there(path: &Path) -> Result<Option<Stamp>> {
+    match fs::metadata(path) {
+        Ok(stat) => Ok(Some(crate::sys::stamp_of(&stat))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("look at", path)(error)),
     }
 }
 
