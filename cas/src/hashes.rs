@@ -55,6 +55,21 @@ impl FileStamp {
         }
     }
 
+    /// As [`FileStamp::of`], of what the system itself says.
+    #[must_use]
+    pub fn of_stat(stat: &rustix::fs::Stat) -> Self {
+        let ns = |seconds: i64, rest: u64| {
+            seconds.saturating_mul(1_000_000_000).saturating_add(rest.cast_signed())
+        };
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size.cast_unsigned(),
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
     /// Returns it as bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; STAMP_BYTES] {

@@ -6,8 +6,9 @@ use rift_cas::Store;
 use rift_cas::hashes::Hashes;
 
 use super::Outcome;
-use super::entry::{Entries, Entry, Kept, Left, Look, Observation, place};
+use super::entry::{Done, Entries, Entry, Kept, Left, Observation};
 use super::keeper::Files;
+use super::look::place;
 use super::roots::Roots;
 
 /// What a program has made.
@@ -27,7 +28,7 @@ impl Made<'_> {
         for (name, kept) in entries.kept(store, None) {
             let Ok(known) = kept.entry() else { continue };
             // Nobody would take it for this one.
-            if known.elsewhere(roots).is_some() {
+            if known.done.elsewhere(roots).is_some() {
                 continue;
             }
             // What it reads may be what it has written since.
@@ -35,10 +36,10 @@ impl Made<'_> {
             let mut wanted: Vec<&Observation> = known.observations.iter().collect();
             found.sort();
             wanted.sort();
-            if found != wanted && known.differs(roots, &mut Look::new(hashes)).is_some() {
+            if found != wanted && !matches!(kept.differs(roots, hashes), Ok(None)) {
                 continue;
             }
-            if let Some(how) = self.differs(&known, &kept, roots) {
+            if let Some(how) = self.differs(&known.done, &kept, roots) {
                 return Some(Outcome::Mismatch(how));
             }
             // Who only asks can do without.
@@ -49,11 +50,12 @@ impl Made<'_> {
     }
 
     /// Says what is the first thing that is another one.
-    fn differs(&self, known: &Entry, kept: &Kept, roots: &Roots) -> Option<String> {
-        if known.left.len() != self.entry.left.len() {
+    fn differs(&self, known: &Done, kept: &Kept, roots: &Roots) -> Option<String> {
+        let done = &self.entry.done;
+        if known.left.len() != done.left.len() {
             return Some("it leaves other files".to_owned());
         }
-        for (was, is) in known.left.iter().zip(&self.entry.left) {
+        for (was, is) in known.left.iter().zip(&done.left) {
             let how = match (was, is) {
                 (
                     Left::File { path, mode, .. },
@@ -89,7 +91,7 @@ impl Made<'_> {
             let place = crate::ui::printable(&place.display().to_string());
             return Some(format!("`{place}` is another one{how}"));
         }
-        (known.said != self.entry.said).then(|| "it says something else".to_owned())
+        (known.said != done.said).then(|| "it says something else".to_owned())
     }
 }
 

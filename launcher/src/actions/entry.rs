@@ -1,14 +1,8 @@
 //! What is kept of an action: what it found, and what it made of that.
 
-use std::collections::HashMap;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
-
 use anyhow::{Context as _, bail};
 use rift_cas::Store;
-use rift_cas::hashes::{FileStamp, Hashes};
+use rift_cas::hashes::Hashes;
 use rift_cas::record::Kind;
 use rift_cas::tree::OpenTree;
 use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
@@ -16,20 +10,23 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::EntryName;
+use super::found;
 use super::roots::Roots;
-use crate::paths::{decoded, escaped};
+use crate::paths::escaped;
 
 /// How many results are kept of what is told the same.
 const ENTRIES_MAX: usize = 8;
-/// The file of an entry's tree that says all but what files held.
-pub(super) const ABOUT: &str = "action";
+/// The file of an entry's tree that says what the action did, but for what files held: a [`Done`], as JSON.
+pub(super) const DONE: &str = "action";
+/// The file of an entry's tree that says what the action found, see `found.rs`.
+pub(super) const FOUND: &str = "found";
 
 /// What was there when an action asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Found {
-    /// A file that held this, by its BLAKE3 in hexadecimal.
-    File(String),
+    /// A file that held this.
+    File(#[serde(with = "hexadecimal")] BlobHash),
     /// Nothing.
     Nothing,
     /// Something of this type, see `S_IFMT` in inode(7), or of any where it is 0; of a file also its size.
@@ -39,7 +36,28 @@ pub enum Found {
     /// No symbolic link, but something.
     NoLink,
     /// A directory with these names, by the hash of all.
-    Names(String),
+    Names(#[serde(with = "hexadecimal")] BlobHash),
+}
+
+/// Hashes as text.
+mod hexadecimal {
+    use rift_tree::BlobHash;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        hash: &BlobHash,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(hash)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(
+        deserializer: D,
+    ) -> Result<BlobHash, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BlobHash::from_hex(text.as_bytes()).map_err(D::Error::custom)
+    }
 }
 
 impl Found {
@@ -91,13 +109,20 @@ pub enum Left {
     Nothing(String),
 }
 
-/// An action, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What an action found, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The program's name, for people.
-    pub program: String,
     /// What it found.
     pub observations: Vec<Observation>,
+    /// What it did.
+    pub done: Done,
+}
+
+/// What an action did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The program's name, for people.
+    pub program: String,
     /// What it left.
     pub left: Vec<Left>,
     /// What it said: on stdout (1) or stderr (2), with tokens.
@@ -209,7 +234,7 @@ impl Kept {
     #[must_use]
     pub fn open(store: &Store, name: &EntryName) -> Option<Self> {
         let hash = TreeHash::from_hex(name.tree.as_bytes()).ok()?;
-        let tree = match store.open_tree(hash).ok()? {
+        let tree = match store.open_briefly(hash).ok()? {
             Some(tree) => tree,
             None => store.open_partial(hash).ok()??,
         };
@@ -217,12 +242,40 @@ impl Kept {
         Some(Self { tree, folder, bringer: None })
     }
 
-    /// Reads what it says.
+    /// Reads all that it says.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn entry(&self) -> anyhow::Result<Entry> {
-        Ok(serde_json::from_slice(self.bytes(ABOUT)?.0)?)
+        Ok(Entry { observations: self.observations()?, done: self.done()? })
+    }
+
+    /// Reads what the action found.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn observations(&self) -> anyhow::Result<Vec<Observation>> {
+        found::decode(self.bytes(FOUND)?.0)
+    }
+
+    /// Reads what the action did.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn done(&self) -> anyhow::Result<Done> {
+        Ok(serde_json::from_slice(self.bytes(DONE)?.0)?)
+    }
+
+    /// Tells how many things are not as the action found them, and how the first of them differs, for people; nothing where all are.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn differs(
+        &self,
+        roots: &Roots,
+        hashes: &Hashes,
+    ) -> anyhow::Result<Option<(usize, String)>> {
+        found::differing(self.bytes(FOUND)?.0, roots, hashes)
     }
 
     /// Returns the bytes of one of its files, which are checked, and their hash; waits for them while somebody brings them.
@@ -257,7 +310,7 @@ fn is_running(process: u32) -> bool {
     process.is_some_and(|process| rustix::process::test_kill_process(process).is_ok())
 }
 
-impl Entry {
+impl Done {
     /// Returns a place that what it left names and that is another one here.
     #[must_use]
     pub fn elsewhere(&self, roots: &Roots) -> Option<&str> {
@@ -267,96 +320,4 @@ impl Entry {
         let other = self.pinned.iter().find(|pinned| !is_here(pinned));
         other.map(|(_, place)| place.as_str())
     }
-
-    /// Tells why it is of no use now: how many things are not as they were found, and the first of them; nothing where all are.
-    #[must_use]
-    pub fn differs(&self, roots: &Roots, look: &mut Look<'_>) -> Option<(usize, String)> {
-        if let Some(place) = self.elsewhere(roots) {
-            return Some((usize::MAX, format!("what it left names `{place}`")));
-        }
-        let mut differing = self.observations.iter().filter(|one| !look.holds(roots, one));
-        let first = differing.next()?;
-        let was = first.found.differs();
-        let path = roots.lengthen(decoded(&first.path).as_os_str().as_bytes()).unwrap_or_default();
-        let why = format!("`{}` {was}", crate::ui::printable(&String::from_utf8_lossy(&path)));
-        Some((1 + differing.count(), why))
-    }
-}
-
-/// Looks at what is there, once for each path.
-pub struct Look<'h> {
-    hashes: &'h Hashes,
-    known: HashMap<(PathBuf, bool), Result<(u32, FileStamp), i32>>,
-}
-
-impl<'h> Look<'h> {
-    /// Begins to look, with these hashes.
-    #[must_use]
-    pub fn new(hashes: &'h Hashes) -> Self {
-        Self { hashes, known: HashMap::new() }
-    }
-
-    /// Tells whether something is as it was found.
-    pub(super) fn holds(&mut self, roots: &Roots, observation: &Observation) -> bool {
-        let Some(path) = place(roots, &observation.path) else { return false };
-        let stat = self.stat(&path, observation.is_itself);
-        match (&observation.found, stat) {
-            (Found::Nothing, Err(error)) => is_nothing(error),
-            // That something is there was all that was asked.
-            (Found::Kind(0, _), Ok(_)) => true,
-            (Found::Kind(kind, size), Ok((mode, stamp))) => {
-                mode & libc::S_IFMT == *kind && (*kind != libc::S_IFREG || stamp.size == *size)
-            }
-            (Found::File(hash), Ok((mode, stamp))) => {
-                mode & libc::S_IFMT == libc::S_IFREG
-                    && self.hashes.of(&path, stamp).is_ok_and(|found| found.to_string() == *hash)
-            }
-            (Found::Link(target), _) => {
-                let shorten = |found: PathBuf| roots.shorten(found.as_os_str().as_bytes());
-                fs::read_link(&path).ok().and_then(shorten).is_some_and(|found| {
-                    escaped(Path::new(std::ffi::OsStr::from_bytes(&found))) == *target
-                })
-            }
-            (Found::NoLink, _) => {
-                self.stat(&path, true).is_ok_and(|(mode, _)| mode & libc::S_IFMT != libc::S_IFLNK)
-            }
-            (Found::Names(names), Ok(_)) => names_of(&path).is_ok_and(|found| found == *names),
-            _ => false,
-        }
-    }
-
-    fn stat(&mut self, path: &Path, is_itself: bool) -> Result<(u32, FileStamp), i32> {
-        *self.known.entry((path.to_owned(), is_itself)).or_insert_with(|| {
-            let stat = if is_itself { path.symlink_metadata() } else { path.metadata() };
-            match stat {
-                Ok(stat) => Ok((stat.mode(), FileStamp::of(&stat))),
-                Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
-            }
-        })
-    }
-}
-
-/// Tells whether an error says that nothing is there.
-pub(super) fn is_nothing(error: i32) -> bool {
-    matches!(error, libc::ENOENT | libc::ENOTDIR)
-}
-
-/// Returns the path that is meant here.
-pub(super) fn place(roots: &Roots, path: &str) -> Option<PathBuf> {
-    let bytes = roots.lengthen(decoded(path).as_os_str().as_bytes())?;
-    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
-}
-
-/// Returns the hash of all names of a directory.
-pub(super) fn names_of(path: &Path) -> io::Result<String> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path)? {
-        names.push(entry?.file_name());
-    }
-    names.sort();
-    let mut hasher = blake3::Hasher::new();
-    for name in names {
-        hasher.update(name.as_bytes()).update(b"\0");
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -24,8 +24,10 @@ use rift_tree::journal::{
 };
 
 use super::compare::Made;
-use super::entry::{ABOUT, Entries, Entry, Found, Left, Observation, names_of};
+use super::entry::{DONE, Done, Entries, Entry, FOUND, Found, Left, Observation};
+use super::found;
 use super::key::decides;
+use super::look::names_of;
 use super::reading::{self, Reading, Scratch, Seen, Written};
 use super::replay::event;
 use super::roots::Roots;
@@ -219,8 +221,7 @@ impl Work {
                 return Ok((asked, Err(outcome)));
             }
         }
-        let about = serde_json::to_vec(&entry)?;
-        let hash = unit.add(&about)?;
+        let (done, found) = (serde_json::to_vec(&entry.done)?, found::encode(&entry.observations));
         // The same may run twice in a build.
         let folder = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder = format!("{folder}-{}", asked.key);
@@ -229,7 +230,9 @@ impl Work {
             builder.put(format!("{folder}/{name}").as_bytes(), 0, item)
         };
         builder.put(folder.as_bytes(), 0, Item::Directory { permissions: 0o755 })?;
-        put(builder, ABOUT, hash, about.len() as u64)?;
+        for (name, bytes) in [(DONE, done), (FOUND, found)] {
+            put(builder, name, unit.add(&bytes)?, bytes.len() as u64)?;
+        }
         for (name, hash, size) in files {
             put(builder, &name, hash, size)?;
         }
@@ -433,7 +436,8 @@ impl Taking<'_, '_> {
             .filter_map(|letter| Some((letter, escaped(self.roots.place(letter)?))))
             .collect();
         let cpu_ns = self.reading.cpu_ns;
-        Ok((Entry { program, observations, left, said, pinned, cpu_ns }, files))
+        let done = Done { program, left, said, pinned, cpu_ns };
+        Ok((Entry { observations, done }, files))
     }
 
     fn short(&self, path: &Path) -> anyhow::Result<String> {
@@ -485,7 +489,7 @@ impl Taking<'_, '_> {
                         let before = then.filter(|_| self.has_written(path));
                         before.and_then(|then| self.hashes.known(&then)).with_context(changed)?
                     };
-                    Found::File(hash.to_string())
+                    Found::File(hash)
                 }
             };
             Ok(Observation { path: self.short(path)?, found, is_itself: *is_itself })

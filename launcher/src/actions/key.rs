@@ -12,7 +12,7 @@ use rift_cas::hashes::{FileStamp, Hashes};
 use super::roots::Roots;
 
 /// Grows when what is kept of an action, or how it is found, is another thing.
-pub const RULES: u32 = 1;
+pub const RULES: u32 = 2;
 
 /// Variables that rift sets, that shells count by, or that say what may run at once, and by which descriptors that is agreed on.
 const OF_THE_RUN: &[&str] = &[

@@ -9,6 +9,8 @@
 //! key.rs      what a program is told before it begins
 //! reading.rs  a journal: what was found, what was left, or why nobody could do it again
 //! entry.rs    what is kept: observations and results
+//! found.rs    observations, as they are kept
+//! look.rs     whether what was found is still there
 //! replay.rs   what is done in a program's place
 //! remap.rs    words that keep the checkout's place out of what compilers make
 //! keeper.rs   what the run does with the journals
@@ -22,8 +24,10 @@
 
 mod compare;
 pub mod entry;
+mod found;
 pub mod keeper;
 pub mod key;
+mod look;
 pub mod parts;
 mod reading;
 mod remap;

@@ -296,7 +296,7 @@ impl Reader<'_> {
                     self.see(path, false, Seen::Kind(0, 0));
                 }
             }
-            error if super::entry::is_nothing(error.cast_signed()) => {
+            error if super::look::is_nothing(error.cast_signed()) => {
                 self.see(path, is_itself, Seen::Nothing);
             }
             // A terminal that nobody has tells nothing.

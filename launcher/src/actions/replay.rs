@@ -18,8 +18,9 @@ use rift_tree::BlobHash;
 use rift_tree::journal::{ALLOCATED_FIRST, Chance, Header, JOURNAL_MAX};
 use rift_tree::run::Run;
 
-use super::entry::{Entries, Entry, Kept, Left, Look, place};
+use super::entry::{Done, Entries, Kept, Left};
 use super::key::{Asked, Key, is_build_script, shape};
+use super::look::place;
 use super::watch::unit_of;
 use super::{
     ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings, keeper, remap,
@@ -149,21 +150,27 @@ impl Stand {
             return None;
         }
         let entries = Entries::find(&self.store, &self.key.hash).ok()?;
-        let mut look = Look::new(&self.hashes);
         // Of what is known, the reason of that which fits best.
         let mut why: Option<(usize, String)> = None;
         for (name, kept) in entries.kept(&self.store, self.settings.bringer) {
-            let Ok(entry) = kept.entry() else { continue };
-            match entry.differs(&self.settings.roots, &mut look) {
-                None if name.is_foreign && !stays_inside(&entry) => {}
+            let Ok(done) = kept.done() else { continue };
+            let differs = match done.elsewhere(&self.settings.roots) {
+                Some(place) => Some((usize::MAX, format!("what it left names `{place}`"))),
+                None => match kept.differs(&self.settings.roots, &self.hashes) {
+                    Ok(differs) => differs,
+                    Err(error) => Some((usize::MAX, format!("{error:#}"))),
+                },
+            };
+            match differs {
+                None if name.is_foreign && !stays_inside(&done) => {}
                 None if !name.is_confirmed && Settings::is_opted(&self.program) => {
                     let agree = "no two runs have agreed yet (`rift exec --verify`)";
                     why = Some((0, agree.to_owned()));
                 }
-                None => match self.apply(&kept, &entry) {
+                None => match self.apply(&kept, &done) {
                     Ok(()) => {
                         Entries::touch(&self.store, &self.key.hash);
-                        self.note(Outcome::Reused(entry.cpu_ns), Some(name));
+                        self.note(Outcome::Reused(done.cpu_ns), Some(name));
                         return Some(ExitCode::SUCCESS);
                     }
                     Err(error) => why = Some((0, format!("{error:#}"))),
@@ -188,12 +195,12 @@ impl Stand {
     ///
     /// # Errors
     /// Why it can't; then the program runs, and writes all of it anew.
-    fn apply(&self, kept: &Kept, entry: &Entry) -> anyhow::Result<()> {
+    fn apply(&self, kept: &Kept, done: &Done) -> anyhow::Result<()> {
         let roots = &self.settings.roots;
         let path_of = |path: &str| place(roots, path).context("it names a place that is not here");
         // All that may be missing is looked for before anything is changed.
         let (mut files, mut made) = (Vec::new(), HashSet::new());
-        for left in &entry.left {
+        for left in &done.left {
             match left {
                 Left::Directory(path) => {
                     made.insert(path_of(path)?);
@@ -222,13 +229,13 @@ impl Stand {
             }
         }
         let mut said = Vec::new();
-        for (stream, text) in &entry.said {
+        for (stream, text) in &done.said {
             let bytes = decoded(text);
             let bytes = roots.lengthen(bytes.as_os_str().as_bytes());
             said.push((*stream, bytes.context("it names a place that is not here")?));
         }
         let mut files = files.into_iter();
-        for left in &entry.left {
+        for left in &done.left {
             match left {
                 Left::File { path, mode, .. } => {
                     let (bytes, hash) = files.next().context("a file was not looked for")?;
@@ -335,8 +342,8 @@ fn chance_of(program: &Path) -> Chance {
 }
 
 /// Tells whether an action writes below the workspace and the folder of temporary files only.
-fn stays_inside(entry: &Entry) -> bool {
-    entry.left.iter().all(|left| {
+fn stays_inside(done: &Done) -> bool {
+    done.left.iter().all(|left| {
         let (Left::File { path, .. }
         | Left::Directory(path)
         | Left::Link(path, _)

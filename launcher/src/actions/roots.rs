@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan;
 
 /// What a token begins with; no path that is recorded holds it.
-const MARK: u8 = 1;
+pub(super) const MARK: u8 = 1;
 
 /// The places of a run, each with the letter that its token has; longer ones first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

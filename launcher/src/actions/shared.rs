@@ -1,7 +1,8 @@
 //! Actions that machines share: those of a run as one tree, and the entries of one that came from somebody else.
 //!
 //! ```text
-//! KEY-N/action      an entry, see entry.rs; the folder's mtime is the day on which it was used last
+//! KEY-N/action      what it did, see entry.rs; the folder's mtime is the day on which it was used last
+//! KEY-N/found       what it found, see found.rs
 //! KEY-N/0, 1, …     what its files held
 //! ```
 
@@ -14,7 +15,7 @@ use rift_cas::{Lease, Store};
 use rift_tree::builder::{Builder, Item};
 use rift_tree::{EntryId, Kind, TreeHash};
 
-use super::entry::{ABOUT, Entries};
+use super::entry::{DONE, Entries, FOUND};
 use super::{EntryName, Event};
 
 /// How many actions that a run had nothing to do with are handed on.
@@ -81,10 +82,13 @@ pub fn gather(
         let Some(folder) = manifest.child_named(EntryId::ROOT, name.folder.as_bytes()) else {
             continue;
         };
-        let about = manifest.child_named(folder, ABOUT.as_bytes()).map(|id| manifest.kind(id));
-        let Some(Some(Kind::File { blob, .. })) = about else { continue };
-        let hash = manifest.blob_hash(blob).map(|hash| *hash.as_bytes());
-        let known = sorted.entry((key, hash)).or_insert((*used_ns, tree, folder));
+        let hash_of = |name: &str| {
+            let id = manifest.child_named(folder, name.as_bytes())?;
+            let Some(Kind::File { blob, .. }) = manifest.kind(id) else { return None };
+            manifest.blob_hash(blob).map(|hash| *hash.as_bytes())
+        };
+        let Some(means) = hash_of(DONE).zip(hash_of(FOUND)) else { continue };
+        let known = sorted.entry((key, means)).or_insert((*used_ns, tree, folder));
         known.0 = known.0.max(*used_ns);
     }
     let mut builder = Builder::new();
@@ -130,8 +134,9 @@ pub fn prefetch(tree: &OpenTree) {
     for folder in manifest.children(EntryId::ROOT) {
         for child in manifest.children(folder) {
             if let Some(Kind::File { blob, .. }) = manifest.kind(child) {
-                let is_about = manifest.name(child) == Some(ABOUT.as_bytes());
-                if is_about { found.push(blob) } else { made.push(blob) }
+                let name = manifest.name(child);
+                let is_found = [DONE, FOUND].iter().any(|known| name == Some(known.as_bytes()));
+                if is_found { found.push(blob) } else { made.push(blob) }
             }
         }
     }
@@ -199,8 +204,10 @@ mod tests {
         drop(unit);
         let mut builder = Builder::new();
         builder.put(b"x-1", 0, Item::Directory { permissions: 0o755 }).unwrap();
-        let item = Item::File { permissions: 0o644, size: 2, hash };
-        builder.put(b"x-1/action", 0, item).unwrap();
+        for name in [DONE, FOUND] {
+            let item = Item::File { permissions: 0o644, size: 2, hash };
+            builder.put(format!("x-1/{name}").as_bytes(), 0, item).unwrap();
+        }
         let built = builder.finish().unwrap();
         let (_, index) = import.finish(&[]).unwrap();
         store.publish_located(&built, &index).unwrap();

@@ -6,10 +6,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use rift_cas::hashes::Hashes;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Found, Look, Observation, place};
+use super::entry::{Found, Observation};
 use super::key::is_build_script;
+use super::look::{holds, place};
 use super::roots::Roots;
 use crate::paths::normal;
 
@@ -89,8 +91,8 @@ impl Kept {
 
     /// Returns what is to be made anew, as something that it was made of is no more what it was.
     #[must_use]
-    pub fn stale(&self, roots: &Roots, look: &mut Look<'_>) -> Vec<&str> {
-        let differs: Vec<bool> = self.found.iter().map(|one| !look.holds(roots, one)).collect();
+    pub fn stale(&self, roots: &Roots, hashes: &Hashes) -> Vec<&str> {
+        let differs: Vec<bool> = self.found.iter().map(|one| !holds(roots, hashes, one)).collect();
         let is_stale = |numbers: &[usize]| {
             numbers.iter().any(|number| differs.get(*number).copied().unwrap_or(true))
         };
@@ -144,6 +146,7 @@ pub fn is_record_of(record: &str, unit: &str) -> bool {
 mod tests {
     use super::*;
     use rift_cas::Store;
+    use rift_tree::BlobHash;
 
     fn observation(path: &Path, found: Found) -> Observation {
         Observation { path: path.display().to_string(), found, is_itself: false }
@@ -156,7 +159,7 @@ mod tests {
         let hashes = store.hashes(1);
         let (there, gone) = (folder.path().join("there"), folder.path().join("gone"));
         std::fs::write(&there, "one").unwrap();
-        let hash = blake3::hash(b"one").to_hex().to_string();
+        let hash = BlobHash::from_bytes(*blake3::hash(b"one").as_bytes());
         let now = Watched::from([
             (
                 "lib".to_owned(),
@@ -167,7 +170,7 @@ mod tests {
         let kept = Kept::new(now, Kept::default(), |_| false);
         assert_eq!(kept.found.len(), 2);
         let roots = Roots::default();
-        let stale = |kept: &Kept| kept.stale(&roots, &mut Look::new(&hashes)).join(" ");
+        let stale = |kept: &Kept| kept.stale(&roots, &hashes).join(" ");
         assert_eq!(stale(&kept), "");
         std::fs::write(&there, "two").unwrap();
         assert_eq!(stale(&kept), "lib");

@@ -109,9 +109,9 @@ impl Told {
         for event in &self.events {
             if let (Outcome::Reused(_), Some(unit), Some(name)) =
                 (&event.outcome, &event.unit, &event.entry)
-                && let Some(Ok(entry)) = Kept::open(store, name).map(|kept| kept.entry())
+                && let Some(Ok(found)) = Kept::open(store, name).map(|kept| kept.observations())
             {
-                let beyond = bounds.beyond(roots, &entry.observations).cloned();
+                let beyond = bounds.beyond(roots, &found).cloned();
                 watched.entry(unit.clone()).or_default().extend(beyond);
             }
         }

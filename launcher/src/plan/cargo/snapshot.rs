@@ -24,7 +24,7 @@ use super::inputs::Inputs;
 use super::project::Project;
 use super::sources::Sources;
 use super::stamps::hash_of;
-use crate::actions::entry::{Look, Observation};
+use crate::actions::entry::Observation;
 use crate::actions::watch::{self, Watched, is_record_of};
 use crate::mount;
 use crate::paths::{decoded, escaped};
@@ -315,7 +315,7 @@ impl Snapshot {
         }
         let unseen = about.unseen(project, sources);
         let hashes = means.store.hashes(0);
-        let stale = about.watched.stale(&project.roots(), &mut Look::new(&hashes));
+        let stale = about.watched.stale(&project.roots(), &hashes);
         let open = |root: &Root| -> anyhow::Result<(PathBuf, OpenTree)> {
             Ok((project.target.join(&root.folder), opened(means, &root.tree)?))
         };
