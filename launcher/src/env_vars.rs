@@ -62,6 +62,8 @@ pub const RIFT_DISABLE: &str = "RIFT_DISABLE";
 pub const RIFT_RUN: &str = "RIFT_RUN";
 /// The program in whose place rift was started; rift sets it.
 pub const RIFT_REPLAY: &str = "RIFT_REPLAY";
+/// What `LD_PRELOAD` is for that program; rift sets it.
+pub const RIFT_PRELOAD: &str = "RIFT_PRELOAD";
 /// Where the journal is that a process is recorded in; rift sets it.
 pub const RIFT_RECORD: &str = "RIFT_RECORD";
 

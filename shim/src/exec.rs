@@ -171,6 +171,8 @@ pub(crate) fn make_all_real() -> Result<()> {
 
 /// The environment variable with the path of a program that the launcher is started in the place of, up to its value.
 pub(crate) const REPLAY: &[u8] = b"RIFT_REPLAY=";
+/// The environment variable with the libraries that such a program has loaded before its own; the launcher itself has none.
+const HELD: &[u8] = b"RIFT_PRELOAD=";
 
 /// Returns the environment that a program is to be started with, where the one that was given is not what it needs; `replaced` is the
 /// program in whose place the launcher is started.
@@ -214,18 +216,22 @@ pub(crate) fn environment(
     let mut text_at = (count + 6) * size_of::<usize>();
     for index in 0..count {
         let entry: usize = sys::value(given + index * size_of::<usize>())?;
-        let is_changed = preload.is_some_and(|(at, _)| at == index) && !is_preloaded
+        let is_other = !is_preloaded || replaced.is_some();
+        let is_changed = preload.is_some_and(|(at, _)| at == index) && is_other
             || options.is_some_and(|(at, _)| at == index) && !is_in_order;
         if !is_changed {
             environment.add(entry)?;
         }
     }
     let value = |found: Option<(usize, &'static [u8])>| found.map_or(&b""[..], |(_, value)| value);
+    let name = if replaced.is_some() { HELD } else { PRELOAD };
     if !is_preloaded && loads == Loads::Refuses {
         text_at = environment.write_without(text_at, value(preload), shim)?;
     } else if !is_preloaded {
         // Behind the program's own, which may look at who comes first.
-        text_at = environment.write_behind(text_at, PRELOAD, value(preload), shim)?;
+        text_at = environment.write_behind(text_at, name, value(preload), shim)?;
+    } else if replaced.is_some() {
+        text_at = environment.write(text_at, &[name, value(preload)])?;
     }
     if !is_in_order {
         text_at =

@@ -1305,10 +1305,12 @@ fn execute(call: &Call, name: Name) -> Result<Option<isize>> {
         make_reachable(call, name)?;
         loads = exec::prepare(&program, call.args[at])?;
     }
-    let is_expected = matches!(loads, Loads::Shim | Loads::Sanitizer);
+    let has_shim = matches!(loads, Loads::Shim | Loads::Sanitizer);
     let mut absolute = Text::new();
-    let replaced = is_expected && is_replayed(call, name, &program, &mut absolute);
+    let replaced = has_shim && is_replayed(call, name, &program, &mut absolute);
     let replaced = replaced.then(|| absolute.bytes());
+    // The launcher has it not, and what it becomes has a journal to begin.
+    let is_expected = has_shim && replaced.is_none();
     let environment = exec::environment(call.args[at], loads, replaced)?;
     let mut started = *call;
     if let Some(environment) = &environment {

@@ -119,6 +119,29 @@ fn what_is_told_makes_another_key() {
 }
 
 #[test]
+fn other_libraries_make_another_key_and_are_loaded_as_ever() {
+    let name = "other_libraries_make_another_key_and_are_loaded_as_ever";
+    let Some(story) = Story::new(name) else { return };
+    story.make(&[]);
+    let text = "#include <unistd.h>\n\
+        __attribute__((constructor)) static void loaded(void) { write(2, \"loaded\\n\", 7); }\n";
+    story.write("loaded.c", text);
+    let library = story.root.join("loaded.so");
+    let given = library.to_string_lossy();
+    story.run(&story.root, &["cc", "-shared", "-o", &given, "loaded.c"]).success().unwrap();
+    let given = format!("LD_PRELOAD={given}");
+    let count = |ran: &Ran| ran.stderr.matches("loaded\n").count();
+    story.run(&story.root, &["make", "clean"]).success().unwrap();
+    let native = story.run(&story.root, &["make", &given]).success().unwrap();
+    let first = story.make(&[&given]);
+    assert_eq!((first.kept.as_slice(), first.reused.len()), (&ALL.map(str::to_owned)[..], 0));
+    let again = story.make(&[&given]);
+    assert_eq!(again.reused, ALL, "{again:?}");
+    assert!(count(&native) > ALL.len(), "{native:?}");
+    assert_eq!((count(&first.ran), count(&again.ran)), (count(&native), count(&native)));
+}
+
+#[test]
 fn another_checkout_shares_what_names_no_place() {
     let Some(story) = Story::new("another_checkout_shares_what_names_no_place") else { return };
     story.make(&[]);

@@ -93,6 +93,8 @@ pub struct Asked<'a> {
     pub words: &'a [OsString],
     /// Its environment.
     pub variables: &'a [(OsString, OsString)],
+    /// What is loaded before its own libraries, besides the shim; see `LD_PRELOAD` in ld.so(8).
+    pub preloaded: &'a [u8],
     /// The working directory.
     pub cwd: &'a Path,
     /// What its stdin, stdout and stderr are: see [`shape`].
@@ -164,6 +166,7 @@ impl Asked<'_> {
         let [_, stdout, stderr] = &self.streams;
         for (name, value) in [
             ("cwd", self.cwd.as_os_str().as_bytes()),
+            ("preloaded", self.preloaded),
             ("umask", umask.as_bytes()),
             ("user", user.as_bytes()),
             ("stream", stdout.as_bytes()),
@@ -248,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = rift_cas::Store::open(&folder.path().join("store")).unwrap();
         let hashes = store.hashes(1);
-        let key = |place: &str, words: &[&str], variable: &str| {
+        let key = |place: &str, words: &[&str], variable: &str, preloaded: &[u8]| {
             let root = folder.path().join(place);
             std::fs::create_dir_all(&root).unwrap();
             let program = root.join("cc");
@@ -262,6 +265,7 @@ mod tests {
                 program: &program,
                 words: &words,
                 variables: &variables,
+                preloaded,
                 cwd: &root,
                 streams: ["null", "other", "other"].map(str::to_owned),
             };
@@ -270,10 +274,11 @@ mod tests {
             assert!(told.is_some_and(|told| !told.contains(variable)), "{key:?}");
             anyhow::Ok(key.hash)
         };
-        let one = key("one", &["cc", "-IROOT/include"], "x").unwrap();
-        assert_eq!(key("other", &["cc", "-IROOT/include"], "x").unwrap(), one);
-        assert_ne!(key("one", &["cc", "-IROOT/includes"], "x").unwrap(), one);
-        assert_ne!(key("one", &["cc", "-IROOT/include"], "y").unwrap(), one);
-        assert!(key("one", &["cc", "-"], "x").is_ok(), "its stdin is empty");
+        let one = key("one", &["cc", "-IROOT/include"], "x", b"").unwrap();
+        assert_eq!(key("other", &["cc", "-IROOT/include"], "x", b"").unwrap(), one);
+        assert_ne!(key("one", &["cc", "-IROOT/includes"], "x", b"").unwrap(), one);
+        assert_ne!(key("one", &["cc", "-IROOT/include"], "y", b"").unwrap(), one);
+        assert_ne!(key("one", &["cc", "-IROOT/include"], "x", b"/a.so").unwrap(), one);
+        assert!(key("one", &["cc", "-"], "x", b"").is_ok(), "its stdin is empty");
     }
 }

@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
         },
         // It runs as if nobody had asked.
         Err(error) => {
-            if let Some(folder) = folder() {
+            if let Some(Told { folder, .. }) = told() {
                 let outcome = Outcome::Refused(format!("{error:#}"));
                 note(&folder, &event(&program, &words, outcome));
             }
@@ -87,11 +87,24 @@ fn become_program(program: &Path, words: &[OsString], journal: Option<&Path>) ->
     child::replace_as(program, words, journal).into_exit_code()
 }
 
-/// Returns the folder of the run's journals.
-fn folder() -> Option<PathBuf> {
+/// What the run file tells.
+struct Told {
+    /// The folder of the run's journals.
+    folder: PathBuf,
+    /// What is loaded into the program, besides the shim.
+    preloaded: Vec<u8>,
+}
+
+/// Reads the run file.
+fn told() -> Option<Told> {
     let bytes = fs::read(std::env::var_os(env_vars::RIFT_RUN)?).ok()?;
     let run = Run::parse(&bytes).ok()?;
-    (!run.actions().is_empty()).then(|| PathBuf::from(OsStr::from_bytes(run.actions())))
+    let libraries = std::env::var_os(env_vars::RIFT_PRELOAD).unwrap_or_default();
+    let libraries = libraries.as_bytes().split(|byte| matches!(byte, b':' | b' '));
+    let others = libraries.filter(|one| !one.is_empty() && *one != run.shim());
+    let preloaded = others.collect::<Vec<_>>().join(&b':');
+    let folder = PathBuf::from(OsStr::from_bytes(run.actions()));
+    (!run.actions().is_empty()).then_some(Told { folder, preloaded })
 }
 
 /// Returns what became of a program, of which no more is known.
@@ -125,7 +138,7 @@ fn what(words: &[OsString]) -> String {
 
 impl Stand {
     fn new(program: &Path, words: &[OsString]) -> anyhow::Result<Self> {
-        let folder = folder().context("this run records nothing")?;
+        let Told { folder, preloaded } = told().context("this run records nothing")?;
         let settings = fs::read(folder.join(SETTINGS)).context("its settings can't be read")?;
         let settings: Settings = serde_json::from_slice(&settings)?;
         let store = Store::open_existing(&settings.store)?.context("there is no store")?;
@@ -137,8 +150,14 @@ impl Stand {
             true => remap::words(program, words, &settings.roots),
             false => Vec::new(),
         };
-        let all = [words, &more_words].concat();
-        let asked = Asked { program, words: &all, variables: &variables, cwd: &cwd, streams };
+        let asked = Asked {
+            program,
+            words: &[words, &more_words].concat(),
+            variables: &variables,
+            preloaded: &preloaded,
+            cwd: &cwd,
+            streams,
+        };
         let key = asked.key(&settings.roots, &hashes)?;
         let (program, words) = (program.to_owned(), words.to_vec());
         Ok(Self { folder, settings, store, hashes, program, words, more_words, cwd, key })

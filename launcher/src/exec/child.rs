@@ -211,6 +211,9 @@ pub fn replace_as(program: &Path, words: &[OsString], journal: Option<&Path>) ->
         .map_or((OsStr::new(""), &[][..]), |(name, rest)| (name.as_os_str(), rest));
     let mut command = Command::new(program);
     command.arg0(name).args(arguments).env_remove(env_vars::RIFT_REPLAY);
+    if let Some(libraries) = std::env::var_os(env_vars::RIFT_PRELOAD) {
+        command.env_remove(env_vars::RIFT_PRELOAD).env(env_vars::LD_PRELOAD, libraries);
+    }
     if let Some(journal) = journal {
         command.env(env_vars::RIFT_RECORD, journal);
     }
