@@ -142,6 +142,21 @@ fn other_libraries_make_another_key_and_are_loaded_as_ever() {
 }
 
 #[test]
+fn what_gets_many_names_is_kept() {
+    let Some(story) = Story::new("what_gets_many_names_is_kept") else { return };
+    story.write("big.c", "char big[24 << 20] = { 1 };\nint main(void) { return 0; }\n");
+    let makefile = "all: app\n\
+        \tfor name in $$(seq 200); do ln -f app app-$$name; done\n\
+        app: big.c\n\tcc -o app big.c\n\
+        clean:\n\trm -f app app-*\n";
+    story.write("Makefile", makefile);
+    let first = story.make(&[]);
+    assert_eq!(first.kept, ["cc app"], "{first:?}");
+    let again = story.make(&[]);
+    assert_eq!(again.reused, ["cc app"], "{again:?}");
+}
+
+#[test]
 fn another_checkout_shares_what_names_no_place() {
     let Some(story) = Story::new("another_checkout_shares_what_names_no_place") else { return };
     story.make(&[]);

@@ -503,7 +503,8 @@ impl Taking<'_, '_> {
         mut stat: fs::Metadata,
     ) -> anyhow::Result<(Vec<u8>, fs::Metadata)> {
         /// So often somebody may give it another name while it is read.
-        const ATTEMPTS: usize = 3;
+        const ATTEMPTS: usize = 4;
+        let mut before = None;
         for _ in 0..ATTEMPTS {
             let stamp = FileStamp::of(&stat);
             // Cargo gives what it is done with a second name, and sets the time of metadata that it has checked, which changes the ctime.
@@ -515,10 +516,13 @@ impl Taking<'_, '_> {
             }
             let bytes = fs::read(path)?;
             let now = path.symlink_metadata()?;
-            if FileStamp::of(&now) == stamp {
+            let stamp_now = FileStamp::of(&now);
+            // Make may give it a hundred names, one after the other: what is read twice is what it holds.
+            let is_renamed = FileStamp { ctime_ns: stamp.ctime_ns, ..stamp_now } == stamp;
+            if stamp_now == stamp || is_renamed && is_touched && before.as_ref() == Some(&bytes) {
                 return Ok((bytes, now));
             }
-            stat = now;
+            (stat, before) = (now, Some(bytes));
         }
         bail!("`{}` was changed after it ended", path.display())
     }
