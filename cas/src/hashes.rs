@@ -6,7 +6,8 @@
 //!
 //! A slot holds what was written to it last; one that two have written at once has a wrong sum, and says nothing. The sum is the
 //! beginning of the BLAKE3 of the rest, and of the run that it is believed in: 0 is all. What was changed less than 2 s before it was read
-//! may be changed again under the same times (what git calls racily clean), so only the run that has made it believes it.
+//! may be changed again under the same times (what git calls racily clean), so only the run that has made it believes it. And that only
+//! since Linux 6.13, where what was looked at never gets the same time again: before, what was changed within a tick is hashed anew.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -24,6 +25,8 @@ const SLOT_BYTES: usize = 80;
 pub const STAMP_BYTES: usize = 40;
 /// File systems have clocks with ticks, of up to 2 s on FAT.
 const SETTLED_NS: i64 = 2_000_000_000;
+/// The kernel's clock has ticks of up to 10 ms.
+const TICK_NS: i64 = 20_000_000;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// What tells a file, and what it holds, from others, see stat(2).
@@ -97,7 +100,11 @@ impl FileStamp {
     /// Tells whether a change after this moment, in nanoseconds since the epoch, will show in it.
     #[must_use]
     pub fn is_settled(&self, now_ns: i64) -> bool {
-        self.mtime_ns.max(self.ctime_ns).saturating_add(SETTLED_NS) < now_ns
+        self.is_older(SETTLED_NS, now_ns)
+    }
+
+    fn is_older(&self, than_ns: i64, now_ns: i64) -> bool {
+        self.mtime_ns.max(self.ctime_ns).saturating_add(than_ns) < now_ns
     }
 }
 
@@ -106,6 +113,8 @@ impl FileStamp {
 pub struct Hashes {
     file: Option<File>,
     run: u64,
+    /// What is changed twice within a tick has the same time.
+    has_ticks: bool,
 }
 
 impl Store {
@@ -114,7 +123,9 @@ impl Store {
     pub fn hashes(&self, run: u64) -> Hashes {
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        Hashes { file: opened.open(self.path("index").join("hashes")).ok(), run }
+        let file = opened.open(self.path("index").join("hashes")).ok();
+        let has_ticks = has_ticks(&rustix::system::uname().release().to_string_lossy());
+        Hashes { file, run, has_ticks }
     }
 }
 
@@ -156,6 +167,9 @@ impl Hashes {
     pub fn note(&self, stamp: &FileStamp, hash: BlobHash) {
         let Some(file) = &self.file else { return };
         let now_ns = now_ns();
+        if self.has_ticks && !stamp.is_older(TICK_NS, now_ns) {
+            return;
+        }
         let run = if stamp.is_settled(now_ns) { 0 } else { self.run };
         let mut slot = [0; SLOT_BYTES];
         let (sum, rest) = slot.split_at_mut(8);
@@ -166,6 +180,13 @@ impl Hashes {
         // A full disk costs time, later.
         let _kept = file.write_all_at(&slot, offset(stamp)).is_ok();
     }
+}
+
+/// Tells whether file systems of a kernel, by its release, take their times from its ticks alone; they don't since 6.13.
+fn has_ticks(release: &str) -> bool {
+    let mut parts = release.split(|letter: char| !letter.is_ascii_digit());
+    let mut part = || parts.next().and_then(|part| part.parse::<u32>().ok()).unwrap_or(0);
+    (part(), part()) < (6, 13)
 }
 
 /// Returns the time of day, in nanoseconds since the epoch.
@@ -230,6 +251,10 @@ mod tests {
         run.note(&old, one);
         assert_eq!((run.known(&old), other.known(&old)), (Some(one), Some(one)));
         assert_eq!(run.known(&FileStamp { size: 4, ..old }), None);
+        let ticking = Hashes { has_ticks: true, ..store.hashes(9) };
+        let fresh = FileStamp { mtime_ns: now_ns(), ..old };
+        ticking.note(&fresh, one);
+        assert_eq!(ticking.known(&fresh), None);
         let file = store.hashes(7).file.unwrap();
         for at in 0..SLOT_BYTES as u64 {
             let mut byte = [0];
@@ -239,5 +264,20 @@ mod tests {
             file.write_all_at(&byte, offset(&old) + at).unwrap();
         }
         assert_eq!(run.known(&old), Some(one));
+    }
+
+    #[test]
+    fn kernels_tell_by_their_release_whether_times_have_ticks() {
+        for (release, ticks) in [
+            ("6.1.0-44-amd64", true),
+            ("6.12.9", true),
+            ("5.15.0-1-generic", true),
+            ("6.13.0", false),
+            ("6.18.44-fc", false),
+            ("7.0-rc1", false),
+            ("", true),
+        ] {
+            assert_eq!(has_ticks(release), ticks, "{release}");
+        }
     }
 }
