@@ -412,11 +412,44 @@ fn execute(call: &Call, name: Name) -> Result<isize> {
     Ok(result)
 }
 
+/// Writes down what was written to, as it is now. Who changes it from now on leaves another time: a file system takes the time of a tick, but
+/// not again for what was looked at since (since Linux 6.13).
+fn leave(journal: usize) {
+    let mut at = journal::HEADER_BYTES;
+    while let Some(entry) = sys::entry_at(journal, at) {
+        at += entry.bytes();
+        let flags = entry.word as u32;
+        let has = |flag: u32| flags & flag != 0;
+        let path = match entry.kind {
+            _ if entry.error != 0 => continue,
+            Kind::Opened => {
+                let makes = has(kernel::O_CREAT) && entry.word & EXISTED == 0;
+                let writes = flags & kernel::O_ACCMODE != kernel::O_RDONLY;
+                Some(entry.text).filter(|_| writes || makes || has(kernel::O_TRUNC))
+            }
+            // Where it has two names, the second is the one that is there now.
+            Kind::Changed => entry.text.rsplit(|byte| *byte == 0).next(),
+            _ => None,
+        };
+        let Some(Ok(text)) = path.map(Text::of) else { continue };
+        // What is gone, or can't be looked at, is told of by nobody.
+        if let Ok(stat) = sys::stat_at(CWD, &text, kernel::AT_SYMLINK_NOFOLLOW)
+            && stat.st_mode & kernel::S_IFMT == kernel::S_IFREG
+        {
+            add(Kind::Left, 0, u64::from(stat.st_mode) << 32, stamp_of(&stat), &[text.bytes()]);
+        }
+    }
+}
+
 fn ends(call: &Call) -> Result<isize> {
+    let journal = HOT.journal.load(Ordering::Acquire);
+    if sys::is_first(journal) {
+        leave(journal);
+    }
     let (size, mtime_ns) = (sys::processor_time_ns(), sys::now_ns());
     let status = call.args[0] as u64 & 0xff;
     add(Kind::Ends, 0, status, Stamp { size, mtime_ns, ..Stamp::default() }, &[]);
-    sys::end_journal(HOT.journal.load(Ordering::Acquire));
+    sys::end_journal(journal);
     crate::counts::flush();
     Ok(call.pass())
 }

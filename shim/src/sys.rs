@@ -543,6 +543,18 @@ pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
     length.store((bytes as u32).to_le(), Ordering::Release);
 }
 
+/// Returns the entry of a mapped journal that begins at this offset, if it was written to its end.
+pub(crate) fn entry_at(journal: usize, at: usize) -> Option<Entry<'static>> {
+    let end = journal_word(journal, journal::END_OFFSET).load(Ordering::Acquire) as usize;
+    if at + journal::HEAD_BYTES > end || end > journal::JOURNAL_MAX {
+        return None;
+    }
+    let length = slots(journal + at, 1).first()?.load(Ordering::Acquire);
+    let length = u32::from_le(length) as usize;
+    let is_whole = length >= journal::HEAD_BYTES && at + length <= end;
+    is_whole.then(|| mapped(journal + at, length)).and_then(journal::entry)
+}
+
 /// Sees to it that a file has room on the disk up to here, see fallocate(2).
 fn allocate(path: &[u8], bytes: u64) -> Result<()> {
     let file = open(&Text::of(path)?, kernel::O_RDWR, 0)?;
@@ -556,13 +568,15 @@ fn allocate(path: &[u8], bytes: u64) -> Result<()> {
     allocated
 }
 
+/// Tells whether this is the first process of a mapped journal's action.
+pub(crate) fn is_first(journal: usize) -> bool {
+    let first = || (journal_word(journal, 8).load(Ordering::Relaxed) >> 32) as u32;
+    journal != 0 && first() == pid()
+}
+
 /// Ends a mapped journal, if this is its first process, and wakes who waits for that.
 pub(crate) fn end_journal(journal: usize) {
-    if journal == 0 {
-        return;
-    }
-    let root = (journal_word(journal, 8).load(Ordering::Relaxed) >> 32) as u32;
-    if root == pid() {
+    if is_first(journal) {
         let state = slots(journal + journal::STATE_OFFSET, 1);
         state.iter().for_each(|state| state.store(journal::STATE_ENDED, Ordering::Release));
     }
@@ -723,7 +737,8 @@ pub(crate) fn kept<T>(address: usize) -> Option<&'static T> {
 
 /// Returns mapped bytes, from their address.
 pub(crate) fn mapped(address: usize, bytes: usize) -> &'static [u8] {
-    // SAFETY: only what `map_file` returned is passed on, or what the loader has mapped of a library's file.
+    // SAFETY: only what `map_file` returned is passed on, what the loader has mapped of a library's file, or an entry of a journal that was
+    // written to its end, which nobody changes.
     unsafe { core::slice::from_raw_parts(address as *const u8, bytes) }
 }
 

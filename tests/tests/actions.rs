@@ -142,6 +142,26 @@ fn other_libraries_make_another_key_and_are_loaded_as_ever() {
 }
 
 #[test]
+fn what_is_changed_at_once_is_not_the_compilers() {
+    let name = "what_is_changed_at_once_is_not_the_compilers";
+    let Some(story) = Story::new(name) else { return };
+    // Within the same tick of the file system's clock, in one case under the same size.
+    let makefile = "all: $(shell seq -f '%g.o' 20)\n\t@:\n\
+        %.o: main.c\n\
+        \tcc -MD -MF $*.d -c main.c -o $@ && echo '# more' >>$*.d\n\
+        \tprintf X | dd of=$@ bs=1 seek=9 conv=notrunc status=none\n\
+        clean:\n\trm -f *.o *.d\n";
+    story.write("Makefile", makefile);
+    story.write("main.c", "int main(void) { return 0; }\n");
+    story.run(&story.root, &["make"]).success().unwrap();
+    let native = story.made_files(&story.root);
+    for round in 0..3 {
+        story.make(&[]);
+        assert_eq!(story.made_files(&story.root), native, "{round}");
+    }
+}
+
+#[test]
 fn what_gets_many_names_is_kept() {
     let Some(story) = Story::new("what_gets_many_names_is_kept") else { return };
     story.write("big.c", "char big[24 << 20] = { 1 };\nint main(void) { return 0; }\n");

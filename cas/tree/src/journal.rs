@@ -79,6 +79,8 @@ pub enum Kind {
     Ends,
     /// Something was done that can't be replayed: the word is the number of the system call.
     Refused,
+    /// A file that was written, as it was when the first process ended: the high half of the word has its `st_mode`.
+    Left,
 }
 
 /// The call asked for a link itself.
@@ -87,7 +89,7 @@ pub const NOFOLLOW: u64 = 1;
 pub const EXISTED: u64 = 1 << 31;
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Began,
         Self::Loaded,
         Self::Forked,
@@ -101,6 +103,7 @@ impl Kind {
         Self::Said,
         Self::Ends,
         Self::Refused,
+        Self::Left,
     ];
 
     fn of(number: u16) -> Option<Self> {
@@ -260,16 +263,18 @@ impl<'j> Journal<'j> {
             if rest.is_empty() {
                 return None;
             }
-            let read = read(rest);
-            rest = read.map_or(&[][..], |(_, rest)| rest);
-            Some(read.map(|(entry, _)| entry).ok_or_else(|| truncated(&[], HEAD_BYTES)))
+            let read = entry(rest);
+            rest = read.map_or(&[][..], |entry| rest.get(entry.bytes()..).unwrap_or_default());
+            Some(read.ok_or_else(|| truncated(&[], HEAD_BYTES)))
         })
     }
 }
 
-fn read(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
+/// Reads the entry that some bytes begin with; `None` where that was not written to its end.
+#[must_use]
+pub fn entry(bytes: &[u8]) -> Option<Entry<'_>> {
     let length = u32_at(bytes, 0)? as usize;
-    let (entry, rest) = bytes.split_at_checked(length)?;
+    let entry = bytes.get(..length)?;
     let text_bytes = usize::from(u16_at(entry, 3)?);
     let word = |index: usize| u64_at(entry, index);
     let entry = Entry {
@@ -286,7 +291,7 @@ fn read(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
         },
         text: entry.get(HEAD_BYTES..)?.get(..text_bytes)?,
     };
-    (entry.bytes() == length).then_some((entry, rest))
+    (entry.bytes() == length).then_some(entry)
 }
 
 #[cfg(all(test, feature = "alloc"))]
@@ -311,7 +316,7 @@ mod tests {
         bytes
     }
 
-    fn entry(kind: Kind, text: &[u8]) -> Entry<'_> {
+    fn entry_of(kind: Kind, text: &[u8]) -> Entry<'_> {
         let stamp = Stamp { device: 1, inode: 2, size: 3, mtime_ns: -4, ctime_ns: 5 };
         Entry { kind, process: 9, error: 2, word: u64::MAX, stamp, text }
     }
@@ -322,7 +327,7 @@ mod tests {
         let written: Vec<Entry<'_>> = Kind::ALL
             .into_iter()
             .enumerate()
-            .map(|(at, kind)| entry(kind, texts[at % texts.len()]))
+            .map(|(at, kind)| entry_of(kind, texts[at % texts.len()]))
             .collect();
         let mut bytes = journal(&written);
         let read = Journal::parse(&bytes).unwrap();
@@ -338,7 +343,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_to_its_end_is_found() {
-        let written = [entry(Kind::Began, b"/a"), entry(Kind::Ends, b"/b")];
+        let written = [entry_of(Kind::Began, b"/a"), entry_of(Kind::Ends, b"/b")];
         let bytes = journal(&written);
         let second = HEADER_BYTES + written[0].bytes();
         let mut torn = bytes.clone();

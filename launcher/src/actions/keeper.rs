@@ -504,14 +504,21 @@ impl Taking<'_, '_> {
     ) -> anyhow::Result<(Vec<u8>, fs::Metadata)> {
         /// So often somebody may give it another name while it is read.
         const ATTEMPTS: usize = 4;
+        let changed = || format!("`{}` was changed after it ended", path.display());
+        let (mode, left) = self.reading.left.get(path).with_context(changed)?;
+        // Cargo sets the time of metadata that it has checked, to one before.
+        let is_checked = path.extension().is_some_and(|end| end == "rmeta");
         let mut before = None;
         for _ in 0..ATTEMPTS {
             let stamp = FileStamp::of(&stat);
-            // Cargo gives what it is done with a second name, and sets the time of metadata that it has checked, which changes the ctime.
-            let is_touched = stat.nlink() > 1 || path.extension().is_some_and(|end| end == "rmeta");
-            let is_late = stamp.mtime_ns > self.reading.ended_ns
-                || stamp.ctime_ns > self.reading.ended_ns && !is_touched;
-            if !stat.is_file() || is_late {
+            let is_timed = is_checked && stamp.mtime_ns < left.mtime_ns;
+            // Cargo and make give what is done other names, which changes the ctime.
+            let is_touched = is_checked || stat.nlink() > 1;
+            let is_same = stat.mode() == *mode
+                && (stamp.device, stamp.inode, stamp.size) == (left.device, left.inode, left.size)
+                && (stamp.mtime_ns == left.mtime_ns || is_timed)
+                && (stamp.ctime_ns == left.ctime_ns || is_touched);
+            if !is_same {
                 break;
             }
             let bytes = fs::read(path)?;
@@ -524,7 +531,7 @@ impl Taking<'_, '_> {
             }
             (stat, before) = (now, Some(bytes));
         }
-        bail!("`{}` was changed after it ended", path.display())
+        bail!(changed())
     }
 
     fn take(

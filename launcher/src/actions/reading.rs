@@ -51,6 +51,8 @@ pub(super) struct Reading {
     pub(super) targets: HashMap<PathBuf, Vec<u8>>,
     /// What it wrote, made, or removed, in the order in which that was last done.
     pub(super) written: Vec<Written>,
+    /// The files among that, as they were when it ended: the mode, see inode(7), and what tells the file.
+    pub(super) left: HashMap<PathBuf, (u32, FileStamp)>,
     /// What it said.
     pub(super) said: Vec<(u64, Vec<u8>)>,
     /// Its exit status.
@@ -245,6 +247,11 @@ impl Reader<'_> {
             Kind::Changed => self.change(entry)?,
             Kind::Said => self.reading.said.push((entry.word, entry.text.to_vec())),
             Kind::Refused => return Err(refused(entry.word)),
+            Kind::Left => {
+                let path = normal(&path_of(entry.text)).into_owned();
+                let left = ((entry.word >> 32) as u32, stamp_of(&entry.stamp));
+                self.reading.left.insert(path, left);
+            }
         }
         Ok(())
     }
