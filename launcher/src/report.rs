@@ -175,7 +175,14 @@ impl Summary {
             Mode::Learned => "learned",
             Mode::Hit | Mode::Partial | Mode::Untouched => "projected",
         };
-        format!("{} {}{plural} {verb}", ui::count(total), self.unit)
+        let count = match self.mode {
+            // What was made anew was not projected.
+            Mode::Hit | Mode::Partial if self.built.count > 0 => {
+                format!("{} of {}", ui::count(total - self.built.count), ui::count(total))
+            }
+            _ => ui::count(total),
+        };
+        format!("{count} {}{plural} {verb}", self.unit)
     }
 
     fn original(&self) -> Option<String> {
@@ -417,6 +424,11 @@ mod tests {
             summary().line(),
             "rift: 1,237 packages projected in 0.61 s (npm took 32.4 s when recorded); store 472 MB"
         );
+        let mut some = summary();
+        some.built = Tally { count: 3, bytes: 0 };
+        assert!(some.line().starts_with("rift: 1,237 of 1,240 packages projected in 0.61 s"));
+        some.mode = Mode::Learned;
+        assert!(some.line().starts_with("rift: 1,240 packages learned in 0.61 s"));
         let mut elsewhere = summary();
         let original = Some(Duration::from_millis(32_400));
         elsewhere.set_times(Duration::from_millis(610), original, false);

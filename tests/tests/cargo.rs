@@ -177,6 +177,32 @@ fn what_was_built_is_there_again() {
 }
 
 #[test]
+fn the_summary_counts_what_was_put_back() {
+    let Some(story) = Story::new("the_summary_counts_what_was_put_back") else { return };
+    let summary = || {
+        let ran = story.run(&story.root, &["rift", "exec", "--", "cargo", "build"]);
+        let lines = ran.success().unwrap().stderr;
+        let line = lines.lines().rev().find_map(|line| line.strip_prefix("rift: "));
+        line.unwrap_or_default().split(" in ").next().unwrap().to_owned()
+    };
+    let first = summary();
+    let all = first.strip_suffix(" crates learned").unwrap();
+    assert!(all.parse::<u32>().unwrap() >= 3, "{first}");
+    story.forget_target();
+    assert_eq!(summary(), format!("{all} crates projected"));
+    let edit = |text: &str| story.write("app/src/main.rs", &format!("fn main() {{ {text} }}\n"));
+    edit("");
+    story.forget_target();
+    let some = summary();
+    let put_back = some.strip_suffix(&format!(" of {all} crates projected"));
+    let put_back = put_back.unwrap_or_else(|| panic!("{some}"));
+    assert!(put_back.parse::<u32>().unwrap() < all.parse().unwrap(), "{some}");
+    // What cargo had by itself was not projected: there is nothing to say.
+    edit("println!();");
+    assert_eq!(summary(), "");
+}
+
+#[test]
 fn what_was_changed_is_compiled() {
     let Some(story) = Story::new("what_was_changed_is_compiled") else { return };
     drop(story.build());

@@ -299,7 +299,11 @@ impl<'a> Build<'a> {
             Some(_) => Mode::Partial,
             None => Mode::Untouched,
         };
-        summary.reused = Tally { count: all.saturating_sub(compiled), bytes: 0 };
+        // What cargo had already is none of rift's doing.
+        if begun.restored.is_some() {
+            summary.reused = Tally { count: all.saturating_sub(compiled), bytes: 0 };
+            summary.built = Tally { count: compiled, bytes: 0 };
+        }
         let last = Snapshot::find(self.store, &begun.keys.nearest)?;
         let original = match begun.restored.is_none() && begun.is_clean {
             // Only a build that had nothing took what it takes without rift.
@@ -365,6 +369,7 @@ impl<'a> Build<'a> {
         self.reasons.push("what it left is kept".to_owned());
         if summary.mode == Mode::Untouched {
             summary.mode = Mode::Learned;
+            summary.built = Tally { count: compiled, bytes: 0 };
         }
         let shared = self.share(&keys);
         if let Some(cap) = self.context.cap(self.store) {
