@@ -103,9 +103,11 @@ pub(crate) fn give_up() {
     refuse(0);
 }
 
-/// Writes down a library that was loaded before anybody listened; the kernel's own has no path.
+/// Writes down a library that was loaded before anybody listened; the kernel's own has no path, and that this one is there is nobody's
+/// business: other machines, and other versions, have it elsewhere.
 pub(crate) fn loaded(name: &[u8]) {
-    if name.contains(&b'/') {
+    let is_own = crate::run::run().is_some_and(|run| run.shim() == name);
+    if name.contains(&b'/') && !is_own {
         add(Kind::Loaded, 0, 0, Stamp::default(), &[name]);
     }
 }

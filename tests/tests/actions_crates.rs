@@ -451,6 +451,8 @@ fn machines_share_programs() {
     let again = build(&producer, "");
     assert!(again.that_ran().is_empty() && !again.why.contains("programs shared"), "{again:?}");
     let lockfile = fs::read(producer.root.join("Cargo.lock")).unwrap();
+    // Nobody else has that store.
+    fs::rename(producer.sandbox.store(), producer.sandbox.path("elsewhere")).unwrap();
     let machine = |number: &str| {
         let story = Story::new(&format!("{name}-{number}")).unwrap();
         // As it comes with a checkout.

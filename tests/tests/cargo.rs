@@ -742,6 +742,8 @@ fn machines_share_what_they_build() {
     assert_eq!(build(&producer, "").0, ["app", "lib", "macros"]);
     assert!(producer.why().contains("shared at"), "{}", producer.why());
     let lockfile = fs::read(producer.root.join("Cargo.lock")).unwrap();
+    // Nobody else has that store.
+    fs::rename(producer.sandbox.store(), producer.sandbox.path("elsewhere")).unwrap();
     let machine = |number: &str| {
         let story = Story::new(&format!("{name}-{number}")).unwrap();
         // As it comes with a checkout.
