@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rift_tree::BlobHash;
 
 use crate::store::Store;
+use crate::sys::ns;
 
 const SLOTS: u64 = 1 << 16;
 const SLOT_BYTES: usize = 80;
@@ -48,7 +49,6 @@ impl FileStamp {
     /// Returns what stat(2) says.
     #[must_use]
     pub fn of(stat: &std::fs::Metadata) -> Self {
-        let ns = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
         Self {
             device: stat.dev(),
             inode: stat.ino(),
@@ -61,15 +61,12 @@ impl FileStamp {
     /// As [`FileStamp::of`], of what the system itself says.
     #[must_use]
     pub fn of_stat(stat: &rustix::fs::Stat) -> Self {
-        let ns = |seconds: i64, rest: u64| {
-            seconds.saturating_mul(1_000_000_000).saturating_add(rest.cast_signed())
-        };
         Self {
             device: stat.st_dev,
             inode: stat.st_ino,
             size: stat.st_size.cast_unsigned(),
-            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
-            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec.cast_signed()),
         }
     }
 

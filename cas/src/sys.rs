@@ -94,11 +94,12 @@ pub fn stamp(file: &File) -> io::Result<Stamp> {
 
 /// Returns the part of what stat(2) says that a sidecar keeps.
 pub(crate) fn stamp_of(stat: &std::fs::Metadata) -> Stamp {
-    Stamp {
-        size: stat.len(),
-        inode: stat.ino(),
-        mtime_ns: stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec()),
-    }
+    Stamp { size: stat.len(), inode: stat.ino(), mtime_ns: ns(stat.mtime(), stat.mtime_nsec()) }
+}
+
+/// Returns a time in nanoseconds, as stat(2) tells it in two parts.
+pub(crate) fn ns(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 /// Starts writing `length` bytes from `offset` to the disk, without waiting for them.
