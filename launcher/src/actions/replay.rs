@@ -172,7 +172,13 @@ impl Stand {
         // Of what is known, the reason of that which fits best.
         let mut why: Option<(usize, String)> = None;
         for (name, kept) in entries.kept(&self.store, self.settings.bringer) {
-            let Ok(done) = kept.done() else { continue };
+            let done = match kept.done() {
+                Ok(done) => done,
+                Err(error) => {
+                    why.get_or_insert_with(|| (usize::MAX, format!("{error:#}")));
+                    continue;
+                }
+            };
             let differs = match done.elsewhere(&self.settings.roots) {
                 Some(place) => Some((usize::MAX, format!("what it left names `{place}`"))),
                 None => match kept.differs(&self.settings.roots, &self.hashes) {
