@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::import::{Import, Unit};
 use crate::lock::{lock, unlocked};
-use crate::secrets::{self, LOOKED_INTO_MAX};
+use crate::secrets;
 
 /// How often a file that changes under the reader is read again.
 const ATTEMPTS: usize = 5;
@@ -156,9 +156,8 @@ impl Walk<'_> {
         if !self.options.without_secrets {
             return None;
         }
-        let is_small = u64::try_from(stat.st_size).is_ok_and(|size| size <= LOOKED_INTO_MAX);
-        let bytes = unit.current().filter(|_| is_small && secrets::wants_content(path));
-        secrets::by_path(path).or_else(|| secrets::by_content(path, bytes?))
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        secrets::in_file(path, size, || unit.current())
     }
 
     fn full_path(&self, path: &[u8]) -> PathBuf {

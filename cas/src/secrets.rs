@@ -64,7 +64,7 @@ const SHARED_ENV: [&str; 5] =
     [".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults"];
 
 /// Larger files are not looked into: settings and keys are small.
-pub(crate) const LOOKED_INTO_MAX: u64 = 64 << 10;
+const LOOKED_INTO_MAX: u64 = 64 << 10;
 
 /// Returns what a file of that relative path holds that must not leave the machine.
 #[must_use]
@@ -85,6 +85,23 @@ pub fn by_path(path: &[u8]) -> Option<&'static str> {
     let ending = || ENDINGS.iter().find(|(end, _)| lower.ends_with(end));
     let placed = || PATHS.iter().find(|(end, _)| is_path(end));
     named.or_else(ending).or_else(placed).map(|(_, holds)| *holds)
+}
+
+/// Returns what a file of that relative path and size, in bytes, holds that must not leave the machine; what it holds is asked for where that has
+/// to be seen.
+#[must_use]
+pub fn in_file<'b>(
+    path: &[u8],
+    size: u64,
+    bytes: impl FnOnce() -> Option<&'b [u8]>,
+) -> Option<&'static str> {
+    if let Some(holds) = by_path(path) {
+        return Some(holds);
+    }
+    if size > LOOKED_INTO_MAX || !wants_content(path) {
+        return None;
+    }
+    by_content(path, bytes()?)
 }
 
 /// Tells whether [`by_content`] has to see a file of that path.

@@ -503,6 +503,36 @@ fn machines_share_programs() {
     }
 }
 
+/// A build script that leaves what must not leave the machine is run by each machine itself; nor is a whole build shared that holds it.
+#[test]
+fn what_holds_secrets_stays() {
+    let name = "what_holds_secrets_stays";
+    let Some(producer) = Story::new(name) else { return };
+    let leaving = "fn main() {\n    let out = std::path::PathBuf::from(std::env::var(\"OUT_DIR\").unwrap());\n    std::fs::write(out.join(\".env\"), \"TOKEN=c0ffee\").unwrap();\n}\n";
+    producer.write("lib/build.rs", leaving);
+    let new_key = producer.run(&producer.root, &["rift", "key", "new", "producer"]);
+    let public = new_key.success().unwrap().stdout.trim_end().to_owned();
+    let remote = format!("file://{}", producer.sandbox.path("carried").display());
+    producer.run(&producer.root, &["cargo", "generate-lockfile"]).success().unwrap();
+    let env = [("RIFT_REMOTE", remote.as_str()), ("RIFT_TARGET_CACHE", "true")];
+    let first = producer.build(&producer.root, &["build"], &env);
+    for says in [
+        "a program's result is not shared: `.env` holds environment variables",
+        "programs shared at",
+        "because    the result is not shared: `",
+    ] {
+        assert!(first.why.contains(says), "{says}: {first:?}");
+    }
+    let friend = Story::new(&format!("{name}-friend")).unwrap();
+    friend.write("lib/build.rs", leaving);
+    fs::copy(producer.root.join("Cargo.lock"), friend.root.join("Cargo.lock")).unwrap();
+    let env = [("RIFT_REMOTE", remote.as_str()), ("RIFT_TRUSTED_KEYS", public.as_str())];
+    let built = friend.build(&friend.root, &["build"], &env);
+    assert!(built.reused() >= 2, "{built:?}");
+    let script = built.that_ran().iter().any(|ran| ran.starts_with("build-script-build"));
+    assert!(script, "{built:?}");
+}
+
 /// What becomes of a file's bytes.
 type Damage = fn(&[u8]) -> Vec<u8>;
 

@@ -4,7 +4,7 @@ use rift_tree::builder::{Builder, Item};
 use rift_tree::{EntryId, Kind, TreeHash};
 
 use super::error::Result;
-use crate::secrets::{self, LOOKED_INTO_MAX};
+use crate::secrets;
 use crate::store::Store;
 use crate::tree::OpenTree;
 
@@ -98,11 +98,5 @@ fn secret(tree: &OpenTree, id: EntryId, path: &[u8]) -> Option<&'static str> {
     let Some(Kind::File { size, blob }) = tree.manifest().kind(id) else {
         return None;
     };
-    if let Some(holds) = secrets::by_path(path) {
-        return Some(holds);
-    }
-    if size > LOOKED_INTO_MAX || !secrets::wants_content(path) {
-        return None;
-    }
-    secrets::by_content(path, tree.bytes(&tree.sidecar(), blob, size)?)
+    secrets::in_file(path, size, || tree.bytes(&tree.sidecar(), blob, size))
 }

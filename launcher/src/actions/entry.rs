@@ -1,10 +1,12 @@
 //! What is kept of an action: what it found, and what it made of that.
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use anyhow::{Context as _, bail};
-use rift_cas::Store;
 use rift_cas::hashes::Hashes;
 use rift_cas::record::Kind;
 use rift_cas::tree::OpenTree;
+use rift_cas::{Store, secrets};
 use rift_tree::{BlobHash, EntryId, Kind as EntryKind, TreeHash};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::EntryName;
 use super::found;
 use super::roots::Roots;
-use crate::paths::escaped;
+use crate::paths::{decoded, escaped};
 
 /// How many results are kept of what is told the same.
 const ENTRIES_MAX: usize = 8;
@@ -266,6 +268,23 @@ impl Kept {
         Ok(serde_json::from_slice(self.bytes(DONE)?.0)?)
     }
 
+    /// Returns a file that the action left and that must not leave the machine, and what it holds.
+    ///
+    /// # Errors
+    /// What is wrong with the entry.
+    pub fn secret(&self) -> anyhow::Result<Option<(String, &'static str)>> {
+        for left in self.done()?.left {
+            let Left::File { path, name, .. } = left else { continue };
+            let (_, size) = self.file(&name)?;
+            let bytes = || self.bytes(&name).ok().map(|(bytes, _)| bytes);
+            let place = decoded(&path);
+            if let Some(holds) = secrets::in_file(place.as_os_str().as_bytes(), size, bytes) {
+                return Ok(Some((path, holds)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Tells how many things are not as the action found them, and how the first of them differs, for people; nothing where all are.
     ///
     /// # Errors
@@ -278,16 +297,23 @@ impl Kept {
         found::differing(self.bytes(FOUND)?.0, roots, hashes)
     }
 
+    /// Returns the number of one of its files in the tree, and its size in bytes.
+    fn file(&self, name: &str) -> anyhow::Result<(u32, u64)> {
+        let manifest = self.tree.manifest();
+        let id = manifest.child_named(self.folder, name.as_bytes()).context("it is not there")?;
+        match manifest.kind(id) {
+            Some(EntryKind::File { blob, size }) => Ok((blob, size)),
+            _ => bail!("it is no file"),
+        }
+    }
+
     /// Returns the bytes of one of its files, which are checked, and their hash; waits for them while somebody brings them.
     ///
     /// # Errors
     /// What is wrong with them.
     pub fn bytes(&self, name: &str) -> anyhow::Result<(&[u8], BlobHash)> {
         let manifest = self.tree.manifest();
-        let id = manifest.child_named(self.folder, name.as_bytes()).context("it is not there")?;
-        let Some(EntryKind::File { blob, size }) = manifest.kind(id) else {
-            bail!("it is no file")
-        };
+        let (blob, size) = self.file(name)?;
         if let Some(partial) = self.tree.partial() {
             // Who waits for a remote that fails, waits longer than the program takes.
             let is_brought = || !partial.is_down() && self.bringer.is_some_and(is_running);

@@ -15,7 +15,7 @@ use rift_cas::{Lease, Store};
 use rift_tree::builder::{Builder, Item};
 use rift_tree::{EntryId, Kind, TreeHash};
 
-use super::entry::{DONE, Entries, FOUND};
+use super::entry::{DONE, Entries, FOUND, Kept};
 use super::{EntryName, Event};
 
 /// How many actions that a run had nothing to do with are handed on.
@@ -33,8 +33,16 @@ struct Member {
     name: EntryName,
 }
 
-/// Keeps the actions that a run has used or made as one tree, with what came of others; `None` where there are none. The tree stays while the
-/// lease lives.
+/// What machines are to share.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The tree, where there is anything; it stays while the lease lives.
+    pub tree: Option<(TreeHash, Lease)>,
+    /// Files that are left out with the actions that made them, with what they hold, see [`rift_cas::secrets`].
+    pub left_out: BTreeMap<String, &'static str>,
+}
+
+/// Keeps the actions that a run has used or made as one tree, with what came of others, and without those that have left secrets.
 ///
 /// # Errors
 /// What the system says.
@@ -42,7 +50,8 @@ pub fn gather(
     store: &Store,
     events: &[Event],
     others: Option<TreeHash>,
-) -> anyhow::Result<Option<(TreeHash, Lease)>> {
+) -> anyhow::Result<Gathered> {
+    let mut gathered = Gathered::default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let today_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX) / DAY_NS * DAY_NS;
     let own = events.iter().filter_map(|event| {
@@ -51,7 +60,7 @@ pub fn gather(
     });
     let mut members: Vec<Member> = own.collect();
     if members.is_empty() {
-        return Ok(None);
+        return Ok(gathered);
     }
     let known: HashSet<(String, String)> =
         members.iter().map(|one| (one.name.tree.clone(), one.name.folder.clone())).collect();
@@ -68,6 +77,15 @@ pub fn gather(
         handed_on.truncate(OTHERS_MAX);
         members.extend(handed_on);
     }
+    // Of what can't be read, nobody knows what it holds.
+    members.retain(|one| match Kept::open(store, &one.name).map(|kept| kept.secret()) {
+        Some(Ok(Some((path, holds)))) => {
+            gathered.left_out.insert(path, holds);
+            false
+        }
+        Some(Ok(None)) => true,
+        Some(Err(_)) | None => false,
+    });
     let mut trees: HashMap<&str, Option<OpenTree>> = HashMap::new();
     for Member { name, .. } in &members {
         if !trees.contains_key(&*name.tree) {
@@ -90,6 +108,9 @@ pub fn gather(
         let Some(means) = hash_of(DONE).zip(hash_of(FOUND)) else { continue };
         let known = sorted.entry((key, means)).or_insert((*used_ns, tree, folder));
         known.0 = known.0.max(*used_ns);
+    }
+    if sorted.is_empty() {
+        return Ok(gathered);
     }
     let mut builder = Builder::new();
     let mut last = (None, 0);
@@ -115,7 +136,8 @@ pub fn gather(
     let (_, index) = store.import()?.finish(&[])?;
     store.publish_located(&built, &index)?;
     drop(index);
-    Ok(Some((built.hash, store.lease(built.hash)?)))
+    gathered.tree = Some((built.hash, store.lease(built.hash)?));
+    Ok(gathered)
 }
 
 /// Tells whether a run has used or made what a tree of actions lacks.
@@ -191,6 +213,7 @@ fn is_key(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::Outcome;
+    use super::super::entry::{Done, Left};
     use super::*;
 
     #[test]
@@ -199,15 +222,23 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         let import = store.import().unwrap();
         let mut unit = import.unit();
-        let hash = unit.add(b"{}").unwrap();
+        let mut builder = Builder::new();
+        for (folder, path) in [("x-1", "\u{1}W/a.o"), ("x-2", "\u{1}W/out/.env")] {
+            builder.put(folder.as_bytes(), 0, Item::Directory { permissions: 0o755 }).unwrap();
+            let (path, name) = (path.to_owned(), "0".to_owned());
+            let left = vec![Left::File { path, mode: 0o644, name, is_text: false }];
+            let (said, pinned, program) = (Vec::new(), Vec::new(), "cc".to_owned());
+            let done = Done { program, left, said, pinned, cpu_ns: 0 };
+            let done = serde_json::to_vec(&done).unwrap();
+            for (name, bytes) in [(DONE, &*done), (FOUND, b""), ("0", b"TOKEN=x")] {
+                let hash = unit.add(bytes).unwrap();
+                let size = bytes.len() as u64;
+                let item = Item::File { permissions: 0o644, size, hash };
+                builder.put(format!("{folder}/{name}").as_bytes(), 0, item).unwrap();
+            }
+        }
         unit.flush().unwrap();
         drop(unit);
-        let mut builder = Builder::new();
-        builder.put(b"x-1", 0, Item::Directory { permissions: 0o755 }).unwrap();
-        for name in [DONE, FOUND] {
-            let item = Item::File { permissions: 0o644, size: 2, hash };
-            builder.put(format!("x-1/{name}").as_bytes(), 0, item).unwrap();
-        }
         let built = builder.finish().unwrap();
         let (_, index) = import.finish(&[]).unwrap();
         store.publish_located(&built, &index).unwrap();
@@ -221,20 +252,30 @@ mod tests {
             unit: None,
             entry,
         };
-        let (tree, folder) = (built.hash.to_string(), "x-1".to_owned());
-        let name = EntryName { tree, folder, ..EntryName::default() };
-        assert!(gather(&store, &[event("a", None)], None).unwrap().is_none());
+        let named = |folder: &str| {
+            let (tree, folder) = (built.hash.to_string(), folder.to_owned());
+            EntryName { tree, folder, ..EntryName::default() }
+        };
+        let name = named("x-1");
+        assert!(gather(&store, &[event("a", None)], None).unwrap().tree.is_none());
+        // What has left a secret stays here.
+        let secret = gather(&store, &[event("c", Some(named("x-2")))], None).unwrap();
+        assert!(secret.tree.is_none() && secret.left_out.len() == 1, "{secret:?}");
+        let gather = |events: &[Event], others| {
+            let gathered = gather(&store, events, others).unwrap();
+            assert!(gathered.left_out.is_empty(), "{gathered:?}");
+            gathered.tree.unwrap()
+        };
         let events = [event("a", Some(name.clone())), event("a", Some(name.clone()))];
-        let (tree, _lease) = gather(&store, &events, None).unwrap().unwrap();
-        assert_eq!(gather(&store, &events[..1], None).unwrap().unwrap().0, tree);
+        let (tree, _lease) = gather(&events, None);
+        assert_eq!(gather(&events[..1], None).0, tree);
         let take = |tree| take(&store, &store.open_tree(tree).unwrap().unwrap()).unwrap();
         assert_eq!(take(tree), 1);
         let found = Entries::find(&store, &"a".repeat(KEY_DIGITS)).unwrap();
         let kept: Vec<_> = found.kept(&store, None).map(|(name, _)| name.clone()).collect();
         assert!(kept.len() == 1 && kept[0].is_foreign && kept[0].tree == tree.to_string());
         // The next run had other actions, and hands these on.
-        let (more, _lease) =
-            gather(&store, &[event("b", Some(name))], Some(tree)).unwrap().unwrap();
+        let (more, _lease) = gather(&[event("b", Some(name))], Some(tree));
         assert_eq!(take(more), 2);
         let brought =
             event("a", Some(EntryName { tree: more.to_string(), ..EntryName::default() }));

@@ -22,6 +22,7 @@ use crate::actions::{self, Event, Outcome, PROGRAMS, Settings};
 use crate::config::Config;
 use crate::context::Context;
 use crate::mount::private;
+use crate::paths::decoded;
 use crate::report::{Mode, Processes, Run, Summary, Tally};
 use crate::shim::{self, Actions, Prepared, Which};
 use crate::ui;
@@ -271,12 +272,24 @@ impl<'c> Sharing<'c> {
             let (_, remarks) = self.shared.bring_ref(&self.name, Extent::Whole)?;
             self.remarks.extend(remarks);
         }
-        match actions::shared::gather(store, events, came) {
-            Ok(Some((tree, _lease))) if came != Some(tree) => {
-                self.remarks.extend(self.shared.send_ref(&self.name, tree)?);
+        let gathered = match actions::shared::gather(store, events, came) {
+            Ok(gathered) => gathered,
+            Err(error) => {
+                self.remarks.push(format!("programs not shared: {error:#}"));
+                return Ok(());
             }
-            Ok(_) => {}
-            Err(error) => self.remarks.push(format!("programs not shared: {error:#}")),
+        };
+        for (path, holds) in &gathered.left_out {
+            let path = decoded(path);
+            let name = ui::printable(&path.file_name().unwrap_or_default().to_string_lossy());
+            let why = format!("a program's result is not shared: `{name}` holds {holds}");
+            self.shared.warn(&why);
+            self.remarks.push(why);
+        }
+        if let Some((tree, _lease)) = gathered.tree
+            && came != Some(tree)
+        {
+            self.remarks.extend(self.shared.send_ref(&self.name, tree)?);
         }
         Ok(())
     }

@@ -115,6 +115,11 @@ impl<'c> Shared<'c> {
         Ok(said)
     }
 
+    /// Says what the user should know.
+    pub(super) fn warn(&self, what: &str) {
+        self.context.ui.warn(what);
+    }
+
     /// Passes on what a remote has to say.
     fn say(&self, remote: &Remote) -> Vec<String> {
         let remarks = remote.remarks();
