@@ -105,15 +105,13 @@ pub fn in_file<'b>(
 }
 
 /// Tells whether [`by_content`] has to see a file of that path.
-#[must_use]
-pub fn wants_content(path: &[u8]) -> bool {
+fn wants_content(path: &[u8]) -> bool {
     let name = rift_tree::name::split_last(path).1;
     [&b".npmrc"[..], b".yarnrc", b".yarnrc.yml"].contains(&name) || name.ends_with(b".json")
 }
 
 /// Returns what a file holds that must not leave the machine, by its path and its bytes.
-#[must_use]
-pub fn by_content(path: &[u8], bytes: &[u8]) -> Option<&'static str> {
+fn by_content(path: &[u8], bytes: &[u8]) -> Option<&'static str> {
     let has = |word: &[u8]| bytes.windows(word.len()).any(|at| at == word);
     if path.ends_with(b".json") {
         let is_key = has(b"\"private_key\"") && has(b"PRIVATE KEY-----");

@@ -106,6 +106,18 @@ impl Story {
         sandbox::check_out(root, FILES).unwrap();
     }
 
+    /// Gets a lockfile, and a key that signs what it shares; returns the key as `NAME:HEX`, by which others trust it.
+    fn signs(&self) -> String {
+        self.run(&self.root, &["cargo", "generate-lockfile"]).success().unwrap();
+        let made = self.run(&self.root, &["rift", "key", "new", "producer"]).success().unwrap();
+        made.stdout.trim_end().to_owned()
+    }
+
+    /// Takes the lockfile of another one, as it comes with a checkout.
+    fn takes_lockfile(&self, other: &Self) {
+        fs::copy(other.root.join("Cargo.lock"), self.root.join("Cargo.lock")).unwrap();
+    }
+
     fn write(&self, name: &str, text: &str) {
         fs::write(self.root.join(name), text).unwrap();
     }
@@ -434,9 +446,7 @@ fn a_build_that_is_known_is_compared() {
 fn machines_share_programs() {
     let name = "machines_share_programs";
     let Some(producer) = Story::new(name) else { return };
-    let new_key = producer.run(&producer.root, &["rift", "key", "new", "producer"]);
-    // `NAME:HEX`, as others trust it.
-    let public = new_key.success().unwrap().stdout.trim_end().to_owned();
+    let public = producer.signs();
     let folder = producer.sandbox.path("carried");
     let remote = format!("file://{}", folder.display());
     let build = |story: &Story, trusted: &str| {
@@ -444,19 +454,16 @@ fn machines_share_programs() {
         env.extend((!trusted.is_empty()).then_some(("RIFT_TRUSTED_KEYS", trusted)));
         story.build(&story.root, &["build"], &env)
     };
-    producer.run(&producer.root, &["cargo", "generate-lockfile"]).success().unwrap();
     let first = build(&producer, "");
     assert!(first.why.contains("programs shared at"), "{first:?}");
     // Nothing is new.
     let again = build(&producer, "");
     assert!(again.that_ran().is_empty() && !again.why.contains("programs shared"), "{again:?}");
-    let lockfile = fs::read(producer.root.join("Cargo.lock")).unwrap();
     // Nobody else has that store.
     fs::rename(producer.sandbox.store(), producer.sandbox.path("elsewhere")).unwrap();
     let machine = |number: &str| {
         let story = Story::new(&format!("{name}-{number}")).unwrap();
-        // As it comes with a checkout.
-        fs::write(story.root.join("Cargo.lock"), &lockfile).unwrap();
+        story.takes_lockfile(&producer);
         story
     };
     let friend = machine("friend");
@@ -510,10 +517,8 @@ fn what_holds_secrets_stays() {
     let Some(producer) = Story::new(name) else { return };
     let leaving = "fn main() {\n    let out = std::path::PathBuf::from(std::env::var(\"OUT_DIR\").unwrap());\n    std::fs::write(out.join(\".env\"), \"TOKEN=c0ffee\").unwrap();\n}\n";
     producer.write("lib/build.rs", leaving);
-    let new_key = producer.run(&producer.root, &["rift", "key", "new", "producer"]);
-    let public = new_key.success().unwrap().stdout.trim_end().to_owned();
+    let public = producer.signs();
     let remote = format!("file://{}", producer.sandbox.path("carried").display());
-    producer.run(&producer.root, &["cargo", "generate-lockfile"]).success().unwrap();
     let env = [("RIFT_REMOTE", remote.as_str()), ("RIFT_TARGET_CACHE", "true")];
     let first = producer.build(&producer.root, &["build"], &env);
     for says in [
@@ -525,7 +530,7 @@ fn what_holds_secrets_stays() {
     }
     let friend = Story::new(&format!("{name}-friend")).unwrap();
     friend.write("lib/build.rs", leaving);
-    fs::copy(producer.root.join("Cargo.lock"), friend.root.join("Cargo.lock")).unwrap();
+    friend.takes_lockfile(&producer);
     let env = [("RIFT_REMOTE", remote.as_str()), ("RIFT_TRUSTED_KEYS", public.as_str())];
     let built = friend.build(&friend.root, &["build"], &env);
     assert!(built.reused() >= 2, "{built:?}");

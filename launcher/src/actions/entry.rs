@@ -1,6 +1,7 @@
 //! What is kept of an action: what it found, and what it made of that.
 
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rift_cas::hashes::Hashes;
@@ -225,7 +226,7 @@ impl Entries {
 /// An entry in the store.
 #[derive(Debug)]
 pub struct Kept {
-    tree: OpenTree,
+    tree: Arc<OpenTree>,
     folder: EntryId,
     /// The number of the process that brings what has not come yet.
     bringer: Option<u32>,
@@ -240,8 +241,35 @@ impl Kept {
             Some(tree) => tree,
             None => store.open_partial(hash).ok()??,
         };
-        let folder = tree.manifest().child_named(EntryId::ROOT, name.folder.as_bytes())?;
+        Self::within(Arc::new(tree), &name.folder)
+    }
+
+    /// Returns the entry that a folder of a tree is; `None` where there is no such folder.
+    #[must_use]
+    pub fn within(tree: Arc<OpenTree>, folder: &str) -> Option<Self> {
+        let folder = tree.manifest().child_named(EntryId::ROOT, folder.as_bytes())?;
         Some(Self { tree, folder, bringer: None })
+    }
+
+    /// Returns the names, sizes in bytes and hashes of its files; `None` where it holds anything else.
+    #[must_use]
+    pub fn files(&self) -> Option<Vec<(&[u8], u64, BlobHash)>> {
+        let manifest = self.tree.manifest();
+        let file = |id| match (manifest.kind(id)?, manifest.name(id)?) {
+            (EntryKind::File { blob, size }, name) => Some((name, size, manifest.blob_hash(blob)?)),
+            _ => None,
+        };
+        manifest.children(self.folder).map(file).collect()
+    }
+
+    /// Returns what tells whether two entries of a key mean the same, where this one is whole.
+    #[must_use]
+    pub fn meaning(&self) -> Option<[[u8; 32]; 2]> {
+        let hash_of = |name| {
+            let (blob, _) = self.file(name).ok()?;
+            self.tree.manifest().blob_hash(blob).map(|hash| *hash.as_bytes())
+        };
+        Some([hash_of(DONE)?, hash_of(FOUND)?])
     }
 
     /// Reads all that it says.

@@ -6,7 +6,9 @@
 //! KEY-N/0, 1, …     what its files held
 //! ```
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -77,56 +79,39 @@ pub fn gather(
         handed_on.truncate(OTHERS_MAX);
         members.extend(handed_on);
     }
-    // Of what can't be read, nobody knows what it holds.
-    members.retain(|one| match Kept::open(store, &one.name).map(|kept| kept.secret()) {
-        Some(Ok(Some((path, holds)))) => {
-            gathered.left_out.insert(path, holds);
-            false
-        }
-        Some(Ok(None)) => true,
-        Some(Err(_)) | None => false,
-    });
-    let mut trees: HashMap<&str, Option<OpenTree>> = HashMap::new();
-    for Member { name, .. } in &members {
-        if !trees.contains_key(&*name.tree) {
-            trees.insert(&name.tree, opened(store, &name.tree)?);
-        }
-    }
     // The same actions are the same tree, whatever the order in which they ran and whoever had them before.
-    let mut sorted = BTreeMap::new();
-    for Member { key, used_ns, name } in &members {
-        let Some(Some(tree)) = trees.get(&*name.tree) else { continue };
-        let manifest = tree.manifest();
-        let Some(folder) = manifest.child_named(EntryId::ROOT, name.folder.as_bytes()) else {
+    let (mut trees, mut sorted) = (HashMap::new(), BTreeMap::new());
+    for Member { key, used_ns, name } in members {
+        let tree = match trees.entry(name.tree) {
+            Slot::Occupied(known) => known.into_mut(),
+            Slot::Vacant(new) => {
+                let hash = TreeHash::from_hex(new.key().as_bytes())?;
+                new.insert(store.open_tree(hash)?.map(Arc::new))
+            }
+        };
+        let kept = tree.as_ref().and_then(|tree| Kept::within(Arc::clone(tree), &name.folder));
+        let Some(kept) = kept else { continue };
+        // Of what can't be read, nobody knows what it holds.
+        let Ok(secret) = kept.secret() else { continue };
+        if let Some((path, holds)) = secret {
+            gathered.left_out.insert(path, holds);
             continue;
-        };
-        let hash_of = |name: &str| {
-            let id = manifest.child_named(folder, name.as_bytes())?;
-            let Some(Kind::File { blob, .. }) = manifest.kind(id) else { return None };
-            manifest.blob_hash(blob).map(|hash| *hash.as_bytes())
-        };
-        let Some(means) = hash_of(DONE).zip(hash_of(FOUND)) else { continue };
-        let known = sorted.entry((key, means)).or_insert((*used_ns, tree, folder));
-        known.0 = known.0.max(*used_ns);
+        }
+        let Some(meaning) = kept.meaning() else { continue };
+        let known = sorted.entry((key, meaning)).or_insert((used_ns, kept));
+        known.0 = known.0.max(used_ns);
     }
     if sorted.is_empty() {
         return Ok(gathered);
     }
     let mut builder = Builder::new();
     let mut last = (None, 0);
-    for ((key, _), (used_ns, tree, folder)) in sorted {
+    for ((key, _), (used_ns, kept)) in &sorted {
         let number = if last.0 == Some(key) { last.1 + 1 } else { 0 };
         last = (Some(key), number);
         let at = format!("{key}-{number}");
-        builder.put(at.as_bytes(), used_ns, Item::Directory { permissions: 0o755 })?;
-        let manifest = tree.manifest();
-        for child in manifest.children(folder) {
-            let (Some(Kind::File { blob, size }), Some(name)) =
-                (manifest.kind(child), manifest.name(child))
-            else {
-                continue;
-            };
-            let hash = manifest.blob_hash(blob).context("a file of an action has no hash")?;
+        builder.put(at.as_bytes(), *used_ns, Item::Directory { permissions: 0o755 })?;
+        for (name, size, hash) in kept.files().context("an action is more than its files")? {
             let item = Item::File { permissions: 0o644, size, hash };
             builder.put(&[at.as_bytes(), b"/", name].concat(), 0, item)?;
         }
@@ -178,11 +163,6 @@ pub fn take(store: &Store, tree: &OpenTree) -> anyhow::Result<usize> {
         Entries::add_behind(store, &key, name)?;
     }
     Ok(count)
-}
-
-fn opened(store: &Store, tree: &str) -> anyhow::Result<Option<OpenTree>> {
-    let hash = TreeHash::from_hex(tree.as_bytes())?;
-    Ok(store.open_tree(hash)?)
 }
 
 fn members_of(opened: &OpenTree) -> Vec<Member> {

@@ -283,7 +283,7 @@ impl<'c> Sharing<'c> {
             let path = decoded(path);
             let name = ui::printable(&path.file_name().unwrap_or_default().to_string_lossy());
             let why = format!("a program's result is not shared: `{name}` holds {holds}");
-            self.shared.warn(&why);
+            self.shared.context.ui.warn(&why);
             self.remarks.push(why);
         }
         if let Some((tree, _lease)) = gathered.tree

@@ -37,7 +37,7 @@ pub(super) type Came = (TreeHash, Lease);
 
 /// The remotes of a run.
 pub(super) struct Shared<'c> {
-    context: &'c Context,
+    pub(super) context: &'c Context,
     store: &'c Store,
     received_bytes: Cell<u64>,
 }
@@ -113,11 +113,6 @@ impl<'c> Shared<'c> {
             }
         }
         Ok(said)
-    }
-
-    /// Says what the user should know.
-    pub(super) fn warn(&self, what: &str) {
-        self.context.ui.warn(what);
     }
 
     /// Passes on what a remote has to say.
