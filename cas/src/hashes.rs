@@ -115,7 +115,8 @@ pub struct Hashes {
 }
 
 impl Store {
-    /// Opens the hashes of files, as the run with this number sees them; where they can't be kept, each is found anew.
+    /// Opens the hashes of files, as the run with this number sees them; where they can't be kept, each is found anew. Who is no run is 0, and
+    /// keeps none of what was changed just now.
     #[must_use]
     pub fn hashes(&self, run: u64) -> Hashes {
         let mut options = OpenOptions::new();
@@ -167,7 +168,12 @@ impl Hashes {
         if self.has_ticks && !stamp.is_older(TICK_NS, now_ns) {
             return;
         }
-        let run = if stamp.is_settled(now_ns) { 0 } else { self.run };
+        let run = match (stamp.is_settled(now_ns), self.run) {
+            (true, _) => 0,
+            // All runs would believe it.
+            (false, 0) => return,
+            (false, run) => run,
+        };
         let mut slot = [0; SLOT_BYTES];
         let (sum, rest) = slot.split_at_mut(8);
         let (words, place) = rest.split_at_mut(STAMP_BYTES);
@@ -243,6 +249,9 @@ mod tests {
         assert_eq!(run.of(&path, stamp).unwrap(), one);
         // It may be changed again under this time, so that other runs read it.
         assert_eq!((run.known(&stamp), other.known(&stamp)), (Some(one), None));
+        let (none, now) = (store.hashes(0), FileStamp { inode: 1, mtime_ns: now_ns(), ..stamp });
+        none.note(&now, one);
+        assert_eq!(other.known(&now), None, "it may be changed again as well");
         let old = FileStamp { mtime_ns: 5, ctime_ns: 5, ..stamp };
         assert!(run.of(&path, old).is_err(), "that is not what is there");
         run.note(&old, one);
