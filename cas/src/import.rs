@@ -112,6 +112,18 @@ impl Import<'_> {
         Ok(self.index.find(hash, kind).is_none() && lock(shard).insert((*hash, kind)))
     }
 
+    /// Tells whether the store has had a blob of this hash and size, in bytes, since the import began.
+    pub(crate) fn has(&self, hash: BlobHash, size: u64) -> bool {
+        let is_there = if size >= LOOSE_FROM {
+            let loose = self.index.open_loose(self.store, hash);
+            loose.is_ok_and(|loose| loose.is_some_and(|stamp| stamp.size == size))
+        } else {
+            let found = self.index.find(hash.as_bytes(), PackedKind::Blob);
+            found.is_some_and(|found| found.packed.length == size)
+        };
+        is_there && !self.index.is_purged(hash.as_bytes())
+    }
+
     fn refuse_purged(&self, hash: &[u8; 32]) -> Result<()> {
         match self.index.is_purged(hash) {
             true => Err(Error::Purged { what: BlobHash::from_bytes(*hash).to_string() }),

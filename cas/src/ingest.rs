@@ -6,22 +6,27 @@
 //!
 //! A change is seen by size, mtime and ctime. write(2) sets the times when it begins, and file systems
 //! keep them in ticks of some milliseconds; so a file that changed just now is given time to settle
-//! before it is believed. A program that writes through a mapping can still escape that.
+//! before it is believed. A program that writes through a mapping can still escape that. The same holds for what was read before and is
+//! known by these three, where the caller believes that.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
+use std::io::Seek as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rift_tree::BlobHash;
 use rift_tree::builder::{Item, Xattrs};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::blobs::LOOSE_FROM;
 use crate::error::{Error, Result};
+use crate::hashes::{self, FileStamp, Hashes};
 use crate::import::{Import, Unit};
 use crate::lock::{lock, unlocked};
 use crate::secrets;
@@ -57,6 +62,8 @@ pub struct Options<'a> {
     pub skip: Skip<'a>,
     /// Leaves out what `secrets` takes for a secret: for trees that may leave the machine.
     pub without_secrets: bool,
+    /// Files that they know to hold what the store has are not read again, where all may hold secrets.
+    pub hashes: Option<&'a Hashes>,
 }
 
 /// A directory that was read.
@@ -101,7 +108,7 @@ pub fn directory(
     threads: usize,
     skip: Skip<'_>,
 ) -> Result<Vec<Ingested>> {
-    let options = Options { threads, skip, without_secrets: false };
+    let options = Options { threads, skip, without_secrets: false, hashes: None };
     directory_with(import, root, options).map(|read| read.entries)
 }
 
@@ -158,6 +165,26 @@ impl Walk<'_> {
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         secrets::in_file(path, size, || unit.current())
+    }
+
+    /// Returns the hash and size of a file that need not be taken in, as it is known to hold what the store has.
+    fn known(&self, file: &mut File, stat: &Stat) -> Option<(BlobHash, u64)> {
+        let hashes = self.options.hashes.filter(|_| !self.options.without_secrets)?;
+        let stamp = FileStamp::of_stat(stat);
+        let hash = match hashes.known(&stamp) {
+            Some(hash) => hash,
+            // It would be written before its hash is known.
+            None if stamp.size >= LOOSE_FROM => {
+                let hash = hashes::hash_of(file);
+                file.rewind().ok()?;
+                let hash = hash.ok()?;
+                let is_same = FileStamp::of(&file.metadata().ok()?) == stamp;
+                hashes.note(&stamp, is_same.then_some(hash)?);
+                hash
+            }
+            None => return None,
+        };
+        self.import.has(hash, stamp.size).then_some((hash, stamp.size))
     }
 
     fn full_path(&self, path: &[u8]) -> PathBuf {
@@ -317,6 +344,11 @@ impl Walk<'_> {
             if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
                 let reason = "it was a file when it was listed, and is something else now";
                 return Err(Error::Refused { path: self.full_path(path), reason });
+            }
+            if let Some((hash, size)) = self.known(&mut file, &before) {
+                let item = Item::File { permissions: permissions(&before), size, hash };
+                let (mtime_ns, xattrs) = (mtime_ns(&before), user_xattrs(&file));
+                return Ok(Some(Ingested { path: path.to_vec(), mtime_ns, item, xattrs }));
             }
             unit.begin(u64::try_from(before.st_size).unwrap_or(0))?;
             let read = unit.read_from(&mut file)?;

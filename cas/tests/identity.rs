@@ -20,8 +20,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rift_cas::hashes::FileStamp;
 use rift_cas::secrets;
 use rift_cas::{Error, Store, ingest, materialize};
+use rift_tree::BlobHash;
+use rift_tree::builder::Item;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use support::*;
 
@@ -214,7 +217,8 @@ fn secrets_are_left_out_and_reported_when_asked() {
         fs::write(from.join(name), bytes).unwrap();
     }
     let import = store.import().unwrap();
-    let options = ingest::Options { threads: 2, skip: &|_| false, without_secrets: true };
+    let options =
+        ingest::Options { threads: 2, skip: &|_| false, without_secrets: true, hashes: None };
     let read = ingest::directory_with(&import, &from, options).unwrap();
     let names: Vec<&[u8]> = read.secrets.iter().map(|(path, _)| path.as_slice()).collect();
     assert_eq!(names, [&b".aws/credentials"[..], b".env", b".npmrc", b"tls.pem"]);
@@ -224,4 +228,51 @@ fn secrets_are_left_out_and_reported_when_asked() {
     assert!(secrets::by_path(b"index.js").is_none());
     let all = ingest::directory(&import, &from, 1, &|_| false).unwrap();
     assert_eq!(all.len(), 8);
+}
+
+#[test]
+fn what_is_known_is_not_read_again() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let hash_of = |bytes: &[u8]| BlobHash::from_bytes(*blake3::hash(bytes).as_bytes());
+    // What must be a file of its own in the store is of that size.
+    let large = vec![7; 9 << 20];
+    let hashes = store.hashes(7);
+    let read = |from: &Path, known: bool, without_secrets: bool| {
+        let hashes = known.then_some(&hashes);
+        let options = ingest::Options { threads: 2, skip: &|_| false, without_secrets, hashes };
+        let import = store.import().unwrap();
+        let read = ingest::directory_with(&import, from, options).unwrap();
+        import.finish(&[]).unwrap();
+        let hash = |entry: &ingest::Ingested| match entry.item {
+            Item::File { hash, .. } => Some((entry.path.clone(), hash)),
+            _ => None,
+        };
+        read.entries.iter().filter_map(hash).collect::<BTreeMap<_, _>>()
+    };
+    let from = folder.path().join("from");
+    fs::create_dir(&from).unwrap();
+    let stamp_of = |name: &str| FileStamp::of(&from.join(name).metadata().unwrap());
+    let held = [("one", &b"one"[..]), ("two", b"two"), ("large", &large)];
+    held.iter().for_each(|(name, bytes)| fs::write(from.join(name), bytes).unwrap());
+    let all = read(&from, true, false);
+    let held = held.map(|(name, bytes)| (name.as_bytes().to_vec(), hash_of(bytes)));
+    assert_eq!(all, BTreeMap::from(held));
+    assert_eq!(hashes.known(&stamp_of("large")), Some(hash_of(&large)));
+    assert_eq!(hashes.known(&stamp_of("one")), None, "who reads one may write it at once");
+    // Nobody else would say so: it shows who has read the file.
+    hashes.note(&stamp_of("one"), hash_of(b"two"));
+    hashes.note(&stamp_of("two"), hash_of(b"what no store has"));
+    let known: BTreeMap<_, _> =
+        all.clone().into_iter().chain([(b"one".to_vec(), hash_of(b"two"))]).collect();
+    assert_eq!(read(&from, true, false), known);
+    assert_eq!(read(&from, false, false), all);
+    assert_eq!(read(&from, true, true), all, "it may be a secret");
+    // What was changed is read, also under the old size and time.
+    let stat = from.join("one").metadata().unwrap();
+    fs::write(from.join("one"), "two").unwrap();
+    fs::write(from.join("one"), "0ne").unwrap();
+    let file = fs::File::options().write(true).open(from.join("one")).unwrap();
+    file.set_modified(stat.modified().unwrap()).unwrap();
+    assert_eq!(read(&from, true, false)[&b"one"[..]], hash_of(b"0ne"));
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rift_cas::hashes::FileStamp;
+use rift_cas::hashes::{FileStamp, Hashes};
 use rift_cas::projection::ShownAs;
 use rift_cas::remote::Extent;
 use rift_cas::tree::OpenTree;
@@ -62,6 +62,8 @@ pub(super) struct Told {
     remarks: Vec<String>,
     /// The ref of its actions, where the settings name a remote.
     shared_as: Option<String>,
+    /// The number of the run that kept them; 0 where nothing was recorded.
+    run: u64,
 }
 
 impl Told {
@@ -102,6 +104,11 @@ impl Told {
     /// Returns what the run remembers of its actions.
     pub(super) fn parts(&self) -> Parts {
         Parts::new(&self.events)
+    }
+
+    /// Opens the hashes that they have found.
+    pub(super) fn hashes(&self, store: &Store) -> Hashes {
+        store.hashes(self.run)
     }
 
     /// Returns what all of them have found beyond some places, also those whose results were known.
@@ -165,7 +172,7 @@ pub(super) fn run_command(
     let arriving = sharing.as_ref().and_then(|sharing| sharing.arriving.as_ref());
     let bringer = arriving.map(|_| std::process::id());
     let begun = begin(options, context, store, (project, bringer));
-    let (keeper, prepared) = match begun {
+    let (keeper, prepared, run) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             let why = format!("nothing is recorded of what runs: {error:#}");
@@ -175,7 +182,7 @@ pub(super) fn run_command(
     };
     let outcome = prepared.run(&options.command)?;
     let mut told = match keeper.end() {
-        Ok((events, watched)) => Told { events, watched, ..Told::default() },
+        Ok((events, watched)) => Told { events, watched, run, ..Told::default() },
         Err(error) if context.config.is_strict() => return Err(error),
         Err(error) => {
             let why = format!("what ran could not be kept: {error:#}");
@@ -310,14 +317,14 @@ fn begin(
     context: &Context,
     store: &Store,
     (project, bringer): (&Project<'_>, Option<u32>),
-) -> anyhow::Result<(Keeper, Prepared)> {
+) -> anyhow::Result<(Keeper, Prepared, u64)> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let run = since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
+    let run = (since.as_nanos() as u64 ^ u64::from(std::process::id()) << 40).max(1);
     let settings = Settings {
         store: store.root().to_owned(),
         roots: Roots::here(project.root),
         watched: project.watched.cloned(),
-        run: run.max(1),
+        run,
         bringer,
         only_records: options.record_only,
         verifies: options.compares,
@@ -330,7 +337,7 @@ fn begin(
     let programs = programs.join(" ");
     let actions = Actions { folder: keeper.folder(), programs: &programs };
     let prepared = Prepared::recording(store, &[], Which::Recorded, Some(actions))?;
-    Ok((keeper, prepared))
+    Ok((keeper, prepared, run))
 }
 
 /// Files that say how a project is built.

@@ -351,7 +351,8 @@ impl<'a> Build<'a> {
         let watched = told.watched(self.store, &project.roots(), &project.bounds());
         // What was not made now was made then.
         let before = restored.map(|(known, ..)| known).or(last);
-        let made_of = MadeOf { sources: &sources, watched, before: before.as_ref() };
+        let hashes = &told.hashes(self.store);
+        let made_of = MadeOf { sources: &sources, watched, before: before.as_ref(), hashes };
         let taken = Snapshot::take(self.means(), &project, &self.args.profile, made_of, original)?;
         let taken = match taken {
             Ok(taken) => taken,

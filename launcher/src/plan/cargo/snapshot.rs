@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use rift_cas::blobs::BlobIndex;
 use rift_cas::compare::{self, Differences};
+use rift_cas::hashes::Hashes;
 pub use rift_cas::hashes::now_ns;
 use rift_cas::materialize::{Options, Writer};
 use rift_cas::projection::{Projection, ShownAs};
@@ -103,6 +104,8 @@ pub struct MadeOf<'b> {
     pub watched: Watched,
     /// What was there of an earlier build.
     pub before: Option<&'b Snapshot>,
+    /// What its run knows of files.
+    pub hashes: &'b Hashes,
 }
 
 /// A folder of `target`.
@@ -376,7 +379,9 @@ impl Snapshot {
         made_of: MadeOf<'_>,
         original: Option<Original>,
     ) -> anyhow::Result<Result<Taken, String>> {
-        let MadeOf { sources, watched, before } = made_of;
+        let MadeOf { sources, watched, before, hashes } = made_of;
+        // Who wants all bytes looked at believes nobody.
+        let hashes = Some(hashes).filter(|_| !means.options.verify);
         let begun = Instant::now();
         let folders = folders(&project.target, profile)?;
         if folders.is_empty() {
@@ -394,7 +399,7 @@ impl Snapshot {
         let taken_ns = now_ns();
         for folder in &folders {
             let place = project.target.join(folder);
-            let (tree, is_other) = take_folder(means, &place)?;
+            let (tree, is_other) = take_folder(means, &place, hashes)?;
             is_new |= is_other;
             inputs.look_at(folder)?;
             roots.push(Root { folder: folder.clone(), tree: tree.to_string() });
@@ -543,7 +548,11 @@ fn make_target(target: &Path, rustc_info: Option<&str>) -> anyhow::Result<()> {
 
 /// Takes a folder into the store, of which only what has changed is read where it was taken in or written before; tells whether
 /// anything had.
-fn take_folder(means: Means<'_>, folder: &Path) -> anyhow::Result<(TreeHash, bool)> {
+fn take_folder(
+    means: Means<'_>,
+    folder: &Path,
+    hashes: Option<&Hashes>,
+) -> anyhow::Result<(TreeHash, bool)> {
     let Means { store, options, .. } = means;
     let known = match store.projection(folder)? {
         Some(known) => store.open_shown(known.tree)?.map(|tree| (known, tree)),
@@ -573,7 +582,7 @@ fn take_folder(means: Means<'_>, folder: &Path) -> anyhow::Result<(TreeHash, boo
         }
         kept = unchanged(tree, &found, is_mounted);
     }
-    let (built, index) = read(store, folder, options.threads, kept)?;
+    let (built, index) = read(store, folder, (options.threads, hashes), kept)?;
     store.publish_located(&built, &index)?;
     if is_mounted {
         // It goes on to show the tree that it did, with what was changed.
@@ -634,12 +643,13 @@ fn unchanged(tree: &OpenTree, found: &Differences, is_mounted: bool) -> Kept {
 fn read(
     store: &Store,
     folder: &Path,
-    threads: usize,
+    (threads, hashes): (usize, Option<&Hashes>),
     kept: Kept,
 ) -> anyhow::Result<(Built, BlobIndex)> {
     let import = store.import()?;
     let skip = |path: &[u8]| kept.contains_key(path);
-    let entries = ingest::directory(&import, folder, threads, &skip)?;
+    let options = ingest::Options { threads, skip: &skip, without_secrets: false, hashes };
+    let entries = ingest::directory_with(&import, folder, options)?.entries;
     let mut builder = Builder::new();
     for entry in entries {
         builder.put_with_xattrs(&entry.path, entry.mtime_ns, entry.item, entry.xattrs)?;
