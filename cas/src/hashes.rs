@@ -7,7 +7,8 @@
 //! A slot holds what was written to it last; one that two have written at once has a wrong sum, and says nothing. The sum is the
 //! beginning of the BLAKE3 of the rest, and of the run that it is believed in: 0 is all. What was changed less than 2 s before it was read
 //! may be changed again under the same times (what git calls racily clean), so only the run that has made it believes it. And that only
-//! since Linux 6.13, where what was looked at never gets the same time again: before, what was changed within a tick is hashed anew.
+//! since Linux 6.13, where what was looked at never gets the same time again: before, what was changed within a tick is hashed anew, and
+//! everywhere what was changed just now and has a time of whole seconds, as some file systems keep no others.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -172,6 +173,8 @@ impl Hashes {
             (true, _) => 0,
             // All runs would believe it.
             (false, 0) => return,
+            // Nor does a second change show where times are kept in seconds.
+            (false, _) if stamp.ctime_ns % 1_000_000_000 == 0 => return,
             (false, run) => run,
         };
         let mut slot = [0; SLOT_BYTES];
@@ -252,6 +255,9 @@ mod tests {
         let (none, now) = (store.hashes(0), FileStamp { inode: 1, mtime_ns: now_ns(), ..stamp });
         none.note(&now, one);
         assert_eq!(other.known(&now), None, "it may be changed again as well");
+        let seconds = FileStamp { ctime_ns: now_ns() / 1_000_000_000 * 1_000_000_000, ..now };
+        run.note(&seconds, one);
+        assert_eq!(run.known(&seconds), None, "nor would that be seen");
         let old = FileStamp { mtime_ns: 5, ctime_ns: 5, ..stamp };
         assert!(run.of(&path, old).is_err(), "that is not what is there");
         run.note(&old, one);
