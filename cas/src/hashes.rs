@@ -137,8 +137,15 @@ impl Hashes {
         if let Some(known) = self.known(&stamp) {
             return Ok(known);
         }
-        let mut file = File::open(path)?;
-        let hash = hash_of(&mut file)?;
+        self.read(&mut File::open(path)?, stamp)
+    }
+
+    /// As [`Hashes::of`], of an open file whose hash is not known, which is read from where it stands.
+    ///
+    /// # Errors
+    /// As [`Hashes::of`].
+    pub(crate) fn read(&self, file: &mut File, stamp: FileStamp) -> io::Result<BlobHash> {
+        let hash = hash_of(file)?;
         if FileStamp::of(&file.metadata()?) != stamp {
             return Err(io::Error::other("it was changed meanwhile"));
         }

@@ -112,7 +112,7 @@ impl Import<'_> {
         Ok(self.index.find(hash, kind).is_none() && lock(shard).insert((*hash, kind)))
     }
 
-    /// Tells whether the store has had a blob of this hash and size, in bytes, since the import began.
+    /// Tells whether the store had a blob of this hash and size, in bytes, when the import began.
     pub(crate) fn has(&self, hash: BlobHash, size: u64) -> bool {
         let is_there = if size >= LOOSE_FROM {
             let loose = self.index.open_loose(self.store, hash);

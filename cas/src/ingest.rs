@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::blobs::LOOSE_FROM;
 use crate::error::{Error, Result};
-use crate::hashes::{self, FileStamp, Hashes};
+use crate::hashes::{FileStamp, Hashes};
 use crate::import::{Import, Unit};
 use crate::lock::{lock, unlocked};
 use crate::secrets;
@@ -175,12 +175,9 @@ impl Walk<'_> {
             Some(hash) => hash,
             // It would be written before its hash is known.
             None if stamp.size >= LOOSE_FROM => {
-                let hash = hashes::hash_of(file);
+                let hash = hashes.read(file, stamp);
                 file.rewind().ok()?;
-                let hash = hash.ok()?;
-                let is_same = FileStamp::of(&file.metadata().ok()?) == stamp;
-                hashes.note(&stamp, is_same.then_some(hash)?);
-                hash
+                hash.ok()?
             }
             None => return None,
         };
