@@ -18,7 +18,7 @@ const PACKS: u32 = 3;
 const BLOBS: u32 = 5;
 const PACK_BYTES: usize = 56;
 
-/// A store in memory whose table is replaced by each input.
+/// A store below `TMPDIR` whose table is replaced by each input.
 struct Scene {
     store: Store,
     table: PathBuf,
@@ -33,8 +33,8 @@ fn blob(number: u32) -> Vec<u8> {
 
 impl Scene {
     fn new() -> Self {
-        let root = PathBuf::from(format!("/dev/shm/rift-fuzz-index-{}", std::process::id()));
-        let store = Store::open(&root).expect("/dev/shm can be written");
+        let root = std::env::temp_dir().join(format!("rift-fuzz-index-{}", std::process::id()));
+        let store = Store::open(&root).expect("TMPDIR can be written");
         for pack in 0..PACKS {
             let import = store.import().expect("an import begins");
             let mut unit = import.unit();
@@ -97,8 +97,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     // As the store replaces it: a mapped file is never written.
     let fresh = scene.table.with_file_name("fresh");
-    fs::write(&fresh, scene.correct(*flags, bytes.to_vec())).expect("/dev/shm can be written");
-    fs::rename(&fresh, &scene.table).expect("/dev/shm can be written");
+    fs::write(&fresh, scene.correct(*flags, bytes.to_vec())).expect("TMPDIR can be written");
+    fs::rename(&fresh, &scene.table).expect("TMPDIR can be written");
     let index = scene.store.blobs().expect("a table is never an error");
     for (number, hash) in scene.hashes.iter().enumerate() {
         if let Some(found) = index.find(hash, PackedKind::Blob) {

@@ -2,8 +2,6 @@
 
 #![no_main]
 
-use std::path::PathBuf;
-
 use libfuzzer_sys::fuzz_target;
 use rift_cas::pack::Pack;
 use rift_cas::remote::denied::SignedDenyList;
@@ -71,8 +69,8 @@ fn places(bytes: &[u8]) {
 }
 
 fn pack(bytes: &[u8]) {
-    let path = PathBuf::from(format!("/dev/shm/rift-fuzz-{}", std::process::id()));
-    std::fs::write(&path, bytes).expect("/dev/shm can be written");
+    let path = std::env::temp_dir().join(format!("rift-fuzz-{}", std::process::id()));
+    std::fs::write(&path, bytes).expect("TMPDIR can be written");
     if let Ok(pack) = Pack::open(&path) {
         let is_whole = pack.verify().is_ok();
         for entry in pack.entries() {
