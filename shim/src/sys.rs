@@ -574,7 +574,7 @@ pub(crate) fn is_first(journal: usize) -> bool {
     journal != 0 && first() == pid()
 }
 
-/// Ends a mapped journal, if this is its first process, and wakes who waits for that.
+/// Ends a mapped journal, if this is its first process; the keeper looks for that.
 pub(crate) fn end_journal(journal: usize) {
     if is_first(journal) {
         let state = slots(journal + journal::STATE_OFFSET, 1);
