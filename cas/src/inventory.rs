@@ -36,6 +36,8 @@ pub(crate) enum Item {
     /// A program of rift's own, whose content has this hash.
     Tool(BlobHash),
     Cache,
+    /// Hashes of files outside the store; each slot checks itself.
+    Hashes,
     /// What was found in a library.
     Patches,
     /// The folder of a tree as plain files.
@@ -95,7 +97,7 @@ impl StoreFile {
     /// Returns the length in bytes; of a folder, that of all files below it. Files with holes count as what they take.
     pub(crate) fn bytes(&self) -> u64 {
         match self.item {
-            Item::Partial(_) => self.disk_bytes(),
+            Item::Partial(_) | Item::Hashes => self.disk_bytes(),
             _ => self.sizes().bytes,
         }
     }
@@ -194,6 +196,7 @@ fn flat(files: &mut Vec<StoreFile>, folder: &Path, kind: &str) -> Result<()> {
                 let hash = name.split('-').next().unwrap_or_default();
                 BlobHash::from_hex(hash.as_bytes()).map_or(Item::Stray, Item::Tool)
             }
+            ("index", _) if name == "hashes" => Item::Hashes,
             ("index", _) if ["blobs", "stamps", "size"].contains(&name.as_str()) => Item::Cache,
             _ => Item::Stray,
         };
