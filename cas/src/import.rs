@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rift_tree::builder::Built;
@@ -55,6 +55,8 @@ pub struct Import<'s> {
     packs: Mutex<Vec<Arc<OpenPack>>>,
     /// Large blobs that wait for their names.
     loose: Mutex<Vec<(Temporary, BlobHash)>>,
+    /// Bytes of those that have one.
+    loose_bytes: AtomicU64,
     /// A write failed: packs have holes where their entries should be.
     is_broken: AtomicBool,
 }
@@ -66,6 +68,16 @@ pub struct Imported {
     pub packs: usize,
     /// Bytes of the new packs.
     pub pack_bytes: u64,
+    /// Bytes of the new files of large blobs.
+    pub loose_bytes: u64,
+}
+
+impl Imported {
+    /// Returns by how many bytes the store has grown.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.pack_bytes + self.loose_bytes
+    }
 }
 
 impl Store {
@@ -80,6 +92,7 @@ impl Store {
             new: std::array::from_fn(|_| Mutex::new(HashSet::new())),
             packs: Mutex::new(Vec::new()),
             loose: Mutex::new(Vec::new()),
+            loose_bytes: AtomicU64::new(0),
             is_broken: AtomicBool::new(false),
         })
     }
@@ -224,6 +237,7 @@ impl Import<'_> {
         let imported = Imported {
             packs: fresh.len(),
             pack_bytes: fresh.iter().map(|(_, stamp)| stamp.size).sum(),
+            loose_bytes: self.loose_bytes.load(Ordering::Relaxed),
         };
         let index = match fresh.is_empty() {
             true => self.index,
@@ -273,6 +287,7 @@ impl Import<'_> {
         let file = temporary.file.try_clone().map_err(Error::io("open", &path))?;
         temporary.publish(&path)?;
         let stamp = sys::stamp(&file).map_err(Error::io("look at", &path))?;
+        self.loose_bytes.fetch_add(stamp.size, Ordering::Relaxed);
         self.index.trust_loose(hash, stamp);
         Ok(())
     }

@@ -221,6 +221,23 @@ impl Sandbox {
         Ok(command)
     }
 
+    /// Returns the store's size in bytes.
+    ///
+    /// # Errors
+    /// When `rift store stats` fails.
+    pub fn store_bytes(&self, project: &Path) -> Result<u64> {
+        let stats = self.run(&mut self.rift(project, &["store", "stats", "--json"])?)?.success()?;
+        number(stats.stdout.as_bytes(), "disk_bytes")
+    }
+
+    /// Returns the store's size in bytes, and what a run's summary says that it is.
+    ///
+    /// # Errors
+    /// When `rift store stats` fails, or there is no such summary.
+    pub fn store_bytes_told(&self, project: &Path, summary: &Path) -> Result<(u64, u64)> {
+        Ok((self.store_bytes(project)?, number(&fs::read(summary)?, "store_bytes")?))
+    }
+
     /// Runs a command to its end and returns what it did, whatever that was.
     ///
     /// # Errors
@@ -316,6 +333,12 @@ impl Drop for Sandbox {
             assert!(std::thread::panicking(), "{text}");
         }
     }
+}
+
+/// Reads a number of an object in JSON.
+fn number(json: &[u8], name: &str) -> Result<u64> {
+    let object: serde_json::Value = serde_json::from_slice(json)?;
+    object[name].as_u64().with_context(|| format!("there is no number {name} in {object}"))
 }
 
 /// Returns the `rift` binary under test.

@@ -50,6 +50,23 @@ fn what_was_compiled_is_there_again() {
 }
 
 #[test]
+fn the_summary_tells_how_large_the_store_is() {
+    let Some(story) = Story::new("the_summary_tells_how_large_the_store_is_of_make") else {
+        return;
+    };
+    story.make(&[]);
+    let before = story.sandbox.store_bytes(&story.root).unwrap();
+    story.write("part.c", "char large[12 << 20] = {7};\nint part(void) { return large[0]; }\n");
+    let summary = story.sandbox.path("summary.json");
+    let words = ["rift", "exec", "--summary-json", summary.to_str().unwrap(), "--", "make"];
+    story.run(&story.root, &["make", "clean"]).success().unwrap();
+    story.run(&story.root, &words).success().unwrap();
+    let (after, told) = story.sandbox.store_bytes_told(&story.root, &summary).unwrap();
+    assert!(after - before > 12 << 20, "{before} {after}");
+    assert!(after.abs_diff(told) < 1 << 20, "{before} {after} {told}");
+}
+
+#[test]
 fn what_was_changed_is_compiled() {
     let Some(story) = Story::new("what_was_changed_is_compiled") else { return };
     story.make(&[]);

@@ -204,6 +204,29 @@ fn the_summary_counts_what_was_put_back() {
 }
 
 #[test]
+fn the_summary_tells_how_large_the_store_is() {
+    let Some(story) = Story::new("the_summary_tells_how_large_the_store_is") else { return };
+    story.build();
+    let before = story.sandbox.store_bytes(&story.root).unwrap();
+    // Large enough for a file of its own, and of no other file's bytes.
+    let numbers =
+        (0..3_u32 << 20).flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes());
+    fs::write(story.root.join("app/large"), numbers.collect::<Vec<u8>>()).unwrap();
+    let text = "fn main() { print!(\"{}\", include_bytes!(\"../large\")[7]); }\n";
+    story.write("app/src/main.rs", text);
+    story.forget_target();
+    let summary = story.sandbox.path("summary.json");
+    let words =
+        ["rift", "exec", "--summary-json", summary.to_str().unwrap(), "--", "cargo", "build"];
+    story.run(&story.root, &words).success().unwrap();
+    let (after, told) = story.sandbox.store_bytes_told(&story.root, &summary).unwrap();
+    assert!(after - before > 12 << 20, "{before} {after}");
+    assert!(after.abs_diff(told) < 1 << 20, "{before} {after} {told}");
+    let verified = story.run(&story.root, &["rift", "store", "verify"]).success().unwrap();
+    assert_eq!(verified.stdout, "");
+}
+
+#[test]
 fn what_was_changed_is_compiled() {
     let Some(story) = Story::new("what_was_changed_is_compiled") else { return };
     drop(story.build());

@@ -47,8 +47,19 @@ const TEXT_MAX: usize = 4 << 20;
 pub struct Keeper {
     folder: PathBuf,
     is_over: Arc<AtomicBool>,
-    worker: Option<JoinHandle<anyhow::Result<Watched>>>,
+    worker: Option<JoinHandle<anyhow::Result<(Watched, u64)>>>,
     events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What became of a run's actions.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// All that was said of them.
+    pub events: Vec<Event>,
+    /// What those have found that ran, see [`Settings::watched`].
+    pub watched: Watched,
+    /// Bytes that the store grew by.
+    pub stored_bytes: u64,
 }
 
 impl Keeper {
@@ -78,19 +89,19 @@ impl Keeper {
         &self.folder
     }
 
-    /// Keeps what has ended by now, and returns what became of all actions, and what those that ran have found, see [`Settings::watched`].
+    /// Keeps what has ended by now.
     ///
     /// # Errors
     /// What could not be kept.
-    pub fn end(mut self) -> anyhow::Result<(Vec<Event>, Watched)> {
+    pub fn end(mut self) -> anyhow::Result<Ended> {
         self.is_over.store(true, Ordering::Release);
         let kept = match self.worker.take() {
             Some(worker) => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            None => Ok(Watched::new()),
+            None => Ok(Default::default()),
         };
         let mut events = read_events(&self.folder);
         events.append(&mut lock(&self.events));
-        kept.map(|watched| (events, watched))
+        kept.map(|(watched, stored_bytes)| Ended { events, watched, stored_bytes })
     }
 }
 
@@ -126,7 +137,8 @@ struct Pending {
 }
 
 impl Work {
-    fn run(mut self) -> anyhow::Result<Watched> {
+    /// Keeps what ends until the run is over; returns what was found, and by how many bytes the store grew.
+    fn run(mut self) -> anyhow::Result<(Watched, u64)> {
         let store = Store::open_existing(&self.settings.store)?.context("there is no store")?;
         let hashes = store.hashes(self.settings.run);
         let import = store.import()?;
@@ -158,10 +170,11 @@ impl Work {
         }
         unit.flush()?;
         drop(unit);
-        if !pending.is_empty() {
-            self.finish(&store, import, builder, pending)?;
-        }
-        Ok(self.watched)
+        let stored_bytes = match pending.is_empty() {
+            true => 0,
+            false => self.finish(&store, import, builder, pending)?,
+        };
+        Ok((self.watched, stored_bytes))
     }
 
     fn note(&self, asked: AskedFor, outcome: Outcome, entry: Option<EntryName>) {
@@ -239,16 +252,16 @@ impl Work {
         Ok((asked, Ok(folder)))
     }
 
-    /// Names what was taken in.
+    /// Names what was taken in, and tells by how many bytes the store grew.
     fn finish(
         &self,
         store: &Store,
         import: Import<'_>,
         builder: Builder,
         pending: Vec<Pending>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         let built = builder.finish()?;
-        let (_, index) = import.finish(&[])?;
+        let (imported, index) = import.finish(&[])?;
         store.publish_located(&built, &index)?;
         // gc waits while the index lives.
         for Pending { asked, folder } in pending {
@@ -257,7 +270,7 @@ impl Work {
             self.note(asked, Outcome::Kept, Some(name));
         }
         drop(index);
-        Ok(())
+        Ok(imported.bytes())
     }
 }
 

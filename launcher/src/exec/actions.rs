@@ -14,7 +14,7 @@ use rift_tree::TreeHash;
 use super::shared::{self, Came, Shared};
 use super::{Ending, ExecOptions, child};
 use crate::actions::entry::Kept;
-use crate::actions::keeper::Keeper;
+use crate::actions::keeper::{Ended, Keeper};
 use crate::actions::parts::Parts;
 use crate::actions::roots::Roots;
 use crate::actions::watch::{Bounds, Watched};
@@ -64,6 +64,8 @@ pub(super) struct Told {
     shared_as: Option<String>,
     /// The number of the run that kept them; 0 where nothing was recorded.
     run: u64,
+    /// Bytes that the store grew by.
+    stored_bytes: u64,
 }
 
 impl Told {
@@ -99,6 +101,11 @@ impl Told {
     /// Returns the refs of the run's actions.
     pub(super) fn refs(&self) -> Vec<String> {
         self.shared_as.iter().cloned().collect()
+    }
+
+    /// Returns by how many bytes the store grew.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     /// Returns what the run remembers of its actions.
@@ -182,7 +189,9 @@ pub(super) fn run_command(
     };
     let outcome = prepared.run(&options.command)?;
     let mut told = match keeper.end() {
-        Ok((events, watched)) => Told { events, watched, run, ..Told::default() },
+        Ok(Ended { events, watched, stored_bytes }) => {
+            Told { events, watched, run, stored_bytes, ..Told::default() }
+        }
         Err(error) if context.config.is_strict() => return Err(error),
         Err(error) => {
             let why = format!("what ran could not be kept: {error:#}");
@@ -254,6 +263,7 @@ impl<'c> Sharing<'c> {
     fn end(mut self, store: &Store, told: &mut Told) -> anyhow::Result<()> {
         let sent = self.send(store, &told.events);
         told.remarks.append(&mut self.remarks);
+        told.stored_bytes += self.shared.received_bytes();
         told.shared_as = Some(self.name);
         sent
     }
@@ -405,6 +415,7 @@ pub(super) fn run(
     summary.reused = Tally { count: counts.reused, bytes: 0 };
     summary.built = Tally { count: counts.run, bytes: 0 };
     summary.processes = counts;
+    let upkeep = super::keep_small(context, store, told.stored_bytes());
     summary.store_bytes = gc::known_size(store);
     summary.set_times(started.elapsed(), None, true);
     summary.print(&context.ui);
@@ -416,8 +427,7 @@ pub(super) fn run(
     run.parts = told.parts();
     run.refs = told.refs();
     let saved = run.save(store);
-    let upkeep = context.cap(store).filter(|_| counts.run > 0).map(|cap| gc::maybe(store, cap, 0));
-    if let Err(error) = saved.and(upkeep.transpose().map(drop).map_err(Into::into)) {
+    if let Err(error) = saved.and(upkeep) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
     }
     Ok(told.ending(ending))

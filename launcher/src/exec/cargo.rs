@@ -47,7 +47,8 @@ struct Build<'a> {
     shown_as: ShownAs,
     /// What came from a remote stays in the store until the run is over.
     leases: Vec<Lease>,
-    received_bytes: u64,
+    /// Bytes that the store grew by.
+    added_bytes: u64,
     /// The keys of its result, where the settings name a remote.
     plans: Vec<String>,
 }
@@ -153,6 +154,7 @@ pub(super) fn run(
         summary.reused = Tally { count: reused, bytes: 0 };
         summary.built = Tally { count: run, bytes: 0 };
     }
+    let upkeep = super::keep_small(context, store, build.added_bytes + told.stored_bytes());
     summary.store_bytes = gc::known_size(store);
     let original = summary.original_ms.map(Duration::from_millis);
     let is_same_hardware = !summary.original_on_other_hardware;
@@ -166,7 +168,7 @@ pub(super) fn run(
     run.parts = told.parts();
     run.refs = told.refs();
     run.plans = build.plans;
-    if let Err(error) = run.save(store) {
+    if let Err(error) = run.save(store).and(upkeep) {
         context.ui.warn(&format!("the run could not be recorded: {error:#}"));
     }
     Ok(told.ending(ending))
@@ -183,7 +185,7 @@ impl<'a> Build<'a> {
             reasons,
             shown_as: ShownAs::Files,
             leases,
-            received_bytes: 0,
+            added_bytes: 0,
             plans: Vec::new(),
         }
     }
@@ -251,7 +253,7 @@ impl<'a> Build<'a> {
                 Snapshot::find(self.store, key)?.filter(|known| known.is_here(self.means()));
             if let Some(shared) = shared.as_ref().filter(|_| found.is_none() && is_far) {
                 self.reasons.extend(shared.bring::<Snapshot>(key, extent)?);
-                self.received_bytes = shared.received_bytes();
+                self.added_bytes = shared.received_bytes();
                 found = Snapshot::find(self.store, key)?;
                 for tree in found.iter().filter_map(Snapshot::trees).flatten() {
                     // What was collected by now is missing when it is opened.
@@ -372,11 +374,8 @@ impl<'a> Build<'a> {
             summary.mode = Mode::Learned;
             summary.built = Tally { count: compiled, bytes: 0 };
         }
-        let shared = self.share(&keys);
-        if let Some(cap) = self.context.cap(self.store) {
-            gc::maybe(self.store, cap, self.received_bytes)?;
-        }
-        shared
+        self.added_bytes += taken.stored_bytes;
+        self.share(&keys)
     }
 
     /// Sends what is kept to a remote, where it is new there.

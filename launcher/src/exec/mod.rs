@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use rift_cas::Store;
 use rift_cas::projection::{Projection, ShownAs};
+use rift_cas::{Store, gc};
 
 pub use child::Ending;
 
@@ -154,6 +154,17 @@ fn run_told(options: &ExecOptions, context: &Context) -> anyhow::Result<(Ending,
 /// Tells whether later commands look for projections in another store: the one in memory, where this is on the disk.
 fn is_forgotten(context: &Context, store: &Store) -> bool {
     context.config.is_in_memory() && store.max_bytes().is_none()
+}
+
+/// Makes room in the store, if it grew by some bytes and has more than the settings allow.
+///
+/// # Errors
+/// What the system says.
+fn keep_small(context: &Context, store: &Store, added_bytes: u64) -> anyhow::Result<()> {
+    if let Some(cap) = context.cap(store).filter(|_| added_bytes > 0) {
+        gc::maybe(store, cap, added_bytes)?;
+    }
+    Ok(())
 }
 
 /// Tells how trees are shown that later commands see as well, and adds why they are not mounted where that was asked for.

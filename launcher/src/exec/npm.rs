@@ -369,16 +369,13 @@ impl<'a> NpmRun<'a> {
         // What was shown is kept by that, and its packs may go.
         self.leases.clear();
         let added_bytes = stored_bytes + self.received_bytes;
-        let upkeep = match self.context.cap(self.store) {
-            Some(cap) if added_bytes > 0 => gc::maybe(self.store, cap, added_bytes).map(drop),
-            _ => Ok(()),
-        };
+        let upkeep = super::keep_small(self.context, self.store, added_bytes);
         summary.store_bytes = gc::known_size(self.store);
         summary.print(&self.context.ui);
         if let Some(path) = &self.options.summary_json {
             summary.write_json(path)?;
         }
-        self.record(Run::begin(summary, &self.context.cwd), upkeep.map_err(Into::into));
+        self.record(Run::begin(summary, &self.context.cwd), upkeep);
         Ok(())
     }
 

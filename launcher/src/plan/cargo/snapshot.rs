@@ -394,13 +394,14 @@ impl Snapshot {
                 None => return Ok(Err("another cargo is at work".to_owned())),
             }
         }
-        let (mut roots, mut is_new) = (Vec::new(), false);
+        let (mut roots, mut is_new, mut stored_bytes) = (Vec::new(), false, 0);
         let mut inputs = Inputs::new(project, sources);
         let taken_ns = now_ns();
         for folder in &folders {
             let place = project.target.join(folder);
-            let (tree, is_other) = take_folder(means, &place, hashes)?;
-            is_new |= is_other;
+            let (tree, added_bytes) = take_folder(means, &place, hashes)?;
+            is_new |= added_bytes.is_some();
+            stored_bytes += added_bytes.unwrap_or_default();
             inputs.look_at(folder)?;
             roots.push(Root { folder: folder.clone(), tree: tree.to_string() });
         }
@@ -443,7 +444,7 @@ impl Snapshot {
         let keep_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let snapshot =
             Self { version: VERSION, roots, about, crates, original, keep_ms, shared: Vec::new() };
-        Ok(Ok(Taken { snapshot, is_new, _lease: lease }))
+        Ok(Ok(Taken { snapshot, is_new, stored_bytes, _lease: lease }))
     }
 }
 
@@ -454,6 +455,8 @@ pub struct Taken {
     pub snapshot: Snapshot,
     /// It differs from what was there last.
     pub is_new: bool,
+    /// Bytes that the store grew by, but for what it was made of.
+    pub stored_bytes: u64,
     _lease: Lease,
 }
 
@@ -546,13 +549,13 @@ fn make_target(target: &Path, rustc_info: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes a folder into the store, of which only what has changed is read where it was taken in or written before; tells whether
-/// anything had.
+/// Takes a folder into the store, of which only what has changed is read where it was taken in or written before; tells by how many
+/// bytes the store grew, if anything had.
 fn take_folder(
     means: Means<'_>,
     folder: &Path,
     hashes: Option<&Hashes>,
-) -> anyhow::Result<(TreeHash, bool)> {
+) -> anyhow::Result<(TreeHash, Option<u64>)> {
     let Means { store, options, .. } = means;
     let known = match store.projection(folder)? {
         Some(known) => store.open_shown(known.tree)?.map(|tree| (known, tree)),
@@ -578,15 +581,15 @@ fn take_folder(
             store.set_projection(&Projection { done_ns, ..known.clone() })?;
         }
         if is_same {
-            return Ok((known.tree, false));
+            return Ok((known.tree, None));
         }
         kept = unchanged(tree, &found, is_mounted);
     }
-    let (built, index) = read(store, folder, (options.threads, hashes), kept)?;
+    let (built, index, added_bytes) = read(store, folder, (options.threads, hashes), kept)?;
     store.publish_located(&built, &index)?;
     if is_mounted {
         // It goes on to show the tree that it did, with what was changed.
-        return Ok((built.hash, true));
+        return Ok((built.hash, Some(added_bytes)));
     }
     let tree = store.open_tree(built.hash)?.context("a tree is gone that was just kept")?;
     let options = Options { umask: 0, ..options };
@@ -596,7 +599,7 @@ fn take_folder(
     projection.done_ns = projection.done_ns.min(begun_ns);
     store.set_projection(&projection)?;
     drop(index);
-    Ok((built.hash, true))
+    Ok((built.hash, Some(added_bytes)))
 }
 
 /// A file that is as the store has it: its mtime, and what it is.
@@ -639,13 +642,13 @@ fn unchanged(tree: &OpenTree, found: &Differences, is_mounted: bool) -> Kept {
     kept
 }
 
-/// Reads a folder into the store, but for what is kept of it.
+/// Reads a folder into the store, but for what is kept of it; tells by how many bytes the store grew.
 fn read(
     store: &Store,
     folder: &Path,
     (threads, hashes): (usize, Option<&Hashes>),
     kept: Kept,
-) -> anyhow::Result<(Built, BlobIndex)> {
+) -> anyhow::Result<(Built, BlobIndex, u64)> {
     let import = store.import()?;
     let skip = |path: &[u8]| kept.contains_key(path);
     let options = ingest::Options { threads, skip: &skip, without_secrets: false, hashes };
@@ -659,8 +662,8 @@ fn read(
     }
     let built = builder.finish()?;
     // gc waits while the index lives.
-    let (_, index) = import.finish(&[])?;
-    Ok((built, index))
+    let (imported, index) = import.finish(&[])?;
+    Ok((built, index, imported.bytes()))
 }
 
 /// Returns the name of the package in a folder; nothing for a workspace alone.

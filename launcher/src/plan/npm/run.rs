@@ -762,7 +762,7 @@ fn finish(
         let opened = request.store.open_leased(built.hash)?;
         trees.push((folder, opened.context("the store lost a tree that was just published")?));
     }
-    Ok((trees, imported.pack_bytes))
+    Ok((trees, imported.bytes()))
 }
 
 /// Runs scripts in the project, keeps what can be kept, and returns the trees with their results.
