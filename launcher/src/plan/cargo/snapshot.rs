@@ -394,14 +394,13 @@ impl Snapshot {
                 None => return Ok(Err("another cargo is at work".to_owned())),
             }
         }
-        let (mut roots, mut is_new, mut stored_bytes) = (Vec::new(), false, 0);
+        let (mut roots, mut stored_bytes) = (Vec::new(), 0);
         let mut inputs = Inputs::new(project, sources);
         let taken_ns = now_ns();
         for folder in &folders {
             let place = project.target.join(folder);
             let (tree, added_bytes) = take_folder(means, &place, hashes)?;
-            is_new |= added_bytes.is_some();
-            stored_bytes += added_bytes.unwrap_or_default();
+            stored_bytes += added_bytes;
             inputs.look_at(folder)?;
             roots.push(Root { folder: folder.clone(), tree: tree.to_string() });
         }
@@ -444,7 +443,7 @@ impl Snapshot {
         let keep_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let snapshot =
             Self { version: VERSION, roots, about, crates, original, keep_ms, shared: Vec::new() };
-        Ok(Ok(Taken { snapshot, is_new, stored_bytes, _lease: lease }))
+        Ok(Ok(Taken { snapshot, stored_bytes, _lease: lease }))
     }
 }
 
@@ -453,8 +452,6 @@ impl Snapshot {
 pub struct Taken {
     /// What to keep.
     pub snapshot: Snapshot,
-    /// It differs from what was there last.
-    pub is_new: bool,
     /// Bytes that the store grew by, but for what it was made of.
     pub stored_bytes: u64,
     _lease: Lease,
@@ -550,12 +547,12 @@ fn make_target(target: &Path, rustc_info: Option<&str>) -> anyhow::Result<()> {
 }
 
 /// Takes a folder into the store, of which only what has changed is read where it was taken in or written before; tells by how many
-/// bytes the store grew, if anything had.
+/// bytes the store grew.
 fn take_folder(
     means: Means<'_>,
     folder: &Path,
     hashes: Option<&Hashes>,
-) -> anyhow::Result<(TreeHash, Option<u64>)> {
+) -> anyhow::Result<(TreeHash, u64)> {
     let Means { store, options, .. } = means;
     let known = match store.projection(folder)? {
         Some(known) => store.open_shown(known.tree)?.map(|tree| (known, tree)),
@@ -581,7 +578,7 @@ fn take_folder(
             store.set_projection(&Projection { done_ns, ..known.clone() })?;
         }
         if is_same {
-            return Ok((known.tree, None));
+            return Ok((known.tree, 0));
         }
         kept = unchanged(tree, &found, is_mounted);
     }
@@ -589,7 +586,7 @@ fn take_folder(
     store.publish_located(&built, &index)?;
     if is_mounted {
         // It goes on to show the tree that it did, with what was changed.
-        return Ok((built.hash, Some(added_bytes)));
+        return Ok((built.hash, added_bytes));
     }
     let tree = store.open_tree(built.hash)?.context("a tree is gone that was just kept")?;
     let options = Options { umask: 0, ..options };
@@ -599,7 +596,7 @@ fn take_folder(
     projection.done_ns = projection.done_ns.min(begun_ns);
     store.set_projection(&projection)?;
     drop(index);
-    Ok((built.hash, Some(added_bytes)))
+    Ok((built.hash, added_bytes))
 }
 
 /// A file that is as the store has it: its mtime, and what it is.
