@@ -16,8 +16,8 @@ const seen = new Set();
 const note = (...words) => seen.add(words.join(' '));
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** Runs a change in a process of its own and waits until nothing more is noticed of it. */
-async function change(script, isAll = () => seen.size > 0) {
+/** Runs a change in a process of its own, waits until nothing more is noticed of it, and prints what is to be shown of that. */
+async function change(script, isAll = () => seen.size > 0, shown = () => [...seen].sort()) {
   seen.clear();
   const { status } = spawnSync('sh', ['-ec', script], { cwd: root, stdio: 'inherit' });
   if (status !== 0) throw new Error(`${script}: ${status}`);
@@ -28,7 +28,7 @@ async function change(script, isAll = () => seen.size > 0) {
     await sleep(200);
   }
   console.log(`$ ${script}`);
-  for (const line of [...seen].sort()) console.log(line);
+  for (const line of shown()) console.log(line);
 }
 
 const two = () => seen.size > 1;
@@ -76,16 +76,22 @@ async function tsc() {
     rest += text;
     const lines = rest.split('\n');
     rest = lines.pop();
-    for (const line of lines) if (line.trim()) note(line.replace(/^\S+( [AP]M)? - /, '').replaceAll(root, 'ROOT'));
+    for (const line of lines) {
+      // One change can make it compile more than once: the last time counts.
+      if (/ Starting .*compilation/.test(line)) seen.clear();
+      if (line.trim()) note(line.replace(/^\S+( [AP]M)? - /, '').replaceAll(root, 'ROOT'));
+    }
   });
-  const found = () => [...seen].some((line) => line.startsWith('Found '));
-  await change('true', found);
-  await change('echo "export const part: number = \'text\';" > src/part.ts', found);
-  await change('echo "export const part: number = 2;" > src/part.ts', found);
-  await change('echo "export const other = 1;" > src/other.ts; echo "import \'./other\'; import \'./gone\';" >> src/main.ts', found);
-  await change('echo "export const gone = 1;" > src/gone.ts', found);
-  await change('mv src/part.ts src/away.ts', found);
-  await change('echo "declare const broken: Missing;" >> node_modules/@types/react/index.d.ts', found);
+  // Each waits for what the one before it can't have led to.
+  const says = (...texts) => () => ['Found ', ...texts].every((text) => [...seen].some((line) => line.includes(text)));
+  await change('true', says('Found 0'));
+  await change('echo "export const part: number = \'text\';" > src/part.ts', says('TS2322'));
+  await change('echo "export const part: number = 2;" > src/part.ts', says('Found 0'));
+  await change('echo "export const other = 1;" > src/other.ts; echo "import \'./other\'; export * from \'./gone\';" >> src/main.ts', says("'./gone'"));
+  await change('echo "export const gone = 1;" > src/gone.ts', says('Found 0'));
+  // It says that the file or that the module is gone, by what it looks at first.
+  await change('mv src/part.ts src/away.ts', says('part'), () => []);
+  await change('echo "declare const broken: Missing;" >> node_modules/@types/react/index.d.ts', says("'Missing'", "'./part'"));
   child.kill();
 }
 
