@@ -27,6 +27,7 @@ async function change(script, isAll = () => seen.size > 0, shown = () => [...see
     count = seen.size;
     await sleep(200);
   }
+  if (!isAll()) throw new Error(`${script}: noticed was only: ${[...seen].sort().join('; ')}`);
   console.log(`$ ${script}`);
   for (const line of shown()) console.log(line);
 }
@@ -71,6 +72,7 @@ async function tsc() {
     cwd: root,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
+  process.on('exit', () => child.kill());
   let rest = '';
   child.stdout.on('data', (text) => {
     rest += text;
@@ -92,7 +94,6 @@ async function tsc() {
   // It says that the file or that the module is gone, by what it looks at first.
   await change('mv src/part.ts src/away.ts', says('part'), () => []);
   await change('echo "declare const broken: Missing;" >> node_modules/@types/react/index.d.ts', says("'Missing'", "'./part'"));
-  child.kill();
 }
 
 async function vite() {
