@@ -21,6 +21,9 @@ pub(crate) const RECORD: &[u8] = b"RIFT_RECORD=";
 static PATH: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 /// The process that was last written down as begun or forked.
 static KNOWN: AtomicU32 = AtomicU32::new(0);
+/// Where the journal says of links that asking for them failed, by their paths: as multiples of 8 bytes, and 0 for none.
+static FAILED: [AtomicU32; FAILED_LINKS] = [const { AtomicU32::new(0) }; FAILED_LINKS];
+const FAILED_LINKS: usize = 1024;
 /// Whether this process is not to be believed once it has asked for the time of day, or for random numbers.
 static IS_SUSPECTED: AtomicBool = AtomicBool::new(false);
 
@@ -232,11 +235,11 @@ pub(crate) fn serve(call: &Call) -> isize {
 /// Which argument has a directory, and which a path.
 type Name = (Option<usize>, usize);
 
-/// Adds an entry; a journal that is full is known by its end.
-fn add(kind: Kind, error: u32, word: u64, stamp: Stamp, texts: &[&[u8]]) {
+/// Adds an entry, and returns where it begins; a journal that is full is known by its end.
+fn add(kind: Kind, error: u32, word: u64, stamp: Stamp, texts: &[&[u8]]) -> Option<usize> {
     let journal = HOT.journal.load(Ordering::Acquire);
     if journal == 0 {
-        return;
+        return None;
     }
     let mut text = Text::new();
     let mut whole = texts.first().copied().unwrap_or_default();
@@ -256,7 +259,7 @@ fn add(kind: Kind, error: u32, word: u64, stamp: Stamp, texts: &[&[u8]]) {
     }
     let whole = whole.get(..TEXT_MAX).unwrap_or(whole);
     let entry = Entry { kind, process: sys::pid(), error, word, stamp, text: whole };
-    sys::append(journal, path(), &entry);
+    sys::append(journal, path(), &entry)
 }
 
 /// Notes a process that was forked, when it is first heard of.
@@ -365,12 +368,33 @@ fn link(call: &Call, name: Name, room: usize) -> Result<isize> {
     let mut text = Text::new();
     absolute(call, name, &mut text)?;
     let result = call.pass();
-    let target = match usize::try_from(result) {
-        Ok(length) => &*sys::room(call.args[room], length)?,
-        Err(_) => &[],
-    };
-    add(Kind::Link, error_of(result), 0, Stamp::default(), &[text.bytes(), target]);
+    match usize::try_from(result) {
+        Ok(length) => {
+            let target = &*sys::room(call.args[room], length)?;
+            add(Kind::Link, 0, 0, Stamp::default(), &[text.bytes(), target]);
+        }
+        Err(_) => failed_link(error_of(result), text.bytes()),
+    }
     Ok(result)
+}
+
+/// Writes down that a link could not be read, unless the journal says so already: gcc asks for each folder above each header, again and
+/// again, and from the second time on that tells nothing.
+fn failed_link(error: u32, path: &[u8]) {
+    let journal = HOT.journal.load(Ordering::Acquire);
+    // FNV-1a of what paths differ in most; who has the same place is told of each time.
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let hash = path.iter().rev().take(32).fold(path.len() as u64, mix);
+    let Some(slot) = FAILED.get((hash >> 32) as usize % FAILED_LINKS) else { return };
+    let at = slot.load(Ordering::Acquire) as usize * 8;
+    let is_told = at != 0
+        && sys::entry_at(journal, at).is_some_and(|told| {
+            (told.kind, told.error) == (Kind::Link, error)
+                && told.text.strip_suffix(b"\0") == Some(path)
+        });
+    if !is_told && let Some(at) = add(Kind::Link, error, 0, Stamp::default(), &[path, &[]]) {
+        slot.store((at / 8) as u32, Ordering::Release);
+    }
 }
 
 fn list(call: &Call) -> Result<isize> {

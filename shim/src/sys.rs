@@ -514,8 +514,8 @@ pub(crate) fn journal_chance(journal: usize) -> Chance {
     Chance::of(journal_word(journal, journal::CHANCE_OFFSET).load(Ordering::Relaxed) as u32)
 }
 
-/// Adds an entry to a mapped journal; one that finds no room makes the journal worth nothing.
-pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
+/// Adds an entry to a mapped journal, and returns where it begins; one that finds no room makes the journal worth nothing.
+pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) -> Option<usize> {
     let bytes = entry.bytes();
     let end = journal_word(journal, journal::END_OFFSET);
     let at = end.fetch_add(bytes as u64, Ordering::AcqRel) as usize;
@@ -526,7 +526,7 @@ pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
         // A page without room on the disk would kill the program with SIGBUS.
         if wanted as usize > journal::JOURNAL_MAX || allocate(path, wanted).is_err() {
             end.store(u64::MAX / 2, Ordering::Release);
-            return;
+            return None;
         }
         let _larger = allocated.fetch_max(wanted, Ordering::AcqRel);
     }
@@ -541,6 +541,7 @@ pub(crate) fn append(journal: usize, path: &[u8], entry: &Entry<'_>) {
     // SAFETY: as above; entries begin at multiples of 8.
     let length = unsafe { &*(place as *const AtomicU32) };
     length.store((bytes as u32).to_le(), Ordering::Release);
+    Some(at)
 }
 
 /// Returns the entry of a mapped journal that begins at this offset, if it was written to its end.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rift_tests::apps::compiled;
 use rift_tests::builds::{Made, Story};
 use rift_tests::need::{Need, have};
 use rift_tests::sandbox::{self, Ran, Sandbox, with_toolchain};
@@ -242,6 +243,34 @@ fn a_compiler_that_fails_fails_again() {
     story.write("part.c", "int part(void) { return 4; }\n");
     story.make(&[]);
     assert_eq!(story.said(), "1 2 4");
+}
+
+/// Each look would be told of by itself, in a journal that has no room for as many.
+#[test]
+fn what_is_asked_again_is_told_once() {
+    let Some(story) = Story::new("what_is_asked_again_is_told_once") else { return };
+    let program = compiled("asks_again").unwrap();
+    let makefile = format!("asked:\n\t{} $(COUNT) $(LINK) asked\n", program.display());
+    story.write("Makefile", &makefile);
+    let make = |count: &str, link: &str, words: &[&str]| {
+        let _none_yet = fs::remove_file(story.root.join("asked")).is_ok();
+        let told = [format!("COUNT={count}"), format!("LINK={link}")];
+        let words = [&["rift", "exec"], words, &["--", "make", &told[0], &told[1]]].concat();
+        let mut command = story.command(&story.root, &words);
+        command.env("RIFT_PROGRAMS", "asks_again");
+        story.made(story.sandbox.run(&mut command).unwrap())
+    };
+    let made = make("100000", &format!("none{}", format!("/{}", "a".repeat(99)).repeat(30)), &[]);
+    assert_eq!(made.kept.len(), 1, "{made:?}");
+    // It still is what the program goes by.
+    make("3", "none", &[]).ran.success().unwrap();
+    make("3", "none", &["--verify"]).ran.success().unwrap();
+    let made = make("3", "none", &[]);
+    assert_eq!(made.reused.len(), 1, "{made:?}");
+    assert_eq!(fs::read_to_string(story.root.join("asked")).unwrap(), "3\n");
+    std::os::unix::fs::symlink("part.c", story.root.join("none")).unwrap();
+    let made = make("3", "none", &[]);
+    assert!(made.reused.is_empty() && !made.ran.status.success(), "{made:?}");
 }
 
 #[test]

@@ -62,7 +62,8 @@ pub enum Kind {
     /// It was asked whether something is there, and what: the low half of the word has [`NOFOLLOW`], the high one its `st_mode` where
     /// that was told.
     Looked,
-    /// A symbolic link was asked where it leads: the text is its path, a NUL, and its target.
+    /// A symbolic link was asked where it leads: the text is its path, a NUL, and its target. That it failed as before, a process may leave
+    /// out.
     Link,
     /// A directory was listed.
     Listed,
