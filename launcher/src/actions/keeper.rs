@@ -290,7 +290,7 @@ impl Clocks {
             return None;
         }
         for ((path, _), seen) in &reading.seen {
-            let Seen::File(Some(stamp)) = seen else { continue };
+            let (path, Seen::File(Some(stamp))) = (Path::new(path), seen) else { continue };
             let is_compiled = path
                 .extension()
                 .is_some_and(|extension| COMPILED.iter().any(|known| extension == *known));
@@ -466,6 +466,7 @@ impl Taking<'_, '_> {
 
     fn observations(&self) -> impl Iterator<Item = anyhow::Result<Observation>> {
         self.reading.seen.iter().map(|((path, is_itself), seen)| {
+            let path = Path::new(path);
             let changed = || format!("`{}` was changed meanwhile", path.display());
             let found = match seen {
                 Seen::Nothing => Found::Nothing,

@@ -1,7 +1,7 @@
 //! Reads a journal: what an action found before it changed anything, what it left, and whether anybody could do the same again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -45,8 +45,9 @@ pub(super) struct Written {
 /// What an action did.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// What it found, by path and by whether a link at the end was meant itself.
-    pub(super) seen: BTreeMap<(PathBuf, bool), Seen>,
+    /// What it found, by path and by whether a link at the end was meant itself. Paths are compared as bytes: to do so part by part was a third
+    /// of what there is to compute for a compiler, which looks at thousands.
+    pub(super) seen: BTreeMap<(OsString, bool), Seen>,
     /// Where the links led that it asked for.
     pub(super) targets: HashMap<PathBuf, Vec<u8>>,
     /// What it wrote, made, or removed, in the order in which that was last done.
@@ -76,7 +77,7 @@ impl Scratch {
     /// Returns the folders that a program names as its own; of that of temporary files it goes by what it has put there.
     pub(super) fn of(
         program: &Path,
-        words: &[std::ffi::OsString],
+        words: &[OsString],
         cwd: &Path,
         temporary: Option<&Path>,
     ) -> Self {
@@ -275,7 +276,7 @@ impl Reader<'_> {
         if self.is_own(&path) {
             return;
         }
-        match self.reading.seen.entry((path, is_itself)) {
+        match self.reading.seen.entry((path.into_os_string(), is_itself)) {
             std::collections::btree_map::Entry::Vacant(place) => {
                 place.insert(seen);
             }
@@ -408,7 +409,7 @@ impl Reader<'_> {
         }
         let seen = Seen::Names(stamp_of(&entry.stamp));
         // It was opened before, and that tells less.
-        self.reading.seen.insert((path, false), seen);
+        self.reading.seen.insert((path.into_os_string(), false), seen);
         Ok(())
     }
 
@@ -533,7 +534,8 @@ impl Reader<'_> {
         // Whether an output was there before decides nothing for who writes all of it; what it held, where it was read, does.
         let own = &self.own;
         self.reading.seen.retain(|(path, _), seen| {
-            matches!(seen, Seen::File(_) | Seen::Names(_)) || !own.contains_key(&*normal(path))
+            matches!(seen, Seen::File(_) | Seen::Names(_))
+                || !own.contains_key(&*normal(Path::new(path)))
         });
         self.reading.written = written;
         self.reading
