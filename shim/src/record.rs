@@ -475,7 +475,7 @@ fn ends(call: &Call) -> Result<isize> {
     let (size, mtime_ns) = (sys::processor_time_ns(), sys::now_ns());
     let status = call.args[0] as u64 & 0xff;
     add(Kind::Ends, 0, status, Stamp { size, mtime_ns, ..Stamp::default() }, &[]);
-    sys::end_journal(journal);
+    sys::end_journal(journal, path());
     crate::counts::flush();
     Ok(call.pass())
 }

@@ -345,6 +345,11 @@ pub(crate) fn set_modified_at(
     ask!(__NR_utimensat, directory, path.pointer(), times.as_ptr(), flags).map(drop)
 }
 
+/// Sets both times of a file to the present, as utimensat(2), of which inotify(7) tells those who watch its folder.
+fn ring(path: &Text) -> Result<()> {
+    ask!(__NR_utimensat, CWD, path.pointer(), 0, 0).map(drop)
+}
+
 /// Sets the mtime of a file to the present, as utimensat(2).
 pub(crate) fn touch(path: &Text) -> Result<()> {
     set_modified_at(CWD, path, 0, i64::from(kernel::UTIME_NOW))
@@ -575,11 +580,12 @@ pub(crate) fn is_first(journal: usize) -> bool {
     journal != 0 && first() == pid()
 }
 
-/// Ends a mapped journal, if this is its first process; the keeper looks for that.
-pub(crate) fn end_journal(journal: usize) {
+/// Ends the mapped journal of this path, if this is its first process, and tells the keeper, who looks by itself where that fails.
+pub(crate) fn end_journal(journal: usize, path: &[u8]) {
     if is_first(journal) {
         let state = slots(journal + journal::STATE_OFFSET, 1);
         state.iter().for_each(|state| state.store(journal::STATE_ENDED, Ordering::Release));
+        let _is_told = Text::of(path).and_then(|path| ring(&path)).is_ok();
     }
 }
 

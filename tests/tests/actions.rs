@@ -11,7 +11,7 @@ use std::time::Duration;
 use rift_tests::apps::compiled;
 use rift_tests::builds::{Made, Story};
 use rift_tests::need::{Need, have};
-use rift_tests::sandbox::{self, Ran, Sandbox, with_toolchain};
+use rift_tests::sandbox::{self, Ran, Sandbox, rift_binary, with_toolchain};
 
 const ALL: [&str; 4] = ["ar part.o", "cc app", "cc main.c", "cc part.c"];
 const NONE: [&str; 0] = [];
@@ -271,6 +271,28 @@ fn what_is_asked_again_is_told_once() {
     std::os::unix::fs::symlink("part.c", story.root.join("none")).unwrap();
     let made = make("3", "none", &[]);
     assert!(made.reused.is_empty() && !made.ran.status.success(), "{made:?}");
+}
+
+/// The system tells nobody of files that change where a user has as many queues for that as are allowed.
+#[test]
+fn what_ends_is_seen_where_nobody_is_told_of_it() {
+    let name = "what_ends_is_seen_where_nobody_is_told_of_it";
+    if !have(name, &[Need::PidNamespace]) {
+        return;
+    }
+    let Some(story) = Story::new(name) else { return };
+    let none = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
+    let make = || {
+        story.run(&story.root, &["make", "clean"]).success().unwrap();
+        let inside = ["unshare", "--user", "--map-root-user", "sh", "-c", none, "sh"];
+        let rift = rift_binary().unwrap().display().to_string();
+        let words = [&inside[..], &[&rift, "exec", "--", "make"]].concat();
+        story.made(story.run(&story.root, &words).success().unwrap())
+    };
+    let first = make();
+    assert_eq!(first.kept, ALL, "{first:?}");
+    let again = make();
+    assert_eq!(again.reused, ALL, "{again:?}");
 }
 
 #[test]

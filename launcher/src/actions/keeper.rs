@@ -23,6 +23,7 @@ use rift_tree::journal::{
     END_OFFSET, HEADER_BYTES, JOURNAL_MAX, Journal, STATE_ENDED, STATE_OFFSET,
 };
 
+use super::bell::Bell;
 use super::compare::Made;
 use super::entry::{DONE, Done, Entries, Entry, FOUND, Found, Left, Observation};
 use super::found;
@@ -35,8 +36,6 @@ use super::watch::{Watched, unit_of};
 use super::{ASKED, AskedFor, EVENTS, EntryName, Event, JOURNAL, Outcome, SETTINGS, Settings};
 use crate::paths::{decoded, escaped, normal};
 
-/// How often journals are looked for.
-const PAUSE: Duration = Duration::from_millis(5);
 /// How long a program waits at most that may replace what another has made: else neither is kept.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Files from this size on are no text that names places.
@@ -95,6 +94,7 @@ impl Keeper {
     /// What could not be kept.
     pub fn end(mut self) -> anyhow::Result<Ended> {
         self.is_over.store(true, Ordering::Release);
+        drop(Bell::ring(&self.folder.join(SETTINGS)));
         let kept = match self.worker.take() {
             Some(worker) => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             None => Ok(Default::default()),
@@ -109,6 +109,7 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
         if let Some(worker) = self.worker.take() {
+            drop(Bell::ring(&self.folder.join(SETTINGS)));
             drop(worker.join());
         }
         // gc removes what is left of a run that was killed.
@@ -146,6 +147,7 @@ impl Work {
         let mut builder = Builder::new();
         let mut pending = Vec::new();
         let mut open = Open::default();
+        let bell = Bell::of(&self.folder);
         loop {
             // Whatever has ended before this is seen by the look that follows.
             let is_last = self.is_over.load(Ordering::Acquire);
@@ -166,7 +168,7 @@ impl Work {
             if is_last {
                 break;
             }
-            std::thread::sleep(PAUSE);
+            bell.wait();
         }
         unit.flush()?;
         drop(unit);
@@ -360,7 +362,7 @@ pub(super) fn wait_for(folder: &Path) {
 #[derive(Debug, Default)]
 struct Open {
     files: BTreeMap<PathBuf, fs::File>,
-    /// When a name came or went last, as far as was seen.
+    /// When a name came or went last, where that was seen and no other can have come since under the same time.
     seen: Option<SystemTime>,
 }
 
@@ -372,9 +374,9 @@ impl Open {
         let counts_seconds =
             changed.duration_since(UNIX_EPOCH).is_ok_and(|time| time.subsec_nanos() == 0);
         let tick = Duration::from_millis(if counts_seconds { 2100 } else { 100 });
-        let is_new = changed.elapsed().is_ok_and(|age| age < tick);
-        if is_new || self.seen != Some(changed) {
-            self.seen = Some(changed);
+        if self.seen != Some(changed) {
+            let is_settled = changed.elapsed().is_ok_and(|age| age >= tick);
+            self.seen = is_settled.then_some(changed);
             for entry in fs::read_dir(folder)? {
                 let path = entry?.path();
                 let is_journal = path.extension().is_some_and(|extension| extension == JOURNAL);

@@ -14,6 +14,7 @@
 //! replay.rs   what is done in a program's place
 //! remap.rs    words that keep the checkout's place out of what compilers make
 //! keeper.rs   what the run does with the journals
+//! bell.rs     when it does that
 //! compare.rs  what a program did, beside what is known of it
 //! parts.rs    what a run remembers of each
 //! shared.rs   what machines share
@@ -22,6 +23,7 @@
 //!
 //! A result counts only where every observation holds, by content. In doubt the program runs.
 
+mod bell;
 mod compare;
 pub mod entry;
 mod found;
