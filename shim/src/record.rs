@@ -9,6 +9,7 @@ use linux_raw_sys::general as kernel;
 use rift_tree::journal::{self, Chance, EXISTED, Entry, Kind, NOFOLLOW, Stamp, TEXT_MAX};
 
 use crate::hot::HOT;
+use crate::quick;
 use crate::serve::{self, Asked, Call};
 use crate::sys::{self, CWD, Errno, Result};
 use crate::table::RECORDED;
@@ -382,10 +383,10 @@ fn link(call: &Call, name: Name, room: usize) -> Result<isize> {
 /// again, and from the second time on that tells nothing.
 fn failed_link(error: u32, path: &[u8]) {
     let journal = HOT.journal.load(Ordering::Acquire);
-    // FNV-1a of what paths differ in most; who has the same place is told of each time.
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    let hash = path.iter().rev().take(32).fold(path.len() as u64, mix);
-    let Some(slot) = FAILED.get((hash >> 32) as usize % FAILED_LINKS) else { return };
+    // Of two that have the same place, each is told of again after the other.
+    let Some(slot) = FAILED.get((quick::missed(path) >> 32) as usize % FAILED_LINKS) else {
+        return;
+    };
     let at = slot.load(Ordering::Acquire) as usize * 8;
     let is_told = at != 0
         && sys::entry_at(journal, at).is_some_and(|told| {

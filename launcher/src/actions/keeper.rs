@@ -41,12 +41,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Files from this size on are no text that names places.
 const TEXT_MAX: usize = 4 << 20;
 
+/// What the programs that were kept have found, see [`Settings::watched`], and by how many bytes the store grew.
+type Kept = anyhow::Result<(Watched, u64)>;
+
 /// A run's folder of journals, and who reads them.
 #[derive(Debug)]
 pub struct Keeper {
     folder: PathBuf,
     is_over: Arc<AtomicBool>,
-    worker: Option<JoinHandle<anyhow::Result<(Watched, u64)>>>,
+    worker: Option<JoinHandle<Kept>>,
     events: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -93,25 +96,28 @@ impl Keeper {
     /// # Errors
     /// What could not be kept.
     pub fn end(mut self) -> anyhow::Result<Ended> {
-        self.is_over.store(true, Ordering::Release);
-        drop(Bell::ring(&self.folder.join(SETTINGS)));
-        let kept = match self.worker.take() {
-            Some(worker) => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        let kept = match self.stop() {
+            Some(kept) => kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             None => Ok(Default::default()),
         };
         let mut events = read_events(&self.folder);
         events.append(&mut lock(&self.events));
         kept.map(|(watched, stored_bytes)| Ended { events, watched, stored_bytes })
     }
+
+    /// Waits until the worker has kept what has ended by now, if it was not waited for before.
+    fn stop(&mut self) -> Option<std::thread::Result<Kept>> {
+        let worker = self.worker.take()?;
+        self.is_over.store(true, Ordering::Release);
+        // It looks by itself where that fails.
+        drop(Bell::ring(&self.folder.join(SETTINGS)));
+        Some(worker.join())
+    }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
-        if let Some(worker) = self.worker.take() {
-            drop(Bell::ring(&self.folder.join(SETTINGS)));
-            drop(worker.join());
-        }
+        drop(self.stop());
         // gc removes what is left of a run that was killed.
         drop(fs::remove_dir_all(&self.folder));
     }
@@ -138,8 +144,8 @@ struct Pending {
 }
 
 impl Work {
-    /// Keeps what ends until the run is over; returns what was found, and by how many bytes the store grew.
-    fn run(mut self) -> anyhow::Result<(Watched, u64)> {
+    /// Keeps what ends until the run is over.
+    fn run(mut self) -> Kept {
         let store = Store::open_existing(&self.settings.store)?.context("there is no store")?;
         let hashes = store.hashes(self.settings.run);
         let import = store.import()?;
