@@ -245,21 +245,23 @@ fn a_compiler_that_fails_fails_again() {
     assert_eq!(story.said(), "1 2 4");
 }
 
+/// Has make run `asks_again`, which is recorded as well.
+fn ask_again(story: &Story, count: &str, link: &str, words: &[&str]) -> Made {
+    let program = compiled("asks_again").unwrap();
+    story.write("Makefile", &format!("asked:\n\t{} $(COUNT) $(LINK) asked\n", program.display()));
+    let _none_yet = fs::remove_file(story.root.join("asked")).is_ok();
+    let told = [format!("COUNT={count}"), format!("LINK={link}")];
+    let words = [&["rift", "exec"], words, &["--", "make", &told[0], &told[1]]].concat();
+    let mut command = story.command(&story.root, &words);
+    command.env("RIFT_PROGRAMS", "asks_again");
+    story.made(story.sandbox.run(&mut command).unwrap())
+}
+
 /// Each look would be told of by itself, in a journal that has no room for as many.
 #[test]
 fn what_is_asked_again_is_told_once() {
     let Some(story) = Story::new("what_is_asked_again_is_told_once") else { return };
-    let program = compiled("asks_again").unwrap();
-    let makefile = format!("asked:\n\t{} $(COUNT) $(LINK) asked\n", program.display());
-    story.write("Makefile", &makefile);
-    let make = |count: &str, link: &str, words: &[&str]| {
-        let _none_yet = fs::remove_file(story.root.join("asked")).is_ok();
-        let told = [format!("COUNT={count}"), format!("LINK={link}")];
-        let words = [&["rift", "exec"], words, &["--", "make", &told[0], &told[1]]].concat();
-        let mut command = story.command(&story.root, &words);
-        command.env("RIFT_PROGRAMS", "asks_again");
-        story.made(story.sandbox.run(&mut command).unwrap())
-    };
+    let make = |count: &str, link: &str, words: &[&str]| ask_again(&story, count, link, words);
     let made = make("100000", &format!("none{}", format!("/{}", "a".repeat(99)).repeat(30)), &[]);
     assert_eq!(made.kept.len(), 1, "{made:?}");
     // It still is what the program goes by.
@@ -271,6 +273,21 @@ fn what_is_asked_again_is_told_once() {
     std::os::unix::fs::symlink("part.c", story.root.join("none")).unwrap();
     let made = make("3", "none", &[]);
     assert!(made.reused.is_empty() && !made.ran.status.success(), "{made:?}");
+}
+
+/// To one who asks what is there, a folder that is none is as good as one that is not there.
+#[test]
+fn why_nothing_is_there_decides_nothing() {
+    let Some(story) = Story::new("why_nothing_is_there_decides_nothing") else { return };
+    for words in [&[][..], &["--verify"]] {
+        ask_again(&story, "3", "none/deeper", words).ran.success().unwrap();
+    }
+    story.write("none", "a file");
+    let ran = ask_again(&story, "3", "none/deeper", &["--no-cache"]).ran;
+    assert!(ran.stderr.contains("Error 3"), "the program can tell: {ran}");
+    let made = ask_again(&story, "3", "none/deeper", &[]);
+    assert_eq!((made.reused.len(), made.ran.status.code()), (1, Some(0)), "{made:?}");
+    assert_eq!(fs::read_to_string(story.root.join("asked")).unwrap(), "3\n");
 }
 
 /// The system tells nobody of files that change where a user has as many queues for that as are allowed.
