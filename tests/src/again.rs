@@ -19,9 +19,15 @@ pub const RIFT_TEST_AGAIN: &str = "RIFT_TEST_AGAIN";
 /// The user and the group that own nothing, on every distribution.
 pub const NOBODY: u32 = 65534;
 
-/// What the namespace is made by: `sh -c SETUP sh FOLDER COMMAND...`.
+/// Takes the projections of other tests out of a mount namespace that has just been made; the copies would keep their servers, which
+/// are waited for, as long as it is there.
+pub const LET_GO: &str = "umount --all --types fuse.rift --lazy";
+
+/// What the namespace is made by: `sh -c SETUP sh LET_GO FOLDER COMMAND...`.
 const SETUP: &str = r#"
 set -e
+$1
+shift
 mkdir "$1/dev"
 mount -t tmpfs -o mode=755 rift-test "$1/dev"
 mknod -m 666 "$1/dev/fuse" c 10 229
@@ -49,7 +55,7 @@ impl Again<'_> {
         }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-        command.args(["--mount-proc", "sh", "-c", SETUP, "sh"]).arg(folder);
+        command.args(["--mount-proc", "sh", "-c", SETUP, "sh", LET_GO]).arg(folder);
         if self.user != 0 {
             let [user, group] = ["--reuid", "--regid"].map(|flag| format!("{flag}={}", self.user));
             command.args(["setpriv", &user, &group, "--clear-groups"]);

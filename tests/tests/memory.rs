@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rift_tests::again::LET_GO;
 use rift_tests::differ::{Options, compare};
 use rift_tests::fixture::Fixture;
 use rift_tests::need::{Need, have};
@@ -17,8 +18,9 @@ use rift_tests::npm_project::prepare_large;
 use rift_tests::sandbox::{Ran, Sandbox, clear};
 use rift_tests::warm::{Scripts, Warm};
 
-/// What the namespace is made by.
-const SETUP: &str = "mount -t tmpfs -o \"$1\" rift-test /dev/shm && echo ready && exec sleep 3600";
+/// What the namespace is made by: `sh -c SETUP sh LET_GO OPTIONS`.
+const SETUP: &str =
+    "$1 && mount -t tmpfs -o \"$2\" rift-test /dev/shm && echo ready && exec sleep 3600";
 
 /// A `/dev/shm` of the test's own.
 struct Memory<'s> {
@@ -33,7 +35,7 @@ impl<'s> Memory<'s> {
 
     fn mounted(sandbox: &'s Sandbox, options: &str) -> Self {
         let mut command = sandbox.command(&sandbox.home(), "unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", SETUP, "sh"]);
+        command.args(["--mount", "--propagation", "private", "sh", "-c", SETUP, "sh", LET_GO]);
         command.arg(options).stdout(Stdio::piped());
         let mut holder = command.spawn().unwrap();
         let mut line = String::new();

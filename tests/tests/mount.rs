@@ -5,19 +5,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rift_tests::again::as_root_and_nobody;
+use rift_tests::again::{LET_GO, as_root_and_nobody};
 use rift_tests::fault::{Dice, kill_at_random};
 use rift_tests::fixture::Fixture;
 use rift_tests::mounts::{
     assert_lines, assert_same, eventually, kill, mounts_at, open, rift, run, servers_of, state,
     take_files_in, uncover, with_tree,
 };
+use rift_tests::need::{Need, have};
 use rift_tests::repository;
 use rift_tests::sandbox::{Sandbox, clear};
 use rift_tests::warm::{Scripts, Warm};
@@ -381,6 +384,33 @@ fn a_server_keeps_nothing_of_what_is_gone() {
     assert!(is_steady, "descriptors, threads and kilobytes: {measured:?}");
     rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
     eventually(|| servers_of(&mount).is_empty());
+}
+
+/// A mount namespace has copies of the mounts that were there when it was made.
+#[test]
+fn a_copy_of_a_mount_is_served_until_it_goes() {
+    let name = "a_copy_of_a_mount_is_served_until_it_goes";
+    if !have(name, &[Need::Fuse, Need::Root, Need::Tool("unshare")]) {
+        return;
+    }
+    let sandbox = with_tree("copied");
+    let mount = open(&sandbox, "mount");
+    let mut command = sandbox.command(&sandbox.home(), "unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("echo go; read line; cat \"$0/a\"; echo b > \"$0/b\"; $1; echo go; read line");
+    command.args([mount.as_os_str(), OsStr::new(LET_GO)]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || said.next().unwrap().unwrap();
+    assert_eq!(next(), "go");
+    rift(&sandbox, &sandbox.home(), &["close", &mount.display().to_string()]);
+    assert_eq!((mounts_at(&mount), servers_of(&mount).len()), (0, 1));
+    writeln!(child.stdin.as_mut().unwrap()).unwrap();
+    assert_eq!([next(), next()], ["hello", "go"]);
+    eventually(|| servers_of(&mount).is_empty());
+    assert_eq!(fs::read_to_string(mount.join("b")).unwrap(), "b\n");
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }
 
 /// A projection that is opened and closed again and again leaves nothing behind.
