@@ -54,6 +54,9 @@ const SERVERS: [(&str, &[&str], &[&str]); 2] = [
 ];
 /// A port that nobody else is likely to have.
 const SCCACHE_PORT: &str = "42817";
+/// How long sccache's server waits for somebody, in seconds: longer than what comes between its rounds, as else the next one starts a
+/// server of its own, which the sandbox waits for.
+const SCCACHE_WAITS: &str = "3600";
 
 /// A project from the registry, with all that its lockfile names.
 const FETCH_CRATE: &str = "mkdir -p fetch/src; touch fetch/src/lib.rs; \
@@ -401,7 +404,7 @@ impl Work<'_, '_> {
     fn server(&self, cache: &str, words: &[&str]) -> Result<()> {
         let mut server = self.suite.sandbox.command(&self.at, cache);
         self.of_cache(server.args(words));
-        server.env("SCCACHE_IDLE_TIMEOUT", "300");
+        server.env("SCCACHE_IDLE_TIMEOUT", SCCACHE_WAITS);
         server.env("HOME", std::env::var_os("HOME").unwrap_or_default());
         with_toolchain(&mut server);
         self.suite.quietly(server)
